@@ -1,0 +1,43 @@
+"""What the two implementations are given: checked by `pyramid_sparse_attention`, never by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# (B, h, T) flat fine indices -> fine keys and values, (B, h, T, d) each
+FineTokens = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Gate(NamedTuple):
+    """Weights of the paper's gate: ``weight`` (d, 2d) and ``bias`` (d), shared by all heads and positions."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Inputs(NamedTuple):
+    """Coarse inputs and settings. Shapes: query (B, h, H, W, d), key and value (B, h, Hu, Wu, d)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    topk: int
+    fusion: str
+    selection: str
+    scale: float
+    generator: torch.Generator | None
+    observer: Callable[[Tensor], None] | None
+
+    @property
+    def fine_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.query.shape[2], self.query.shape[3]
+
+    @property
+    def coarse_size(self) -> tuple[int, int]:
+        """(Hu, Wu)."""
+        return self.key.shape[2], self.key.shape[3]

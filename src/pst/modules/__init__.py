@@ -1,0 +1,8 @@
+"""Modules: state, and calls into `pst.functional`."""
+
+from pst.modules.attention import PyramidSparseAttention
+from pst.modules.block import PSTBlock
+from pst.modules.conv import ConvFactory, ConvNormAct
+from pst.modules.fusion import PST
+
+__all__ = ["PST", "ConvFactory", "ConvNormAct", "PSTBlock", "PyramidSparseAttention"]

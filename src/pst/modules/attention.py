@@ -1,0 +1,194 @@
+"""Pyramid sparse attention with its projections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pst.functional.attention import (
+    Fusion,
+    Implementation,
+    check_fusion,
+    check_sizes,
+    check_topk,
+    gather_tokens,
+    pyramid_sparse_attention,
+)
+from pst.functional.selection import check_selection
+from pst.modules.conv import ConvFactory, ConvNormAct, pointwise_affine
+
+
+class PyramidSparseAttention(nn.Module):
+    """Queries from a finer map attend to a coarser one, then to children of its top-k tokens (spec, "Attn").
+
+    The same ``kv`` projection serves both levels, so a module trained with k = 0 runs with any k. ``topk`` and
+    ``fusion`` may be set at any time and are no part of the state dict.
+
+    Args:
+        dim: C, channels of both maps and of the output.
+        num_heads: h; must divide ``dim``.
+        topk: k, coarse tokens per image and head whose children are attended; more than M means all; 0 is none.
+        fusion: "gate" (the paper; has parameters) or "refine" (has none).
+        selection: "mean", or "gumbel" (training studies: noise while training, none in eval mode).
+        conv: Factory of the projections, see `pst.modules.ConvFactory`.
+
+    Attributes:
+        generator: `torch.Generator` for "gumbel", None for PyTorch's global one; neither copied nor pickled.
+        impl: "fused", or "reference" to run the slow definition instead.
+
+    Raises:
+        TypeError: ``topk`` is not an integer.
+        ValueError: ``num_heads`` does not divide ``dim``, ``topk`` < 0, or an option is unknown.
+    """
+
+    generator: torch.Generator | None = None
+    observer: Callable[[nn.Module, Tensor, tuple[int, int], tuple[int, int]], None] | None = None
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        topk: int = 0,
+        fusion: Fusion = "gate",
+        selection: str = "mean",
+        conv: ConvFactory = ConvNormAct,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads != 0:
+            raise ValueError(f"dim must be a multiple of num_heads, got dim={dim} and num_heads={num_heads}")
+        check_fusion(fusion)
+        head_dim = dim // num_heads
+        self.dim, self.num_heads = dim, num_heads
+        self.selection = check_selection(selection)
+        self.impl: Implementation = "fused"
+        self.q = conv(dim, dim, act=False)
+        self.kv = conv(dim, 2 * dim, act=False)
+        self.pe = conv(dim, dim, 7, groups=dim, act=False)
+        self.proj = conv(dim, dim, act=False)
+        self.gate = nn.Linear(2 * head_dim, head_dim) if fusion == "gate" else None
+        self.topk = topk
+        self.fusion = fusion
+
+    @property
+    def topk(self) -> int:
+        """k; checked when set."""
+        return self._topk
+
+    @topk.setter
+    def topk(self, topk: int) -> None:
+        self._topk = check_topk(topk)
+
+    @property
+    def fusion(self) -> Fusion:
+        """ "gate" or "refine"; a module built with "refine" has no gate and refuses "gate"."""
+        return self._fusion
+
+    @fusion.setter
+    def fusion(self, fusion: Fusion) -> None:
+        check_fusion(fusion)
+        if fusion == "gate" and self.gate is None:
+            raise ValueError('this module was built with fusion="refine" and has no gate: build it with fusion="gate"')
+        self._fusion: Fusion = fusion
+
+    def forward(self, x: Tensor, upper: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: Finer map (B, C, H, W).
+            upper: Coarser map (B, C, Hu, Wu), Hu ≤ H, Wu ≤ W.
+
+        Returns:
+            (B, C, H, W), in ``x``'s memory format.
+
+        Raises:
+            TypeError: The maps' dtypes differ.
+            ValueError: Shapes or devices do not fit.
+        """
+        check_pair(x, upper, self.dim, self.dim)
+        query = self._heads(self.q(x), 1)[0]
+        key, value = self._heads(self.kv(upper), 2)
+        out = pyramid_sparse_attention(
+            query,
+            key,
+            value,
+            self._fine_tokens(x, query) if self._topk > 0 else None,
+            topk=self._topk,
+            fusion=self._fusion,
+            gate=None if self.gate is None else (self.gate.weight, self.gate.bias),
+            selection=self.selection if self.training or self.selection != "gumbel" else "mean",
+            generator=self.generator,
+            observer=self._observe(x, upper),
+            impl=self.impl,
+        )
+        position = self.pe(_to_map(value))
+        if self._topk == 0 and self.training and self.gate is not None:
+            # Zero, but ties the idle gate to the loss: DistributedDataParallel wants a gradient for every parameter.
+            position = position + 0.0 * (self.gate.weight.sum() + self.gate.bias.sum())
+        position = F.interpolate(position, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return self.proj(_like(_to_map(out) + position, x))
+
+    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, parts·C, H, W) -> ``parts`` of (B, h, H, W, d), last dimension contiguous; free from channels_last."""
+        tokens = projected.permute(0, 2, 3, 1).contiguous()
+        split = tokens.unflatten(-1, (self.num_heads, parts, -1)).unbind(-2)
+        return tuple(t.permute(0, 3, 1, 2, 4) for t in split)
+
+    def _fine_tokens(self, x: Tensor, query: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Keys and values of the finer map: projected after gathering where the projection is affine."""
+        affine = pointwise_affine(self.kv)
+        if affine is None:  # in training BatchNorm needs the statistics of the whole map
+            return gather_tokens(*self._heads(self.kv(x), 2), like=query)
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
+        weight, bias = (t.unflatten(0, (self.num_heads, -1)) for t in affine)
+
+        def project(index: Tensor) -> tuple[Tensor, Tensor]:
+            batch = torch.arange(index.shape[0], device=index.device)[:, None, None]
+            picked = tokens[batch, index]  # (B, h, T, C)
+            key, value = (picked @ weight.mT + bias[:, None]).chunk(2, -1)
+            return key.contiguous(), value.contiguous()
+
+        return project
+
+    def _observe(self, x: Tensor, upper: Tensor) -> Callable[[Tensor], None] | None:
+        observer = self.observer
+        if observer is None:
+            return None
+        return lambda selected: observer(self, selected, tuple(upper.shape[2:]), tuple(x.shape[2:]))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {k: v for k, v in super().__getstate__().items() if k not in ("generator", "observer")}
+
+    def extra_repr(self) -> str:
+        """Settings shown in ``print(module)``."""
+        return (
+            f"dim={self.dim}, num_heads={self.num_heads}, topk={self._topk}, "
+            f"fusion={self._fusion!r}, selection={self.selection!r}"
+        )
+
+
+def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int) -> None:
+    """Raise TypeError or ValueError unless ``x`` and ``upper`` are two levels that these channels describe."""
+    for name, t, c in (("x", x, channels), ("upper", upper, upper_channels)):
+        if t.ndim != 4 or t.shape[1] != c:
+            raise ValueError(f"{name} must be (batch, {c}, height, width), got shape {tuple(t.shape)}")
+    if x.shape[0] != upper.shape[0]:
+        raise ValueError(f"batch size differs: x has {x.shape[0]}, upper {upper.shape[0]}")
+    if x.device != upper.device:
+        raise ValueError(f"x is on {x.device} but upper on {upper.device}: move them to one device")
+    if x.dtype != upper.dtype:
+        raise TypeError(f"x is {x.dtype} but upper {upper.dtype}: give both one dtype")
+    check_sizes(x.shape[2:], upper.shape[2:])
+
+
+def _to_map(tokens: Tensor) -> Tensor:
+    """(B, h, H, W, d) -> (B, h·d, H, W), channels_last."""
+    return tokens.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
+
+
+def _like(y: Tensor, x: Tensor) -> Tensor:
+    """``y`` in the memory format of ``x``, which it shares where nothing has to move."""
+    return y.contiguous() if x.is_contiguous() and not y.is_contiguous() else y

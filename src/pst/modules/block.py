@@ -1,0 +1,52 @@
+"""One transformer block of a PST layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pst.functional.attention import Fusion
+from pst.modules.attention import PyramidSparseAttention
+from pst.modules.conv import ConvFactory, ConvNormAct
+
+
+class PSTBlock(nn.Module):
+    """z = x + Attn(x, u); out = z + MLP(z) (spec, "PST").
+
+    Args:
+        dim: C, channels of both maps and of the output.
+        num_heads: h; must divide ``dim``.
+        mlp_ratio: Hidden width of the MLP as a multiple of C.
+        topk: See `PyramidSparseAttention`, as for the rest.
+        fusion: "gate" or "refine".
+        selection: "mean" or "gumbel".
+        conv: Factory of the convolutions.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 2.0,
+        topk: int = 0,
+        fusion: Fusion = "gate",
+        selection: str = "mean",
+        conv: ConvFactory = ConvNormAct,
+    ) -> None:
+        super().__init__()
+        self.attn = PyramidSparseAttention(dim, num_heads, topk=topk, fusion=fusion, selection=selection, conv=conv)
+        hidden = int(dim * mlp_ratio)
+        self.mlp = nn.Sequential(conv(dim, hidden), conv(hidden, dim, act=False))
+        self.apply(_init_conv)
+
+    def forward(self, x: Tensor, upper: Tensor) -> Tensor:
+        """x (B, C, H, W) and upper (B, C, Hu, Wu) -> (B, C, H, W)."""
+        x = x + self.attn(x, upper)
+        return x + self.mlp(x)
+
+
+def _init_conv(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

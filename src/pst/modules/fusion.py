@@ -1,0 +1,92 @@
+"""PST: the plug-in layer that fuses two levels of a feature pyramid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pst.functional.attention import Fusion
+from pst.modules.attention import check_pair
+from pst.modules.block import PSTBlock
+from pst.modules.conv import ConvFactory, ConvNormAct
+
+
+class PST(nn.Module):
+    """Pyramid Sparse Transformer layer (arXiv 2505.12772; P²HCT in v3; spec, "PST").
+
+    Reduces both maps to C = int(out_channels · expansion) channels, runs ``depth`` blocks in which the finer map
+    attends to the coarser one, and projects the concatenation of all of their outputs.
+
+    Args:
+        in_channels: C1, channels of the finer map.
+        upper_channels: Cu, channels of the coarser map.
+        out_channels: C2, channels of the output.
+        depth: Number of blocks, at least 1.
+        mlp_ratio: Hidden width of each block's MLP as a multiple of C.
+        expansion: C as a share of ``out_channels``.
+        head_dim: d; must divide C. The authors fix it at 32.
+        topk: k, coarse tokens per image and head whose children are attended; 0 (train with this) is none. Change
+            it on a finished model with `pst.set_topk`.
+        fusion: "gate" (the paper) or "refine" (no parameters).
+        selection: "mean", or "gumbel" for training studies.
+        conv: Factory of the convolutions, see `pst.modules.ConvFactory`.
+
+    Raises:
+        TypeError: ``topk`` is not an integer.
+        ValueError: Widths do not fit, ``depth`` < 1, ``topk`` < 0, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        upper_channels: int,
+        out_channels: int,
+        *,
+        depth: int = 1,
+        mlp_ratio: float = 2.0,
+        expansion: float = 0.5,
+        head_dim: int = 32,
+        topk: int = 0,
+        fusion: Fusion = "gate",
+        selection: str = "mean",
+        conv: ConvFactory = ConvNormAct,
+    ) -> None:
+        super().__init__()
+        dim = int(out_channels * expansion)
+        if dim < head_dim or dim % head_dim != 0:
+            raise ValueError(
+                f"int(out_channels · expansion) must be a multiple of head_dim={head_dim}, got "
+                f"int({out_channels} · {expansion}) = {dim}: change out_channels, expansion or head_dim"
+            )
+        if depth < 1:
+            raise ValueError(f"depth must be ≥ 1, got {depth}")
+        self.in_channels, self.upper_channels, self.out_channels = in_channels, upper_channels, out_channels
+        self.reduce = conv(in_channels, dim)
+        self.reduce_upper = conv(upper_channels, dim)
+        self.blocks = nn.ModuleList(
+            PSTBlock(
+                dim, dim // head_dim, mlp_ratio=mlp_ratio, topk=topk, fusion=fusion, selection=selection, conv=conv
+            )
+            for _ in range(depth)
+        )
+        self.project = conv((1 + depth) * dim, out_channels)
+
+    def forward(self, x: Tensor, upper: Tensor) -> Tensor:
+        """Fuse.
+
+        Args:
+            x: Finer map (B, C1, H, W).
+            upper: Coarser map (B, Cu, Hu, Wu), Hu ≤ H, Wu ≤ W; any ratio, odd sizes included.
+
+        Returns:
+            (B, C2, H, W), dtype and memory format of ``x``.
+
+        Raises:
+            TypeError: The maps' dtypes differ.
+            ValueError: Shapes or devices do not fit.
+        """
+        check_pair(x, upper, self.in_channels, self.upper_channels)
+        outputs, upper = [self.reduce(x)], self.reduce_upper(upper)
+        for block in self.blocks:
+            outputs.append(block(outputs[-1], upper))
+        return self.project(torch.cat(outputs, 1))
