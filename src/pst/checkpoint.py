@@ -85,7 +85,8 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
 def _rename(state_dict, marker, renames, reshape_gate) -> dict[str, Tensor]:
     """Apply ``renames`` below every prefix that has a ``marker`` entry."""
-    prefixes = {key[: key.index(marker)] for key in state_dict if re.search(rf"(^|\.){re.escape(marker)}", key)}
+    markers = (re.search(rf"(?:^|\.)({re.escape(marker)})", key) for key in state_dict)
+    prefixes = {match.string[: match.start(1)] for match in markers if match}
     out: dict[str, Tensor] = {}
     for key, tensor in state_dict.items():
         prefix = next((p for p in prefixes if key.startswith(p)), None)

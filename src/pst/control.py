@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -12,7 +12,8 @@ from pst.functional.attention import Fusion, check_fusion, check_topk
 from pst.modules.attention import PyramidSparseAttention
 
 
-class Selection(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Selection:
     """What one attention layer selected in one forward pass.
 
     Attributes:
@@ -41,6 +42,24 @@ def attention_layers(model: nn.Module) -> dict[str, PyramidSparseAttention]:
     return layers
 
 
+class _Recorder:
+    """Collects the selections of one layer and of every deep copy of it, until switched off; pickled as None."""
+
+    def __init__(self) -> None:
+        self.selections: list[Selection] = []
+        self.active = True
+
+    def __call__(self, index: Tensor, coarse_size: tuple[int, int], fine_size: tuple[int, int]) -> None:
+        if self.active:
+            self.selections.append(Selection(index.detach().cpu(), coarse_size, fine_size))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Recorder:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
+
+
 def set_topk(model: nn.Module, k: int) -> None:
     """Set the number of refined coarse tokens of every PST layer in ``model``.
 
@@ -55,6 +74,7 @@ def set_topk(model: nn.Module, k: int) -> None:
     check_topk(k)
     for layer in attention_layers(model).values():
         layer.topk = k
+    _sync_predictor(model)
 
 
 def set_fusion(model: nn.Module, fusion: Fusion) -> None:
@@ -72,6 +92,7 @@ def set_fusion(model: nn.Module, fusion: Fusion) -> None:
         raise ValueError(f'fusion="gate" needs a gate, but these layers were built with "refine": {missing}')
     for layer in layers.values():
         layer.fusion = fusion
+    _sync_predictor(model)
 
 
 @contextmanager
@@ -84,6 +105,7 @@ def use_topk(model: nn.Module, k: int) -> Iterator[None]:
     finally:
         for layer, topk in before.items():
             layer.topk = topk
+        _sync_predictor(model)
 
 
 @contextmanager
@@ -93,25 +115,37 @@ def record_selection(model: nn.Module) -> Iterator[dict[str, list[Selection]]]:
     Yields:
         Module name -> one `Selection` for every forward pass with k > 0; layers that ran with k = 0 have none.
 
-    Example:
+    Examples:
         >>> with use_topk(model, 8), record_selection(model) as selected:
         ...     model(images)
         >>> selected["neck.blocks.0.attn"][0].index.shape
         torch.Size([1, 2, 8])
     """
     layers = attention_layers(model)
-    names = {layer: name for name, layer in layers.items()}
-    records: dict[str, list[Selection]] = {name: [] for name in layers}
-
-    def observe(layer: nn.Module, index: Tensor, coarse: tuple[int, int], fine: tuple[int, int]) -> None:
-        assert isinstance(layer, PyramidSparseAttention)  # only such layers are observed
-        records[names[layer]].append(Selection(index.detach().cpu(), coarse, fine))
-
-    before = {layer: layer.observer for layer in names}
-    for layer in names:
-        layer.observer = observe
+    before = {layer: layer.observer for layer in layers.values()}
+    recorders = {name: _Recorder() for name in layers}
+    for name, layer in layers.items():
+        layer.observer = recorders[name]
+    _sync_predictor(model)
     try:
-        yield records
+        yield {name: recorder.selections for name, recorder in recorders.items()}
     finally:
+        for recorder in recorders.values():
+            recorder.active = False
         for layer, observer in before.items():
             layer.observer = observer
+        _sync_predictor(model)
+
+
+def _sync_predictor(model: nn.Module) -> None:
+    """Give the settings of a YOLO object's layers to the copy of its model that it predicts with, once it has one."""
+    backend = getattr(getattr(model, "predictor", None), "model", None)
+    copied = getattr(backend, "model", None)
+    if not isinstance(copied, nn.Module):
+        return
+    copies = [m for m in copied.modules() if isinstance(m, PyramidSparseAttention)]
+    layers = attention_layers(model).values()
+    if len(copies) != len(layers):  # a predictor of an exported file has none
+        return
+    for layer, copy in zip(layers, copies, strict=True):
+        copy.topk, copy.fusion, copy.observer = layer.topk, layer.fusion, layer.observer

@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pst.functional._types import FineTokens, Gate, Inputs
-from pst.functional.selection import child_index, select_tokens
+from pst.functional.selection import child_index, child_slots, select_tokens
 
 
 def fused(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Tensor:
     """See `pst.functional.pyramid_sparse_attention`, which checks everything this relies on."""
-    size = inputs.query.shape[2:4]
+    size = inputs.fine_size
     query, key, value = (t.flatten(2, 3) for t in (inputs.query, inputs.key, inputs.value))
     if fine is None:
         out = F.scaled_dot_product_attention(query, key, value, scale=inputs.scale)
-        return out.unflatten(2, size)
+        return _unflatten(out, size)
 
     selected = select_tokens(
         query, key, inputs.topk, scale=inputs.scale, selection=inputs.selection, generator=inputs.generator
@@ -26,21 +26,23 @@ def fused(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Tensor:
     index, valid = child_index(selected, inputs.fine_size, inputs.coarse_size)
     fine_key, fine_value = fine(index)
     if inputs.fusion == "refine":
-        bias = refinement_bias(selected, index, valid, key.shape[2], query.dtype)
+        valid = torch.ones_like(index, dtype=torch.bool) if valid is None else valid
+        slots = child_slots(inputs.fine_size, inputs.coarse_size)
+        bias = refinement_bias(selected, valid, slots, key.shape[2], query.dtype)
         out = F.scaled_dot_product_attention(
             query,
             torch.cat([key, fine_key.to(key.dtype)], 2),
             torch.cat([value, fine_value.to(value.dtype)], 2),
-            attn_mask=bias.expand(-1, -1, query.shape[2], -1),
+            attn_mask=bias,
             scale=inputs.scale,
         )
-        return out.unflatten(2, size)
+        return _unflatten(out, size)
 
     assert gate is not None  # checked by the caller; tells the type checker
-    mask = None if valid is None else valid[:, :, None].expand(-1, -1, query.shape[2], -1)
+    mask = None if valid is None else _exclusion_bias(valid, query.dtype)[:, :, None]
     coarse_out = F.scaled_dot_product_attention(query, key, value, scale=inputs.scale)
     fine_out = F.scaled_dot_product_attention(query, fine_key, fine_value, attn_mask=mask, scale=inputs.scale)
-    return gate_fusion(coarse_out, fine_out, gate).unflatten(2, size)
+    return _unflatten(gate_fusion(coarse_out, fine_out, gate), size)
 
 
 def gate_fusion(coarse: Tensor, fine: Tensor, gate: Gate) -> Tensor:
@@ -59,13 +61,13 @@ def gate_fusion(coarse: Tensor, fine: Tensor, gate: Gate) -> Tensor:
     return (g * fine + (1 - g) * coarse).transpose(1, 2)
 
 
-def refinement_bias(selected: Tensor, index: Tensor, valid: Tensor | None, tokens: int, dtype: torch.dtype) -> Tensor:
+def refinement_bias(selected: Tensor, valid: Tensor, slots: int, tokens: int, dtype: torch.dtype) -> Tensor:
     """Logit bias that replaces each selected coarse token by its children (spec, last section).
 
     Args:
         selected: (B, h, k) flat coarse indices.
-        index: (B, h, T) flat fine indices, T/k slots for each selected token.
-        valid: (B, h, T) bool, or None when every slot is a child.
+        valid: (B, h, T) bool, which of the slots are children.
+        slots: T/k, slots of each selected token.
         tokens: M.
         dtype: Of the result; that of the query.
 
@@ -74,10 +76,17 @@ def refinement_bias(selected: Tensor, index: Tensor, valid: Tensor | None, token
     """
     coarse = torch.zeros((*selected.shape[:2], tokens), device=selected.device, dtype=dtype)
     coarse = coarse.scatter(-1, selected, float("-inf"))
-    slots = index.shape[2] // selected.shape[2]
-    children = torch.ones_like(index) if valid is None else valid.long()
-    count = children.unflatten(-1, (selected.shape[2], slots)).sum(-1, keepdim=True)
-    fine = -count.to(torch.float32).log().expand(-1, -1, -1, slots).flatten(-2)
-    if valid is not None:
-        fine = fine.masked_fill(~valid, float("-inf"))
-    return torch.cat([coarse, fine.to(dtype)], -1)[:, :, None]
+    # -1, not k: an exported program may meet a coarse map of fewer than k tokens
+    count = valid.unflatten(-1, (-1, slots)).sum(-1, keepdim=True)
+    fine = -count.to(torch.promote_types(dtype, torch.float32)).log().to(dtype).expand(-1, -1, -1, slots).flatten(-2)
+    return torch.cat([coarse, fine + _exclusion_bias(valid, dtype)], -1)[:, :, None]
+
+
+def _exclusion_bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where ``valid``, else −∞. A bool mask would do, but attention expands one to (B, h, N, T) in memory."""
+    return torch.zeros_like(valid, dtype=dtype).masked_fill(~valid, float("-inf"))
+
+
+def _unflatten(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, h, H·W, d) -> (B, h, H, W, d). Unlike Tensor.unflatten, keeps a traced size dynamic in TorchScript."""
+    return tokens.reshape(*tokens.shape[:2], *size, tokens.shape[-1])

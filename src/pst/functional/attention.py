@@ -91,11 +91,14 @@ def pyramid_sparse_attention(
 def gather_tokens(fine_key: Tensor, fine_value: Tensor, *, like: Tensor) -> FineTokens:
     """Function that picks given positions out of fine keys and values of shape (B, h, H, W, d).
 
-    Raises ValueError when either differs in shape from ``like``, the query map.
+    Raises:
+        TypeError: Either differs in dtype from ``like``, the query map.
+        ValueError: Either differs from it in shape or device.
     """
     for name, t in (("fine key", fine_key), ("fine value", fine_value)):
         if t.shape != like.shape:
             raise ValueError(f"{name} must have the query's shape {tuple(like.shape)}, got {tuple(t.shape)}")
+        _check_kind(name, t, like)
     fine_key, fine_value = fine_key.flatten(2, 3), fine_value.flatten(2, 3)
 
     def gather(index: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +148,7 @@ def check_maps(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 def check_sizes(fine: torch.Size, coarse: torch.Size) -> None:
     """Raise ValueError for an empty map, or a fine map (H, W) smaller than the coarse one (Hu, Wu)."""
-    if min(*fine, *coarse) == 0:
+    if any(size == 0 for size in (*fine, *coarse)):  # no min(): it would make torch.export guard on the order of sizes
         raise ValueError(f"maps must not be empty, got fine {tuple(fine)} and coarse {tuple(coarse)}")
     if fine[0] < coarse[0] or fine[1] < coarse[1]:
         raise ValueError(
@@ -172,4 +175,15 @@ def _check_gate(gate: tuple[Tensor, Tensor], query: Tensor) -> Gate:
             f"gate must be weight ({d}, {2 * d}) and bias ({d},) for head width {d}, "
             f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
         )
+    if not torch.is_autocast_enabled(query.device.type):  # which casts the weights of any linear layer
+        _check_kind("gate weight", weight, query)
+        _check_kind("gate bias", bias, query)
     return Gate(weight, bias)
+
+
+def _check_kind(name: str, t: Tensor, query: Tensor) -> None:
+    """Raise TypeError or ValueError unless ``t`` has the dtype and device of ``query``."""
+    if t.dtype != query.dtype:
+        raise TypeError(f"{name} is {t.dtype} but the query {query.dtype}: give both one dtype")
+    if t.device != query.device:
+        raise ValueError(f"{name} is on {t.device} but the query on {query.device}: move them to one device")

@@ -80,6 +80,8 @@ def select_tokens(
     extra = {"generator": generator} if draws else {}
     with torch.no_grad():
         scores = score(query, key, scale, **extra)
+        if torch.onnx.is_in_onnx_export():  # ONNX has no stable sort, but its TopK takes the lower index of a tie
+            return scores.topk(min(topk, scores.shape[-1])).indices
         return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
 
 
@@ -100,10 +102,15 @@ def parent_index(fine_size: Size, coarse_size: Size, device: torch.device | None
     return (y[:, None] * columns + x).flatten()
 
 
+def child_slots(fine_size: Size, coarse_size: Size) -> int:
+    """⌈H/Hu⌉·⌈W/Wu⌉: slots for children that `child_index` gives every coarse token."""
+    return -(-fine_size[0] // coarse_size[0]) * -(-fine_size[1] // coarse_size[1])
+
+
 def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Tensor, Tensor | None]:
     """Fine positions owned by each given coarse token: the inverse of `parent_index`.
 
-    Works for any ratio ≥ 1. Every token is given ⌈H/Hu⌉·⌈W/Wu⌉ slots; where it owns fewer positions the spare
+    Works for any ratio ≥ 1. Every token is given `child_slots` slots; where it owns fewer positions the spare
     slots hold an owned position again and are marked invalid.
 
     Args:
@@ -129,9 +136,22 @@ def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Ten
 def _axis_children(parent: Tensor, fine: int, coarse: int) -> tuple[Tensor, Tensor | None]:
     """Positions in [⌈p·fine/coarse⌉, ⌈(p+1)·fine/coarse⌉) of one axis: (..., ⌈fine/coarse⌉), and which are real."""
     slots = torch.arange(-(-fine // coarse), device=parent.device)
-    if fine % coarse == 0:
+    if _divides(coarse, fine):
         return parent[..., None] * (fine // coarse) + slots, None
     first = (parent * fine + coarse - 1) // coarse
     last = ((parent + 1) * fine + coarse - 1) // coarse - 1
     position = first[..., None] + slots
     return torch.minimum(position, last[..., None]), position <= last[..., None]
+
+
+def _divides(coarse: int, fine: int) -> bool:
+    """Whether ``fine`` is a multiple of ``coarse``; for symbolic sizes, whether that holds for all of their values.
+
+    So an exported program with independent dynamic sizes takes the general path and runs at any of them.
+    """
+    remainder = fine % coarse
+    if isinstance(remainder, torch.SymInt):
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(remainder == 0)
+    return remainder == 0

@@ -45,7 +45,7 @@ class PyramidSparseAttention(nn.Module):
     """
 
     generator: torch.Generator | None = None
-    observer: Callable[[nn.Module, Tensor, tuple[int, int], tuple[int, int]], None] | None = None
+    observer: Callable[[Tensor, tuple[int, int], tuple[int, int]], None] | None = None
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class PyramidSparseAttention(nn.Module):
             (B, C, H, W), in ``x``'s memory format.
 
         Raises:
-            TypeError: The maps' dtypes differ.
+            TypeError: The maps' dtypes differ, outside autocast.
             ValueError: Shapes or devices do not fit.
         """
         check_pair(x, upper, self.dim, self.dim)
@@ -125,7 +125,8 @@ class PyramidSparseAttention(nn.Module):
             impl=self.impl,
         )
         position = self.pe(_to_map(value))
-        if self._topk == 0 and self.training and self.gate is not None:
+        gated = self._topk > 0 and self._fusion == "gate"
+        if self.training and self.gate is not None and not gated:
             # Zero, but ties the idle gate to the loss: DistributedDataParallel wants a gradient for every parameter.
             position = position + 0.0 * (self.gate.weight.sum() + self.gate.bias.sum())
         position = F.interpolate(position, size=x.shape[2:], mode="bilinear", align_corners=False)
@@ -134,7 +135,7 @@ class PyramidSparseAttention(nn.Module):
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, parts·C, H, W) -> ``parts`` of (B, h, H, W, d), last dimension contiguous; free from channels_last."""
         tokens = projected.permute(0, 2, 3, 1).contiguous()
-        split = tokens.unflatten(-1, (self.num_heads, parts, -1)).unbind(-2)
+        split = tokens.reshape(*tokens.shape[:3], self.num_heads, parts, self.dim // self.num_heads).unbind(-2)
         return tuple(t.permute(0, 3, 1, 2, 4) for t in split)
 
     def _fine_tokens(self, x: Tensor, query: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -142,13 +143,12 @@ class PyramidSparseAttention(nn.Module):
         affine = pointwise_affine(self.kv)
         if affine is None:  # in training BatchNorm needs the statistics of the whole map
             return gather_tokens(*self._heads(self.kv(x), 2), like=query)
-        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
-        weight, bias = (t.unflatten(0, (self.num_heads, -1)) for t in affine)
+        weight, bias = (t.reshape(self.num_heads, -1, *t.shape[1:]) for t in affine)
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)[:, None].expand(-1, self.num_heads, -1, -1)  # (B, h, N, C)
 
         def project(index: Tensor) -> tuple[Tensor, Tensor]:
-            batch = torch.arange(index.shape[0], device=index.device)[:, None, None]
-            picked = tokens[batch, index]  # (B, h, T, C)
-            key, value = (picked @ weight.mT + bias[:, None]).chunk(2, -1)
+            picked = tokens.gather(2, index[..., None].expand(-1, -1, -1, self.dim))  # (B, h, T, C)
+            key, value = (picked @ weight.transpose(1, 2) + bias[:, None]).chunk(2, -1)
             return key.contiguous(), value.contiguous()
 
         return project
@@ -157,10 +157,10 @@ class PyramidSparseAttention(nn.Module):
         observer = self.observer
         if observer is None:
             return None
-        return lambda selected: observer(self, selected, tuple(upper.shape[2:]), tuple(x.shape[2:]))
+        return lambda selected: observer(selected, (upper.shape[2], upper.shape[3]), (x.shape[2], x.shape[3]))
 
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in super().__getstate__().items() if k not in ("generator", "observer")}
+        return {k: v for k, v in super().__getstate__().items() if k != "generator"}
 
     def extra_repr(self) -> str:
         """Settings shown in ``print(module)``."""
@@ -179,7 +179,7 @@ def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int) -> 
         raise ValueError(f"batch size differs: x has {x.shape[0]}, upper {upper.shape[0]}")
     if x.device != upper.device:
         raise ValueError(f"x is on {x.device} but upper on {upper.device}: move them to one device")
-    if x.dtype != upper.dtype:
+    if x.dtype != upper.dtype and not torch.is_autocast_enabled(x.device.type):  # which gives both one dtype
         raise TypeError(f"x is {x.dtype} but upper {upper.dtype}: give both one dtype")
     check_sizes(x.shape[2:], upper.shape[2:])
 

@@ -20,6 +20,10 @@ class PSTBlock(nn.Module):
         fusion: "gate" or "refine".
         selection: "mean" or "gumbel".
         conv: Factory of the convolutions.
+
+    Raises:
+        TypeError: ``topk`` is not an integer.
+        ValueError: Widths do not fit, ``topk`` < 0, or an option is unknown.
     """
 
     def __init__(
@@ -36,6 +40,8 @@ class PSTBlock(nn.Module):
         super().__init__()
         self.attn = PyramidSparseAttention(dim, num_heads, topk=topk, fusion=fusion, selection=selection, conv=conv)
         hidden = int(dim * mlp_ratio)
+        if hidden < 1:
+            raise ValueError(f"int(dim · mlp_ratio) must be ≥ 1, got int({dim} · {mlp_ratio}) = {hidden}")
         self.mlp = nn.Sequential(conv(dim, hidden), conv(hidden, dim, act=False))
         self.apply(_init_conv)
 

@@ -45,13 +45,16 @@ def pointwise_affine(block: nn.Module) -> tuple[Tensor, Tensor] | None:
     """Weight (out, in) and bias (out) when ``block`` in eval mode is one affine map of each pixel, else None.
 
     Understands any block made of a plain 1×1 ``.conv`` and an optional plain ``.bn`` that uses running statistics
-    (`ConvNormAct`, Ultralytics' ``Conv`` before and after ``fuse()``). A block with an activation, with hooks or of
-    quantised layers is None: call it as a whole. Differentiable in the block's parameters.
+    (`ConvNormAct`, Ultralytics' ``Conv`` before and after ``fuse()``). A block with an activation, with any other
+    child, with hooks or of quantised layers is None: call it as a whole. Differentiable in the block's parameters.
     """
-    conv, bn, act = getattr(block, "conv", None), getattr(block, "bn", None), getattr(block, "act", nn.Identity())
+    children = dict(block.named_children())
+    conv, bn, act = children.pop("conv", None), children.pop("bn", None), children.pop("act", nn.Identity())
+    if children or type(act) is not nn.Identity or any(_has_hooks(m) for m in block.modules()):
+        return None
     if type(conv) is not nn.Conv2d or conv.kernel_size != (1, 1) or conv.groups != 1 or conv.stride != (1, 1):
         return None
-    if type(act) is not nn.Identity or _has_hooks(block) or _has_hooks(conv):
+    if conv.padding != (0, 0):
         return None
     weight = conv.weight.flatten(1)
     bias = torch.zeros_like(weight[:, 0]) if conv.bias is None else conv.bias

@@ -53,7 +53,7 @@ class PST(nn.Module):
     ) -> None:
         super().__init__()
         dim = int(out_channels * expansion)
-        if dim < head_dim or dim % head_dim != 0:
+        if head_dim < 1 or dim < head_dim or dim % head_dim != 0:
             raise ValueError(
                 f"int(out_channels · expansion) must be a multiple of head_dim={head_dim}, got "
                 f"int({out_channels} · {expansion}) = {dim}: change out_channels, expansion or head_dim"
@@ -82,7 +82,7 @@ class PST(nn.Module):
             (B, C2, H, W), dtype and memory format of ``x``.
 
         Raises:
-            TypeError: The maps' dtypes differ.
+            TypeError: The maps' dtypes differ, outside autocast.
             ValueError: Shapes or devices do not fit.
         """
         check_pair(x, upper, self.in_channels, self.upper_channels)

@@ -1,0 +1,56 @@
+# Each target works alone on a fresh machine with make and Python 3.10 or newer: all of them run `setup` first.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+WORKERS ?= 2
+ARGS ?=
+
+PY := $(VENV)/bin/python
+PST := $(VENV)/bin/pst
+STAMP := $(VENV)/.setup-done
+# one thread for each test worker: numeric libraries would otherwise start one for every core in each of them
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with everything; at once when it is there already
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 or newer found: install one, or pass PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install "pip>=23.1"
+	$(PY) -m pip install --editable ".[all]"
+	$(PST) info
+	@touch $@
+
+demo: setup ## train, evaluate and report on the embedded data: runs/demo/report.html (ARGS="--epochs 50" adds options)
+	$(PST) demo $(ARGS)
+
+test: setup ## the tests but the slow ones, with coverage (ARGS="-k name" adds options)
+	$(PYTEST) -m "not slow" --cov=pst $(ARGS)
+
+test-all: setup ## every test
+	$(PYTEST) --cov=pst $(ARGS)
+
+lint: setup ## style, format and types
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m pyright
+
+format: setup ## repair what ruff can
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+bench: setup ## measure speed and memory (ARGS adds options)
+	$(PST) bench $(ARGS)
+
+docs: setup ## the reference, as build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+
+clean: ## remove .venv and caches, not runs/
+	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,63 @@
+"""What several verbs share: argument types, the check for an extra, tables, atomic files."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeAlias
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def positive(text: str) -> int:
+    """Argument type: an integer ≥ 1."""
+    return _integer(text, 1)
+
+
+def topk_list(text: str) -> list[int]:
+    """Argument type: integers ≥ 0 with commas between them, e.g. ``0,4,8``."""
+    return [_integer(item, 0) for item in text.split(",")]
+
+
+def fusion_list(text: str) -> list[str]:
+    """Argument type: names of fusions with commas between them, e.g. ``gate,refine``."""
+    names = text.split(",")
+    unknown = [name for name in names if name not in ("gate", "refine")]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected gate, refine or gate,refine, got {text!r}")
+    return names
+
+
+def _integer(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected an integer ≥ {least}, got {text!r}")
+    return int(text)
+
+
+def require(module: str, extra: str) -> None:
+    """Raise ImportError with the command that installs it unless ``module`` can be imported."""
+    if find_spec(module) is None:
+        raise ImportError(f"{module} is not installed: pip install 'pyramid-sparse-transformer[{extra}]'")
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Text table, first column to the left and the others to the right, two spaces between columns."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in (header, rule, *rows)
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: ``path`` is the old file or the whole new one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""`pst demo`: train with coarse attention, evaluate with fine attention, write one report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pst.cli._common import Verbs, positive, require
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb. An option that is not given is left to `pst.demo.run`, which knows the defaults."""
+    parser = verbs.add_parser(
+        "demo",
+        help="train, evaluate and report, on embedded data or your own",
+        description="Train YOLO11n-PST with coarse attention alone, evaluate it with fine attention switched on, and "
+        "write report.html. Ctrl+C and the same command again go on where it stopped.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--data", type=Path, metavar="YAML", help="dataset in the Ultralytics layout (embedded digits)")
+    parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="training epochs")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where everything is written (runs/demo)")
+    parser.add_argument("--device", help="cpu, 0, 0,1, … (picked by Ultralytics)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that load images")
+    parser.add_argument("--seed", type=int, help="seed of data and training")
+    parser.add_argument("--restart", action="store_true", help="start again instead of going on")
+    parser.set_defaults(run=run)
+
+
+_OPTIONS = ("data", "imgsz", "epochs", "batch", "out", "device", "workers", "seed", "restart")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo and print where the report is."""
+    require("ultralytics", "demo")
+    require("sklearn", "demo")
+    from pst.demo import run as run_demo
+
+    report = run_demo(**{name: value for name, value in vars(args).items() if name in _OPTIONS})
+    print(f"Report: {report}")
+    return 0

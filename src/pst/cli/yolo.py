@@ -1,0 +1,39 @@
+"""`pst yolo …`: Ultralytics' own command with the PST layers and models known to it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pst.cli._common import Verbs, require
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb; it takes no options, for all that follows it belongs to Ultralytics."""
+    verbs.add_parser(
+        "yolo",
+        add_help=False,
+        usage="pst yolo TASK MODE ARG=VALUE …",
+        help="the yolo command, with PST, e.g. pst yolo detect train model=yolo11n-pst.yaml data=coco8.yaml",
+    ).set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run Ultralytics' entry point on the arguments after the verb.
+
+    Raises:
+        ImportError: Ultralytics is not installed.
+        ValueError: Ultralytics refused the arguments.
+    """
+    require("ultralytics", "ultralytics")
+    sys.argv[:] = ["yolo", *args.passed_on]  # in place: Ultralytics keeps this very list when it is imported
+    from ultralytics.cfg import entrypoint
+
+    from pst.integrations.ultralytics import register
+
+    register()
+    try:
+        entrypoint()
+    except SyntaxError as error:  # what it raises for an argument that it does not know
+        raise ValueError(error.msg) from error
+    return 0

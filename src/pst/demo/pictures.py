@@ -1,0 +1,107 @@
+"""Validation pictures for the report: ground truth, predictions, and what each PST layer selected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pst.control import record_selection, use_topk
+from pst.demo.settings import Settings, Workspace
+from pst.visualize import Panel, draw_boxes, selection_panels
+
+if TYPE_CHECKING:
+    from pst.integrations.ultralytics import YOLO
+
+TOPK = 8  # of the overlays
+CONFIDENCE = 0.25
+_GREY = (114, 114, 114)
+_WIDTH = 512  # of a drawn picture, about
+
+
+class Scene(NamedTuple):
+    """One validation image.
+
+    Attributes:
+        name: File name.
+        truth: Picture with the labelled boxes.
+        predicted: Picture with the predicted boxes of k = 0.
+        panels: Overlays of k = 8, one for each PST layer and head.
+    """
+
+    name: str
+    truth: Image.Image
+    predicted: Image.Image
+    panels: list[Panel]
+
+
+def make_scenes(settings: Settings, data: str | Path, workspace: Workspace, *, count: int = 6) -> list[Scene]:
+    """Draw ``count`` validation images, evenly spread over the set; all of them when there are fewer."""
+    from ultralytics.data.dataset import YOLODataset
+    from ultralytics.data.utils import check_det_dataset
+    from ultralytics.utils import TQDM
+
+    from pst.integrations.ultralytics import YOLO
+
+    info = check_det_dataset(str(data))
+    labels = YOLODataset(img_path=info["val"], data=info, imgsz=settings.imgsz, augment=False).labels
+    picks = np.unique(np.linspace(0, len(labels) - 1, count).round().astype(int))
+    yolo = YOLO(workspace.best)
+    return [_scene(yolo, labels[i], info["names"], settings) for i in TQDM(picks, desc="pictures", unit="image")]
+
+
+def _scene(yolo: YOLO, label: dict[str, Any], names: dict[int, str], settings: Settings) -> Scene:
+    square, boxes = letterbox(Image.open(label["im_file"]), label["bboxes"], settings.imgsz)
+    classes = [int(c) for c in label["cls"].ravel()]
+    scale = max(1, round(_WIDTH / settings.imgsz))
+    truth = draw_boxes(square, boxes, [names[c] for c in classes], classes, scale=scale)
+
+    with use_topk(yolo, 0):
+        found = _predict(yolo, square, settings).boxes.cpu()
+    classes = [int(c) for c in found.cls]
+    tags = [f"{names[c]} {confidence:.2f}" for c, confidence in zip(classes, found.conf.tolist(), strict=True)]
+    predicted = draw_boxes(square, found.xyxy.tolist(), tags, classes, scale=scale)
+
+    with use_topk(yolo, TOPK), record_selection(yolo) as records:
+        _predict(yolo, square, settings)
+    return Scene(Path(label["im_file"]).name, truth, predicted, selection_panels(square, records))
+
+
+def _predict(yolo: YOLO, image: Image.Image, settings: Settings) -> Any:
+    (result,) = yolo.predict(
+        image, imgsz=settings.imgsz, conf=CONFIDENCE, device=settings.device, verbose=False, save=False
+    )
+    return result
+
+
+def letterbox(
+    image: Image.Image, boxes: Sequence[Sequence[float]] | np.ndarray, size: int
+) -> tuple[Image.Image, list[tuple[float, float, float, float]]]:
+    """Fit a picture into a grey square, as a network of square inputs sees it.
+
+    Args:
+        image: Picture.
+        boxes: n of (centre x, centre y, width, height) as shares of ``image``, as in Ultralytics' labels.
+        size: Edge of the square in pixels.
+
+    Returns:
+        The square, and n boxes (left, top, right, bottom) in its pixels.
+    """
+    ratio = size / max(image.size)
+    width, height = (max(1, round(edge * ratio)) for edge in image.size)
+    left, top = (size - width) // 2, (size - height) // 2
+    square = Image.new("RGB", (size, size), _GREY)
+    square.paste(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR), (left, top))
+    corners = [
+        (
+            left + (x - w / 2) * width,
+            top + (y - h / 2) * height,
+            left + (x + w / 2) * width,
+            top + (y + h / 2) * height,
+        )
+        for x, y, w, h in boxes
+    ]
+    return square, corners

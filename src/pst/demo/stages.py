@@ -1,0 +1,127 @@
+"""The stages that take time: training and evaluation. Each goes on where a killed run stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pst.demo.settings import FUSIONS, MODEL, TOPK, TRAINING, Settings, Workspace, write_atomically
+
+if TYPE_CHECKING:
+    from pst.integrations.ultralytics import YOLO, SweepRow
+
+
+def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers: int) -> None:
+    """Train with coarse attention only, until ``workspace.best`` is the finished model.
+
+    Args:
+        settings: Of the run.
+        data: Dataset YAML.
+        workspace: A finished training in it is kept, an unfinished one resumed after its last whole epoch.
+        workers: Processes that load data; Ultralytics uses none on the CPU.
+    """
+    from pst.integrations.ultralytics import YOLO
+
+    if workspace.trained.is_file():
+        return
+    resume = workspace.last.is_file()
+    yolo = YOLO(workspace.last if resume else MODEL)
+    if not resume or yolo.ckpt["epoch"] + 1 < settings.epochs:  # else only the last stroke was missing
+        _watch(yolo, workspace)
+        # Ultralytics' own folder is named anew, for the demo's may have been moved since
+        where = {"project": str(workspace.root), "name": "train", "exist_ok": True}
+        own = {"resume": True, "save_dir": str(workspace.root / "train")} if resume else {**where, **TRAINING}
+        yolo.train(
+            data=str(data),
+            imgsz=settings.imgsz,
+            epochs=settings.epochs,
+            batch=settings.batch,
+            device=settings.device,
+            seed=settings.seed,
+            workers=workers,
+            plots=False,
+            **own,
+        )
+        copy_atomically(Path(yolo.trainer.best), workspace.best)
+    write_atomically(workspace.trained, json.dumps({"epochs": settings.epochs}))
+    workspace.last.unlink(missing_ok=True)
+
+
+def evaluate(settings: Settings, data: str | Path, workspace: Workspace) -> list[SweepRow]:
+    """Validate ``workspace.best`` for every k and fusion; rows that an earlier run finished are read back.
+
+    Returns:
+        The rows, k = 0 first, then by fusion.
+    """
+    from ultralytics.utils import TQDM
+
+    from pst.integrations.ultralytics import SweepRow, sweep
+
+    workspace.rows.mkdir(exist_ok=True)
+    rows = []
+    grid = [("none", 0)] + [(fusion, k) for fusion in FUSIONS for k in TOPK if k > 0]
+    for fusion, k in TQDM(grid, desc="evaluation", unit="row"):
+        file = workspace.rows / f"{fusion}-k{k}.json"
+        if not file.is_file():
+            (row,) = sweep(
+                workspace.best,
+                data,
+                topk=[k],
+                fusion=FUSIONS if k == 0 else [fusion],
+                imgsz=settings.imgsz,
+                batch=settings.batch,
+                device=settings.device,
+                project=workspace.root / "val",
+            )
+            write_atomically(file, json.dumps(row._asdict()))
+        rows.append(SweepRow(**json.loads(file.read_text())))
+    return rows
+
+
+def read_curves(path: Path) -> dict[str, list[float]]:
+    """Columns of Ultralytics' results.csv by name; of an epoch that was repeated after a resume, the latest line."""
+    with path.open(newline="") as file:
+        lines = {line["epoch"]: line for line in ({k.strip(): v for k, v in row.items()} for row in csv.DictReader(file))}
+    columns = list(next(iter(lines.values())))
+    return {name: [float(line[name]) for line in lines.values()] for name in columns}
+
+
+def training_seconds(elapsed: list[float]) -> float:
+    """Total of Ultralytics' "time" column, which starts anew when a training is resumed."""
+    total = last = 0.0
+    for now in elapsed:
+        total += now - last if now >= last else now
+        last = now
+    return total
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Copy a file; a reader of ``target`` never sees half of it."""
+    write_atomically(target, source.read_bytes())
+
+
+def _watch(yolo: YOLO, workspace: Workspace) -> None:
+    """Keep whole copies of the checkpoints, which Ultralytics writes in place, and use every core."""
+
+    def use_all_cores(trainer: Any) -> None:
+        # on the CPU Ultralytics takes one thread less than there are cores: on 2 cores that is half of them
+        if trainer.device.type == "cpu":
+            torch.set_num_threads(available_cores())
+
+    def keep(trainer: Any) -> None:
+        if trainer.best_fitness == trainer.fitness:
+            copy_atomically(Path(trainer.best), workspace.best)
+        copy_atomically(Path(trainer.last), workspace.last)
+
+    yolo.add_callback("on_train_start", use_all_cores)
+    yolo.add_callback("on_model_save", keep)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,28 @@
+"""PST on stock Ultralytics (tested with 8.4.x), without a fork.
+
+`register` teaches Ultralytics' YAML parser the ``PST`` row and the bundled model names; `YOLO` is Ultralytics' own
+class with that done. Ultralytics is AGPL-3.0: this is the one part of pst that imports it.
+"""
+
+from pst.integrations.ultralytics.evaluate import SweepRow, sweep
+from pst.integrations.ultralytics.flops import ModelSize, gflops, measure
+from pst.integrations.ultralytics.layer import PSTRow
+from pst.integrations.ultralytics.models import ZooModel, bundled_models, model_zoo
+from pst.integrations.ultralytics.neck import pst_neck
+from pst.integrations.ultralytics.plugin import YOLO, register, unregister
+
+__all__ = [
+    "YOLO",
+    "ModelSize",
+    "PSTRow",
+    "SweepRow",
+    "ZooModel",
+    "bundled_models",
+    "gflops",
+    "measure",
+    "model_zoo",
+    "pst_neck",
+    "register",
+    "sweep",
+    "unregister",
+]

@@ -1,0 +1,92 @@
+"""Floating point operations, those of attention included."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from ultralytics.engine.model import Model
+from ultralytics.nn.modules import Detect
+from ultralytics.nn.tasks import BaseModel
+from ultralytics.utils import LOGGER
+
+from pst.integrations.ultralytics.plugin import YOLO
+
+
+class ModelSize(NamedTuple):
+    """Size of one model.
+
+    Attributes:
+        task: As Ultralytics calls it.
+        parameters: Of the model as it is trained.
+        gflops: See `gflops`.
+        imgsz: Side of the image in pixels that ``gflops`` is for.
+    """
+
+    task: str
+    parameters: int
+    gflops: float
+    imgsz: int
+
+
+def measure(name: str, imgsz: int | None = None) -> ModelSize:
+    """Build a model and count.
+
+    Args:
+        name: Whatever `YOLO` takes that is a YAML, e.g. one of `model_zoo`.
+        imgsz: Side of the image in pixels; None for 224 in classification and 640 elsewhere.
+    """
+    with _quiet():
+        yolo = YOLO(name)
+    if imgsz is None:
+        imgsz = 224 if yolo.task == "classify" else 640
+    return ModelSize(str(yolo.task), sum(p.numel() for p in yolo.parameters()), gflops(yolo, imgsz), imgsz)
+
+
+def gflops(model: nn.Module, imgsz: int = 640) -> float:
+    """10⁹ operations, a multiply-add being two, of one prediction on one square image.
+
+    Convolutions and matrix products are counted, and so are both products of attention, which the figure in
+    ``model.info()`` leaves out. The fused model is counted: no batch norms, and no heads that only training needs.
+    Nothing is computed and ``model`` is not changed.
+
+    Args:
+        model: A YOLO object or its ``.model``, with k as it is set.
+        imgsz: Side of the image in pixels.
+
+    Raises:
+        TypeError: ``model`` is no Ultralytics model, or an exported one.
+    """
+    module = model.model if isinstance(model, Model) else model
+    if not isinstance(module, BaseModel):
+        raise TypeError(f"expected a YOLO object with a PyTorch model, or its .model, got {type(module).__name__}")
+    yaml: Any = module.yaml
+    module = copy.deepcopy(module).eval().fuse(verbose=False)
+    layers: Any = module.model
+    strides = layers[-1].stride.tolist() if isinstance(layers[-1], Detect) else None
+    module.to("meta")
+    if strides is not None:
+        layers[-1].stride = strides  # numbers: the head reads them, and a tensor on the meta device has no values
+    image = torch.empty(1, yaml["channels"], imgsz, imgsz, device="meta")
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # MATH: attention as the two products it is
+        module(image)
+    return counter.get_total_flops() / 1e9
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No summary of a model that is built, which Ultralytics logs for classifiers in any case."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)

@@ -1,0 +1,87 @@
+"""PST in the neck of a model that Ultralytics ships, everything else being the host's own."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from ultralytics.utils.ops import make_divisible
+
+from pst.integrations.ultralytics.parser import ROW_NAME
+
+_MLP_RATIO, _EXPANSION, _HEAD_DIM = 2, 0.5, 32  # as in all of the paper's models
+
+
+def pst_neck(d: dict[str, Any]) -> dict[str, Any]:
+    """Put PST in the place of the blocks that fuse from coarse to fine.
+
+    Top-down fusion is Upsample, Concat with a finer map, and a block (C3k2, A2C2f, C2f, RepC3, …). Only the block
+    changes, into a PST row of its width and repeats, with the concatenated map as x and the map before upsampling
+    as upper, as in the paper's YOLO11-PST. So the row numbers stay, the host's pretrained weights load into all the
+    rest, and a comparison with the host measures PST alone. The other reading of the paper, x = the finer map without
+    the upsampled one, is one edit in a YAML of your own: ``[[6, 10], 2, PST, …]`` for ``[[-1, 10], 2, PST, …]``.
+
+    A classifier fuses nothing: it gets the paper's fusion between its last two stages, which adds to the host
+    instead of replacing a part of it.
+
+    Args:
+        d: Model dictionary of the host, as ``yaml_model_load`` returns it; left as it is.
+
+    Returns:
+        A new dictionary of plain rows.
+
+    Raises:
+        ValueError: Nothing there that PST could replace.
+    """
+    d = copy.deepcopy(d)
+    if d["head"][-1][2] == "Classify":
+        d["head"][-1:] = [*_classifier_fusion(d), d["head"][-1]]
+        return d
+    first = len(d["backbone"])
+    rows = d["backbone"] + d["head"]
+    uppers = {i: upper for i in range(first, len(rows)) if (upper := _upper(rows, i)) is not None}
+    if not uppers:
+        raise ValueError(
+            f"{d.get('yaml_file', 'this model')} has no top-down fusion (Upsample, Concat, block) for PST to replace"
+        )
+    for i, upper in uppers.items():
+        _, repeats, _, args = rows[i]
+        d["head"][i - first] = _pst_row(d, [-1, upper], repeats, args[0])
+    return d
+
+
+def _upper(rows: list[list[Any]], i: int) -> int | None:
+    """Index of the coarser map that row ``i`` fuses with a finer one; None when it does no such thing."""
+    source, _, _, _ = rows[i]
+    if source != -1 or rows[i - 1][2] != "Concat":
+        return None
+    joined = (_absolute(f, i - 1) for f in rows[i - 1][0])
+    return next((_absolute(rows[j][0], j) for j in joined if rows[j][2] == "nn.Upsample"), None)
+
+
+def _classifier_fusion(d: dict[str, Any]) -> list[list[Any]]:
+    """The paper's fusion of a classifier's last two stages, P4 and P5, down to P5 again."""
+    p5 = len(d["backbone"]) - 1
+    downsampling = [i for i, (_, _, name, args) in enumerate(d["backbone"]) if name == "Conv" and args[1:3] == [3, 2]]
+    p4 = downsampling[-1] - 1
+    return [
+        _pst_row(d, [p4, p5], 2, 1024),
+        [[-1, p4], 1, "Concat", [1]],
+        [-1, 1, "Conv", [1024, 3, 2]],
+        [[-1, p5], 1, "Concat", [1]],
+    ]
+
+
+def _pst_row(d: dict[str, Any], sources: list[int], repeats: int, out_channels: int) -> list[Any]:
+    """A PST row with heads of 32, or the widest that divide its hidden width at every scale where 32 does not."""
+    scales = [(width, limit) for _, width, limit in d.get("scales", {}).values()]
+    widths = [make_divisible(min(out_channels, limit) * width, 8) for width, limit in scales]
+    head_dim = math.gcd(_HEAD_DIM, *(int(width * _EXPANSION) for width in widths))
+    options = [] if head_dim == _HEAD_DIM else [{"head_dim": head_dim}]
+    return [sources, repeats, ROW_NAME, [out_channels, _MLP_RATIO, _EXPANSION, *options]]
+
+
+def _absolute(source: int, i: int) -> int:
+    """Row that ``source``, as written in row ``i``, refers to."""
+    return source if source >= 0 else i + source

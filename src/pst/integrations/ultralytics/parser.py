@@ -1,0 +1,135 @@
+"""Building a model whose YAML has PST rows with Ultralytics' own, unchanged parser.
+
+``parse_model`` resolves row names in its own module and knows no row of ours with two inputs. So it is given a copy in
+which each PST row is a one-input row of the same, already scaled width, followed by one BatchNorm2d per PST source:
+their widths are read off, they are dropped, and the PST layers take their places.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils import LOGGER
+from ultralytics.utils.ops import make_divisible
+
+from pst.integrations.ultralytics.layer import PSTRow
+
+ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
+ROW_NAME = "PST"
+_OPTIONS = {"topk", "fusion", "selection", "head_dim"}
+
+
+class _Row(NamedTuple):
+    number: int
+    sources: tuple[int, int]  # absolute layer indices of (x, upper)
+    from_: list[int]  # as written
+    out_channels: int
+    options: dict[str, Any]
+
+
+def parse(original: ParseModel, d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
+    """``parse_model`` that also knows ``[[x, upper], repeats, PST, [out_channels, mlp_ratio, expansion, {options}]]``.
+
+    ``out_channels`` is scaled by width and ``repeats`` (the depth) by depth, as for any Ultralytics row. The options
+    are ``topk``, ``fusion``, ``selection`` and ``head_dim`` of `pst.PST`. A YAML without PST rows goes straight to
+    ``original``.
+
+    Args:
+        original: Ultralytics' own ``parse_model``.
+        d: Model dictionary, as `ultralytics.nn.tasks.yaml_model_load` returns it.
+        ch: Image channels.
+        verbose: Whether to log one line for each layer.
+
+    Returns:
+        The layers, and the sorted indices of those whose output a later row uses.
+
+    Raises:
+        ValueError: A PST row is malformed; the message holds the row.
+    """
+    rows = d["backbone"] + d["head"]
+    pst_rows = [_read(d, i, row) for i, row in enumerate(rows) if row[2] == ROW_NAME]
+    if not pst_rows:
+        return original(d, ch, verbose)
+
+    layers, activation = _host_layers(original, d, ch, pst_rows)
+    probes = layers[len(rows) :]
+    default_act, Conv.default_act = Conv.default_act, activation  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        for i, row in enumerate(pst_rows):
+            c1, cu = (probes[2 * i + j].num_features for j in (0, 1))
+            layers[row.number] = _build(row, int(c1), int(cu))
+    finally:
+        Conv.default_act = default_act
+    layers = layers[: len(rows)]
+    if verbose:
+        _log(layers)
+    return nn.Sequential(*layers), _save_list(rows)
+
+
+def _host_layers(original: ParseModel, d: dict[str, Any], ch: int, pst_rows: list[_Row]) -> tuple[list[Any], Any]:
+    """Layers of the host's parser with stand-ins for the PST rows, then two probes for each; and its activation."""
+    d = copy.deepcopy(d)
+    rows = d["backbone"] + d["head"]
+    for row in pst_rows:
+        rows[row.number] = [row.sources[0], 1, "Index", [row.out_channels]]
+    rows += [[source, 1, "nn.BatchNorm2d", []] for row in pst_rows for source in row.sources]
+    rows.append([0, 1, "Conv", [8, 1]])  # carries the activation that this YAML asks for
+    d["backbone"], d["head"] = [], rows
+    *layers, conv = original(d, ch, False)[0]
+    return layers, conv.act
+
+
+def _read(d: dict[str, Any], index: int, row: list[Any]) -> _Row:
+    """Check one PST row and scale its width and depth."""
+    from_, repeats, _, args = row
+    options = dict(args[-1]) if args and isinstance(args[-1], dict) else {}
+    numbers = args[: len(args) - bool(options)]
+    if not isinstance(from_, list) or len(from_) != 2 or not 1 <= len(numbers) <= 3 or options.keys() - _OPTIONS:
+        raise ValueError(
+            f"row {index} {row} is no PST row: "
+            "wanted [[x, upper], repeats, PST, [out_channels, mlp_ratio, expansion]], "
+            f"the last argument optionally a mapping with any of {sorted(_OPTIONS)}"
+        )
+    depth, width, max_channels = _scale(d)
+    out_channels, mlp_ratio, expansion = (*numbers, *(2.0, 0.5)[len(numbers) - 1 :])
+    options |= {
+        "depth": max(round(repeats * depth), 1) if repeats > 1 else repeats,
+        "mlp_ratio": mlp_ratio,
+        "expansion": expansion,
+    }
+    x, upper = (source if source >= 0 else index + source for source in from_)
+    return _Row(index, (x, upper), from_, int(make_divisible(min(out_channels, max_channels) * width, 8)), options)
+
+
+def _scale(d: dict[str, Any]) -> tuple[float, float, float]:
+    """(depth, width, max_channels) that the host's parser uses for this dictionary."""
+    scales = d.get("scales")
+    if scales:
+        return scales[d.get("scale") or next(iter(scales))]
+    return d.get("depth_multiple", 1.0), d.get("width_multiple", 1.0), float("inf")
+
+
+def _build(row: _Row, c1: int, cu: int) -> PSTRow:
+    layer = PSTRow(c1, cu, row.out_channels, **row.options)
+    layer.i, layer.f, layer.type = row.number, row.from_, f"{PSTRow.__module__}.{PSTRow.__qualname__}"
+    layer.np = sum(p.numel() for p in layer.parameters())
+    return layer
+
+
+def _save_list(rows: list[list[Any]]) -> list[int]:
+    """Sorted indices of the layers that a later row takes its input from, as the host computes them."""
+    save: set[int] = set()
+    for i, (from_, *_) in enumerate(rows):
+        save.update(f % i for f in ([from_] if isinstance(from_, int) else from_) if f != -1)
+    return sorted(save)
+
+
+def _log(layers: list[Any]) -> None:
+    """The host's table of layers: index, from, parameters, module."""
+    LOGGER.info(f"\n{'':>3}{'from':>20}{'params':>10}  {'module':<45}")
+    for m in layers:
+        LOGGER.info(f"{m.i:>3}{m.f!s:>20}{m.np:10.0f}  {m.type:<45}")

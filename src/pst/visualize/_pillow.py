@@ -1,0 +1,11 @@
+"""One place that asks for Pillow."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+
+def require_pillow() -> None:
+    """Raise ImportError with the command that installs Pillow when it is missing."""
+    if find_spec("PIL") is None:
+        raise ImportError('pictures need Pillow: pip install "pyramid-sparse-transformer[viz]"')

@@ -1,0 +1,112 @@
+"""The frame: verbs, help, errors, exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pst
+from pst.cli import build_parser, main
+
+PST = Path(sys.executable).with_name("pst")
+
+
+def run_command(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(PST), *args], capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+@pytest.fixture
+def raising(monkeypatch):
+    """Make `pst info` raise the given error."""
+
+    def install(error: BaseException) -> None:
+        def hardware():
+            raise error
+
+        monkeypatch.setattr("pst.environment.hardware", hardware)
+
+    return install
+
+
+def test_help_names_every_verb_and_needs_no_torch():
+    code = "import sys; from pst.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
+    for verb in ("demo", "yolo", "val", "info"):
+        assert f"\n    {verb} " in result.stdout
+
+
+def test_help_of_the_installed_command_takes_well_under_a_second():
+    run_command("--help")  # compiles the modules on the first run
+    before = os.times().children_user
+    assert run_command("--help").returncode == 0
+    assert os.times().children_user - before < 0.5  # processor time: a busy machine must not fail this
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"pst {pst.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "required: VERB"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["val", "--model", "best.pt"], "required: --data"),
+        (["val", "--model", "m", "--data", "d", "--topk", "0,-4"], "--topk: expected an integer ≥ 0, got '-4'"),
+        (["val", "--model", "m", "--data", "d", "--topk", "0,,4"], "--topk: expected an integer ≥ 0, got ''"),
+        (["val", "--model", "m", "--data", "d", "--fusion", "sum"], "expected gate, refine or gate,refine, got 'sum'"),
+        (["demo", "--epochs", "0"], "--epochs: expected an integer ≥ 1, got '0'"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_a_reason(argv, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(argv)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError("k is odd"), FileNotFoundError("no best.pt"), ImportError("no timm")])
+def test_an_error_of_the_library_is_one_line_and_exit_code_2(error, raising, capsys):
+    raising(error)
+    assert main(["info"]) == 2
+    assert capsys.readouterr().err == f"pst: error: {error}\n"
+
+
+@pytest.mark.parametrize("argv", [["--debug", "info"], ["info", "--debug"]])
+def test_debug_shows_the_traceback(argv, raising):
+    raising(ValueError("k is odd"))
+    with pytest.raises(ValueError, match="k is odd"):
+        main(argv)
+
+
+def test_an_error_of_another_kind_is_a_bug_and_keeps_its_traceback(raising):
+    raising(KeyError("bug"))
+    with pytest.raises(KeyError):
+        main(["info"])
+
+
+def test_interrupt_exits_as_shells_expect(raising, capsys):
+    raising(KeyboardInterrupt())
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "pst: interrupted\n"
+
+
+def test_the_installed_command_reports_a_missing_model_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    result = run_command("val", "--model", "none.pt", "--data", "none.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("pst: error: ")
+    assert "none.pt" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_every_verb_has_a_handler_and_help():
+    parser = build_parser()
+    assert callable(parser.parse_args(["info"]).run)
+    assert callable(parser.parse_args(["yolo"]).run)
+    assert callable(parser.parse_args(["demo"]).run)

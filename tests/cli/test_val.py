@@ -1,0 +1,120 @@
+"""`pst val`: what it asks for, the table, JSON and CSV."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+from pst.cli import main
+
+
+class Row(NamedTuple):
+    fusion: str
+    topk: int
+    map50_95: float
+    map50: float
+    latency_ms: float
+    peak_memory_mb: float
+    images: int
+
+
+ROWS = [
+    Row("none", 0, 0.534, 0.87654, 35.126, 812.25, 73),
+    Row("gate", 8, 0.5, 0.86, 41.0, 1812.0, 73),
+    Row("refine", 16, 1.0, 1.0, 1234.5, 123456.0, 73),
+]
+ARGV = ["val", "--model", "weights/best.pt", "--data", "data.yaml"]
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Arguments of each call of a stand-in for the sweep, which yields `ROWS`; runs in an empty folder."""
+    recorded: list[tuple[tuple[object, ...], dict[str, object]]] = []
+
+    def sweep(*args, **options):
+        recorded.append((args, options))
+        yield from ROWS
+
+    module = ModuleType("plugin")
+    vars(module)["sweep"] = sweep
+    monkeypatch.setitem(sys.modules, "pst.integrations.ultralytics", module)
+    monkeypatch.setattr("pst.cli.val.require", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    return recorded
+
+
+def test_defaults(calls):
+    assert main(ARGV) == 0
+    assert calls == [
+        (
+            (Path("weights/best.pt"), "data.yaml"),
+            {
+                "topk": [0, 4, 8, 16],
+                "fusion": ["gate", "refine"],
+                "imgsz": 640,
+                "batch": 16,
+                "device": None,
+                "project": Path("runs/val/best"),
+            },
+        )
+    ]
+    assert Path("runs/val/best/val.json").is_file()
+
+
+def test_options_are_handed_on(calls):
+    options = "--topk 0,8 --fusion refine --imgsz 320 --batch 2 --device cpu --out here"
+    assert main([*ARGV, *options.split()]) == 0
+    assert calls[0][1] == {
+        "topk": [0, 8],
+        "fusion": ["refine"],
+        "imgsz": 320,
+        "batch": 2,
+        "device": "cpu",
+        "project": Path("here"),
+    }
+
+
+@pytest.mark.usefixtures("calls")
+def test_one_table_that_fits_a_terminal(capsys):
+    main([*ARGV, "--out", "out"])
+    *table, written = capsys.readouterr().out.splitlines()
+    assert table == [
+        "fusion   k  mAP50-95   mAP50  ms/image   peak MB",
+        "------  --  --------  ------  --------  --------",
+        "none     0    0.5340  0.8765     35.13     812.2",
+        "gate     8    0.5000  0.8600     41.00    1812.0",
+        "refine  16    1.0000  1.0000   1234.50  123456.0",
+    ]
+    assert all(len(line) <= 80 for line in table)
+    assert written == f"Written: {Path('out/val.json')}, {Path('out/val.csv')}"
+
+
+@pytest.mark.usefixtures("calls")
+def test_files_hold_every_row_and_where_it_was_measured():
+    main([*ARGV, "--out", "out", "--topk", "0,8,16"])
+    result = json.loads(Path("out/val.json").read_text())
+    assert result["rows"] == [row._asdict() for row in ROWS]
+    assert (result["model"], result["data"]) == ("weights/best.pt", "data.yaml")
+    assert result["settings"]["topk"] == [0, 8, 16]
+    assert result["hardware"]["threads"] >= 1
+    assert set(result["versions"]) >= {"python", "pst", "torch"}
+    assert "commit" in result
+    with Path("out/val.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert table == [{name: str(value) for name, value in row._asdict().items()} for row in ROWS]
+    assert sorted(p.name for p in Path("out").iterdir()) == ["val.csv", "val.json"]  # no partial file is left
+
+
+def test_an_interrupted_sweep_keeps_the_rows_it_has(calls, monkeypatch):
+    def interrupted(*_, **__):
+        yield ROWS[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["pst.integrations.ultralytics"], "sweep", interrupted)
+    assert main([*ARGV, "--out", "out"]) == 130
+    assert [row["fusion"] for row in json.loads(Path("out/val.json").read_text())["rows"]] == ["none"]
+    assert calls == []

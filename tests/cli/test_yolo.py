@@ -1,0 +1,66 @@
+"""`pst yolo` hands everything on to Ultralytics' own entry point, with the plugin registered."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pst.cli import main
+
+PST = Path(sys.executable).with_name("pst")
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """Stand-ins for Ultralytics' entry point and our plugin; lists what happened, in order."""
+    events: list[object] = []
+    ultralytics, cfg, plugin = (ModuleType(n) for n in ("ultralytics", "cfg", "plugin"))
+    vars(cfg)["entrypoint"] = lambda: events.append(list(sys.argv))
+    vars(plugin)["register"] = lambda: events.append("register")
+    monkeypatch.setitem(sys.modules, "ultralytics", ultralytics)
+    monkeypatch.setitem(sys.modules, "ultralytics.cfg", cfg)
+    monkeypatch.setitem(sys.modules, "pst.integrations.ultralytics", plugin)
+    monkeypatch.setattr("pst.cli.yolo.require", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    events.append(cfg)
+    return events
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        ["detect", "train", "model=yolo11n-pst.yaml", "data=a b.yaml", "imgsz=640"],
+        ["--help"],
+        ["-v", "--debug", "val"],
+        ["val", "yolo", "--", "x"],
+        [],
+    ],
+)
+def test_every_argument_reaches_the_host_untouched_after_registration(rest, host):
+    assert main(["yolo", *rest]) == 0
+    assert host[1:] == ["register", ["yolo", *rest]]
+
+
+def test_the_list_that_the_host_kept_is_changed_in_place(host):
+    kept = sys.argv
+    main(["yolo", "checks"])
+    assert kept == ["yolo", "checks"]
+    assert len(host) == 3
+
+
+def test_arguments_that_the_host_refuses_are_an_error_of_one_line(host, capsys):
+    def refuse():
+        raise SyntaxError("'imgz' is not a valid YOLO argument")
+
+    vars(host[0])["entrypoint"] = refuse
+    assert main(["yolo", "imgz=3"]) == 2
+    assert capsys.readouterr().err == "pst: error: 'imgz' is not a valid YOLO argument\n"
+
+
+def test_the_installed_command_runs_the_host(tmp_path):
+    env = {**os.environ, "YOLO_CONFIG_DIR": str(tmp_path)}
+    result = subprocess.run([str(PST), "yolo", "cfg"], capture_output=True, text=True, env=env, timeout=120, check=True)
+    assert "imgsz: 640" in result.stdout + result.stderr

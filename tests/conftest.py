@@ -1,0 +1,33 @@
+"""What every test runs under: its own seeds, one thread, no leftovers from other tests or earlier runs."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import shutil
+import tempfile
+
+# Ultralytics writes its settings file when imported: never the user's own.
+os.environ["YOLO_CONFIG_DIR"] = _config = tempfile.mkdtemp(prefix="pst-tests-")
+atexit.register(shutil.rmtree, _config, ignore_errors=True)
+
+import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+pytest.register_assert_rewrite("battery", "tensors")
+
+# The same examples in every run; none remembered on disk. The first call of an operator is slow, so no deadline.
+hypothesis.settings.register_profile("pst", derandomize=True, database=None, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("pst")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 the libraries under test use the global generator
+    torch.manual_seed(0)

@@ -1,0 +1,182 @@
+"""Every refusal of the functional layer: its type, its text, and that nothing has been computed before it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from pst.functional import pyramid_sparse_attention, select_tokens
+from tensors import Attention, Watch
+
+
+def arguments() -> dict:
+    a = Attention.random((6, 8), (3, 4), width=4, dtype=torch.float32)
+    fine, gate = (a.fine_key, a.fine_value), (a.weight, a.bias)
+    return {"query": a.query, "key": a.key, "value": a.value, "fine": fine, "gate": gate, "topk": 2}
+
+
+def zeros(*shape: int, **kind) -> torch.Tensor:
+    return torch.zeros(shape, **kind)
+
+
+SWAPPED = (
+    "the fine map must be at least as large as the coarse one, got fine {} and coarse (3, 4): "
+    "is the order of the two maps swapped?"
+)
+MAP, COARSE = (2, 2, 6, 8, 4), (2, 2, 3, 4, 4)
+BAD_ARGUMENTS = {
+    "query without heads": (
+        {"query": zeros(2, 6, 8, 4)},
+        ValueError,
+        "query must be (batch, heads, height, width, head width), got shape (2, 6, 8, 4)",
+    ),
+    "flat key": (
+        {"key": zeros(2, 2, 12, 4)},
+        ValueError,
+        "key must be (batch, heads, height, width, head width), got shape (2, 2, 12, 4)",
+    ),
+    "key and value of two shapes": (
+        {"value": zeros(2, 2, 3, 4, 5)},
+        ValueError,
+        "key and value must have one shape, got (2, 2, 3, 4, 4) and (2, 2, 3, 4, 5)",
+    ),
+    "batch": (
+        {"query": zeros(3, 2, 6, 8, 4)},
+        ValueError,
+        "batch size differs: query has 3, key and value 2",
+    ),
+    "heads": (
+        {"query": zeros(2, 3, 6, 8, 4)},
+        ValueError,
+        "number of heads differs: query has 3, key and value 2",
+    ),
+    "head width": (
+        {"query": zeros(2, 2, 6, 8, 5)},
+        ValueError,
+        "head width differs: query has 5, key and value 4",
+    ),
+    "empty fine map": (
+        {"query": zeros(2, 2, 0, 8, 4)},
+        ValueError,
+        "maps must not be empty, got fine (0, 8) and coarse (3, 4)",
+    ),
+    "empty coarse map": (
+        {"key": zeros(2, 2, 3, 0, 4), "value": zeros(2, 2, 3, 0, 4)},
+        ValueError,
+        "maps must not be empty, got fine (6, 8) and coarse (3, 0)",
+    ),
+    "fine map lower than the coarse one": (
+        {"query": zeros(2, 2, 2, 8, 4)},
+        ValueError,
+        SWAPPED.format("(2, 8)"),
+    ),
+    "fine map narrower than the coarse one": (
+        {"query": zeros(2, 2, 6, 3, 4)},
+        ValueError,
+        SWAPPED.format("(6, 3)"),
+    ),
+    "integers": (
+        {"query": zeros(*MAP, dtype=torch.int64)},
+        TypeError,
+        "query, key and value must share one float dtype, got torch.int64 and torch.int64",
+    ),
+    "dtype": (
+        {"key": zeros(*COARSE, dtype=torch.float64)},
+        TypeError,
+        "query, key and value must share one float dtype, got torch.float32 and torch.float64",
+    ),
+    "device": (
+        {"value": zeros(*COARSE, device="meta")},
+        ValueError,
+        "value is on meta but the query on cpu: move them to one device",
+    ),
+    "float k": ({"topk": 2.0}, TypeError, "topk must be an integer, got 2.0 (float)"),
+    "text k": ({"topk": "8"}, TypeError, "topk must be an integer, got '8' (str)"),
+    "no k": ({"topk": None}, TypeError, "topk must be an integer, got None (NoneType)"),
+    "bool k": (
+        {"topk": True},
+        TypeError,
+        "topk must be an integer, got True: use 0 to switch fine attention off, 8 for on",
+    ),
+    "negative k": ({"topk": -1}, ValueError, "topk must be ≥ 0, got -1: use 0 for coarse attention alone"),
+    "fusion": ({"fusion": "add"}, ValueError, "fusion must be one of ['gate', 'refine'], got 'add'"),
+    "selection": ({"selection": "max"}, ValueError, "selection must be one of ['gumbel', 'mean'], got 'max'"),
+    "impl": ({"impl": "fast"}, ValueError, "impl must be one of ['fused', 'reference'], got 'fast'"),
+    "no fine tokens": (
+        {"fine": None},
+        ValueError,
+        "topk=2 needs the fine keys and values: pass fine=(key, value), or topk=0",
+    ),
+    "no gate": (
+        {"gate": None},
+        ValueError,
+        'fusion="gate" with topk > 0 needs gate=(weight, bias); fusion="refine" needs none',
+    ),
+    "shape of the fine keys": (
+        {"fine": (zeros(2, 2, 6, 7, 4), zeros(*MAP))},
+        ValueError,
+        "fine key must have the query's shape (2, 2, 6, 8, 4), got (2, 2, 6, 7, 4)",
+    ),
+    "shape of the fine values": (
+        {"fine": (zeros(*MAP), zeros(2, 2, 6, 8, 3))},
+        ValueError,
+        "fine value must have the query's shape (2, 2, 6, 8, 4), got (2, 2, 6, 8, 3)",
+    ),
+    "dtype of the fine keys": (
+        {"fine": (zeros(*MAP, dtype=torch.float16), zeros(*MAP))},
+        TypeError,
+        "fine key is torch.float16 but the query torch.float32: give both one dtype",
+    ),
+    "device of the fine values": (
+        {"fine": (zeros(*MAP), zeros(*MAP, device="meta"))},
+        ValueError,
+        "fine value is on meta but the query on cpu: move them to one device",
+    ),
+    "shape of the gate's weight": (
+        {"gate": (zeros(4, 4), zeros(4))},
+        ValueError,
+        "gate must be weight (4, 8) and bias (4,) for head width 4, got (4, 4) and (4,)",
+    ),
+    "shape of the gate's bias": (
+        {"gate": (zeros(4, 8), zeros(4, 1))},
+        ValueError,
+        "gate must be weight (4, 8) and bias (4,) for head width 4, got (4, 8) and (4, 1)",
+    ),
+    "dtype of the gate": (
+        {"gate": (zeros(4, 8, dtype=torch.float64), zeros(4))},
+        TypeError,
+        "gate weight is torch.float64 but the query torch.float32: give both one dtype",
+    ),
+    "device of the gate": (
+        {"gate": (zeros(4, 8), zeros(4, device="meta"))},
+        ValueError,
+        "gate bias is on meta but the query on cpu: move them to one device",
+    ),
+}
+
+
+@pytest.mark.parametrize("impl", ["fused", "reference"])
+@pytest.mark.parametrize(("change", "kind", "text"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_bad_arguments_are_refused_before_any_work(change, kind, text, impl):
+    bad = {"impl": impl} | arguments() | change
+    views = {"view", "_unsafe_view", "reshape"}
+    with Watch() as watch, pytest.raises(kind, match=f"^{re.escape(text)}$"):
+        pyramid_sparse_attention(**bad)
+    assert set(watch.operators) <= views
+
+
+def test_what_the_bad_arguments_start_from_is_good():
+    assert pyramid_sparse_attention(**arguments()).isfinite().all()
+
+
+@pytest.mark.parametrize("option", ["selection", "fusion"])
+def test_options_are_checked_even_when_k_is_0(option):
+    with pytest.raises(ValueError, match=f"{option} must be one of"):
+        pyramid_sparse_attention(**(arguments() | {"topk": 0, option: "other"}))
+
+
+def test_select_tokens_refuses_an_unknown_rule():
+    with pytest.raises(ValueError, match=re.escape("selection must be one of ['gumbel', 'mean'], got 'max'")):
+        select_tokens(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 3, 2), 1, scale=1.0, selection="max")

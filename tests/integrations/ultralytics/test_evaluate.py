@@ -1,0 +1,55 @@
+"""`sweep`: one validation for every k and fusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pst
+from pst.integrations import ultralytics as adapter
+from pst.integrations.ultralytics import sweep
+from pst.integrations.ultralytics.evaluate import peak_memory
+
+YOLO: Any = adapter.YOLO  # the host leaves its attributes untyped
+
+ARGS = {"imgsz": 64, "batch": 4, "device": "cpu"}
+
+
+def test_rows_are_those_of_single_validations(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
+    rows = list(sweep(trained, boxes_data, topk=(0, 2), project=tmp_path, **ARGS))
+    assert [(r.fusion, r.topk, r.images) for r in rows] == [("none", 0, 8), ("gate", 2, 8), ("refine", 2, 8)]
+    for row in rows:
+        yolo = YOLO(trained)
+        pst.set_topk(yolo, row.topk)
+        if row.topk:
+            pst.set_fusion(yolo, row.fusion)  # type: ignore[arg-type]
+        box = yolo.val(data=str(boxes_data), plots=False, verbose=False, project=str(tmp_path), **ARGS).box
+        assert (row.map50_95, row.map50) == pytest.approx((float(box.map), float(box.map50)), abs=1e-9)
+        assert row.latency_ms > 0
+        assert row.peak_memory_mb > 100  # the interpreter and torch alone hold more
+
+
+def test_order_of_the_grid(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
+    rows = sweep(trained, boxes_data, topk=(4, 0), fusion=("refine",), project=tmp_path, **ARGS)
+    assert [(r.fusion, r.topk) for r in rows] == [("none", 0), ("refine", 4)]
+
+
+def test_bad_arguments_fail_before_any_work(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nothing\.pt"):
+        sweep(tmp_path / "nothing.pt", boxes_data)
+    with pytest.raises(ValueError, match="topk must be ≥ 0"):
+        sweep(trained, boxes_data, topk=(0, -1))
+    with pytest.raises(ValueError, match="fusion must be one of"):
+        sweep(trained, boxes_data, fusion=("mean",))  # type: ignore[arg-type]
+
+
+def test_peak_memory_sees_what_is_held_inside_the_block() -> None:
+    with peak_memory() as idle:
+        pass
+    with peak_memory() as busy:
+        block = bytearray(200_000_000)
+        block[::4096] = b"x" * len(block[::4096])
+        del block
+    assert busy[0] - idle[0] > 150_000_000

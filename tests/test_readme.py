@@ -1,0 +1,130 @@
+"""Every snippet in the documents runs, every link leads somewhere, and the documents agree with the package."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import pst
+from pst.cli import build_parser
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/index.md")
+SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def snippets(document: str, language: str) -> list[str]:
+    return [code for kind, code in SNIPPET.findall((ROOT / document).read_text()) if kind == language]
+
+
+def commands() -> list[str]:
+    lines = [line for document in DOCUMENTS for code in snippets(document, "bash") for line in code.splitlines()]
+    return [line.partition(" #")[0].strip() for line in lines if line and not line.startswith("#")]
+
+
+def test_every_snippet_is_of_a_kind_that_is_tested():
+    kinds = {kind for document in DOCUMENTS for kind, _ in SNIPPET.findall((ROOT / document).read_text())}
+    assert kinds <= {"python", "bash"}
+    assert len(snippets("README.md", "python")) == 2  # the two below
+    assert sum(len(snippets(document, "python")) for document in DOCUMENTS) == 2
+
+
+def test_library_example(capsys):
+    (code,) = (code for code in snippets("README.md", "python") if "ultralytics" not in code)
+    assert len(code.strip().splitlines()) <= 12
+    names: dict[str, torch.Tensor] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert "# coarse attention: (1, 256, 80, 80)" in code
+    assert names["out"].shape == names["refined"].shape == (1, 256, 80, 80)
+    assert not torch.equal(names["out"], names["refined"])
+    printed = capsys.readouterr().out.strip()
+    assert f"# {printed}: image, head, token" in code
+
+
+@pytest.fixture
+def boxes(tmp_path):
+    """Folder with a data.yaml and four images of a bright square each, used for training and validation."""
+    from PIL import Image
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for i in range(4):
+        image = Image.new("RGB", (64, 64), (40, 40, 40))
+        image.paste((220, 220, 220), (8 * i, 16, 8 * i + 32, 48))
+        image.save(tmp_path / "images" / f"{i}.png")
+        (tmp_path / "labels" / f"{i}.txt").write_text(f"0 {(8 * i + 16) / 64} 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text(f"path: {tmp_path}\ntrain: images\nval: images\nnames: [square]\n")
+    return tmp_path
+
+
+def test_ultralytics_example(boxes):
+    (code,) = (code for code in snippets("README.md", "python") if "ultralytics" in code)
+    assert len(code.strip().splitlines()) == 5
+    for full, small in (("epochs=100", "epochs=1"), ("imgsz=640", "imgsz=64, workers=0, plots=False")):
+        assert full in code
+        code = code.replace(full, small)
+    # Ultralytics' own default is the checkout around it, or its package when pytest is near: here, neither
+    code = f"import ultralytics\nultralytics.settings.update({{'runs_dir': {str(boxes / 'runs')!r}}})\n{code}"
+    code += "print('MAP', model.val(plots=False, workers=0).box.map)\n"
+    code += "from pst.control import attention_layers\n"
+    code += "print('K', {layer.topk for layer in attention_layers(model.model).values()})\n"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    env |= {"YOLO_CONFIG_DIR": str(boxes / "config"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=boxes, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "K {8}" in result.stdout
+    assert 0 <= float(result.stdout.rpartition("MAP ")[2].split()[0]) <= 1
+    assert (boxes / "runs/detect/train/weights/best.pt").is_file()  # where the README's `pst val` looks for it
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_exists(command):
+    program, *args = shlex.split(command)
+    if program == "make":
+        assert {arg for arg in args if "=" not in arg} <= TARGETS
+    elif program == "pst":
+        verb = args[: 1 if args[0] == "yolo" else None]  # the rest is Ultralytics' to parse
+        assert callable(build_parser().parse_args(verb).run)
+    else:
+        pytest.fail(f"no test for {command!r}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    folder = (ROOT / document).parent
+    targets = re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text())
+    assert [t for t in targets if not t.startswith("https://") and not (folder / t).exists()] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_paths_named_in_text_exist(document):
+    named = re.findall(r"`((?:src|tests)/[^`*{ ]+)`", (ROOT / document).read_text())
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_readme_is_in_order():
+    headings = re.findall(r"^## (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert headings == ["Two commands", "The layer", "With Ultralytics", "What is shown, and what is not", "Links"]
+
+
+def test_citation_names_this_version_and_both_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == pst.__version__
+    titles = " ".join(reference["title"] for reference in citation["references"])
+    assert "Pyramid Sparse Transformer" in titles
+    assert "P2HCT" in titles
+
+
+def test_make_lists_every_target():
+    listed = subprocess.run(["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[1] for line in listed.splitlines()} == TARGETS
