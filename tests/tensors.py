@@ -46,7 +46,7 @@ class Attention:
         key, value = (torch.randn(batch, heads, *coarse, width, dtype=torch.float64) for _ in range(2))
         maps = [(t * magnitude).to(dtype) for t in (query, key, value, fine_key, fine_value)]
         gate = torch.randn(width, 2 * width, dtype=torch.float64), torch.randn(width, dtype=torch.float64)
-        return cls(*maps, *(t.to(dtype) for t in gate), options)
+        return cls(*maps, *(t.to(dtype) for t in gate), options=options)
 
     def __call__(self, **options: Any) -> Tensor:
         """Run the op."""
@@ -65,7 +65,7 @@ class Attention:
 
     def map(self, function) -> Attention:
         """A copy with ``function`` applied to every tensor."""
-        return Attention(*(function(t) for t in self.tensors()), self.options)
+        return Attention(*(function(t) for t in self.tensors()), options=self.options)
 
     def to(self, dtype: torch.dtype) -> Attention:
         """A copy in another dtype."""

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+Renames = tuple[tuple[re.Pattern[str], str], ...]
+
 # one PST layer, relative to its prefix: ours -> the authors'
-_RENAMES = (
+_RENAMES: Renames = (
     (re.compile(r"^reduce\."), "cv1."),
     (re.compile(r"^reduce_upper\."), "cvup."),
     (re.compile(r"^project\."), "cv2."),
     (re.compile(r"^blocks\.(\d+)\.attn\.gate\."), r"attnlayer_\1.attn.gate_conv1d."),
     (re.compile(r"^blocks\.(\d+)\."), r"attnlayer_\1."),
 )
-_RENAMES_BACK = (
+_RENAMES_BACK: Renames = (
     (re.compile(r"^cv1\."), "reduce."),
     (re.compile(r"^cvup\."), "reduce_upper."),
     (re.compile(r"^cv2\."), "project."),
@@ -83,7 +85,9 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         return {name: f.get_tensor(name) for name in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
 
 
-def _rename(state_dict, marker, renames, reshape_gate) -> dict[str, Tensor]:
+def _rename(
+    state_dict: Mapping[str, Tensor], marker: str, renames: Renames, reshape_gate: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
     """Apply ``renames`` below every prefix that has a ``marker`` entry."""
     markers = (re.search(rf"(?:^|\.)({re.escape(marker)})", key) for key in state_dict)
     prefixes = {match.string[: match.start(1)] for match in markers if match}
@@ -96,7 +100,7 @@ def _rename(state_dict, marker, renames, reshape_gate) -> dict[str, Tensor]:
     return out
 
 
-def _apply(key: str, renames) -> str:
+def _apply(key: str, renames: Renames) -> str:
     for pattern, replacement in renames:
         if pattern.match(key):
             return pattern.sub(replacement, key)
@@ -105,6 +109,6 @@ def _apply(key: str, renames) -> str:
 
 def _import_safetensors() -> None:
     try:
-        import safetensors  # noqa: F401
+        import_module("safetensors")
     except ImportError as error:
         raise ImportError("reading and writing checkpoints needs safetensors: pip install safetensors") from error

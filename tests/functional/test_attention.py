@@ -28,6 +28,11 @@ def softmax_attention(query, key, value):
     return torch.einsum("bhyxrc,bhrcd->bhyxd", weights, value)
 
 
+def weighted_mean(pairs):
+    """Σ w·x / Σ w over pairs (w, x)."""
+    return torch.stack([w * x for w, x in pairs]).sum(0) / sum(w for w, _ in pairs)
+
+
 def oracle(a: Attention, topk: int, fusion: str):
     """The spec, one query at a time, in scalar loops: shares no code with either implementation."""
     batch, heads, height, width, d = a.query.shape
@@ -45,14 +50,14 @@ def oracle(a: Attention, topk: int, fusion: str):
                 coarse = {t: math.exp(float(q[p] @ k[t]) / math.sqrt(d)) for t in tokens}
                 fine = {c: math.exp(float(q[p] @ fk[c]) / math.sqrt(d)) for t in chosen for c in owned[t]}
                 if fusion == "gate":
-                    o_c = sum(coarse[t] * v[t] for t in tokens) / sum(coarse.values())
-                    o_f = sum(fine[c] * fv[c] for c in fine) / sum(fine.values())
+                    o_c = weighted_mean([(coarse[t], v[t]) for t in tokens])
+                    o_f = weighted_mean([(fine[c], fv[c]) for c in fine])
                     g = torch.sigmoid(a.weight @ torch.cat([o_c, o_f]) + a.bias)
                     out[b, h][p] = g * o_f + (1 - g) * o_c
                 else:
                     pairs = [(coarse[t], v[t]) for t in tokens if t not in chosen]
                     pairs += [(fine[c] / len(owned[t]), fv[c]) for t in chosen for c in owned[t]]
-                    out[b, h][p] = sum(w * x for w, x in pairs) / sum(w for w, _ in pairs)
+                    out[b, h][p] = weighted_mean(pairs)
     return out
 
 

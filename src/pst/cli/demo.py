@@ -22,7 +22,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--epochs", type=positive, metavar="N", help="training epochs")
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where everything is written (runs/demo)")
-    parser.add_argument("--device", help="cpu, 0, 0,1, … (picked by Ultralytics)")
+    parser.add_argument("--device", help="cpu, 0, … (cpu)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that load images")
     parser.add_argument("--seed", type=int, help="seed of data and training")
     parser.add_argument("--restart", action="store_true", help="start again instead of going on")

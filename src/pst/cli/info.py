@@ -1,4 +1,4 @@
-"""`pst info`: versions, hardware and which extras are installed."""
+"""`pst info`: versions, hardware, which extras are installed; or the models that Ultralytics can build by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import re
 from importlib import metadata
 
-from pst.cli._common import Verbs
+from pst.cli._common import Verbs, require
 
 _DISTRIBUTION = "pyramid-sparse-transformer"
 _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[([\w,-]+)\])?.*;.*\bextra == ['\"]([\w-]+)['\"]")
@@ -14,12 +14,22 @@ _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[([\w,-]+)\])?.*;.*\bextra == ['\"]([\
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("info", help="versions, hardware and installed extras")
+    parser = verbs.add_parser("info", help="versions, hardware and installed extras; --models lists the models")
+    parser.add_argument(
+        "--models",
+        nargs="?",
+        const="",
+        metavar="TEXT",
+        help="list the models for Ultralytics, with true GFLOPs, instead; only those with TEXT in the name",
+    )
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:  # noqa: ARG001  # every handler is called with the arguments
-    """Print one fact a line."""
+def run(args: argparse.Namespace) -> int:
+    """Print one fact a line, or one model."""
+    if args.models is not None:
+        list_models(args.models)
+        return 0
     from pst.environment import commit, hardware, versions
 
     for name, version in versions().items():
@@ -32,6 +42,27 @@ def run(args: argparse.Namespace) -> int:  # noqa: ARG001  # every handler is ca
     for extra, missing in missing_packages().items():
         print(f"  {extra:<12} {'installed' if not missing else 'missing ' + ', '.join(sorted(missing))}")
     return 0
+
+
+def list_models(text: str) -> None:
+    """Print every model with ``text`` in its name as soon as it is counted: about a second each.
+
+    Raises:
+        ImportError: Ultralytics is not installed.
+        ValueError: No such model.
+    """
+    require("ultralytics", "ultralytics")
+    from pst.integrations.ultralytics import measure, model_zoo
+
+    names = [model.name for model in model_zoo() if text in model.name]
+    if not names:
+        raise ValueError(f"no model has {text!r} in its name: pst info --models lists them all")
+    columns = f"{{:<{max(map(len, names))}}}  {{:<8}}  {{:>10}}  {{:>6}}  {{:>3}}"
+    print(columns.format("model", "task", "parameters", "GFLOPs", "px"))
+    print(columns.format(*("-" * width for width in (max(map(len, names)), 8, 10, 6, 3))))
+    for name in names:
+        size = measure(name)
+        print(columns.format(name, size.task, f"{size.parameters:,}", f"{size.gflops:.2f}", size.imgsz), flush=True)
 
 
 def missing_packages() -> dict[str, set[str]]:

@@ -45,19 +45,17 @@ def run(args: argparse.Namespace) -> int:
     from pst.integrations.ultralytics import sweep
 
     out = Path("runs/val") / args.model.stem if args.out is None else args.out
-    settings = {"topk": args.topk, "fusion": args.fusion, "imgsz": args.imgsz, "batch": args.batch}
-    settings["device"] = args.device
+    settings = {name: getattr(args, name) for name in ("topk", "fusion", "imgsz", "batch", "device")}
     result = {
         "model": str(args.model),
         "data": str(args.data),
         "settings": settings,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **environment(),
     }
     rows: list[SweepRow] = []
     for row in sweep(args.model, args.data, **settings, project=out):
         rows.append(row)
-        _write(out, result, rows)
+        _write(out, {**result, **environment()}, rows)  # after a run, for Ultralytics sets the number of threads
     print(_table(rows))
     print(f"Written: {out / 'val.json'}, {out / 'val.csv'}")
     return 0

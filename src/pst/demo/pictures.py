@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from pst.control import record_selection, use_topk
-from pst.demo.settings import Settings, Workspace
+from pst.demo.settings import Settings
 from pst.visualize import Panel, draw_boxes, selection_panels
 
 if TYPE_CHECKING:
@@ -38,19 +37,23 @@ class Scene(NamedTuple):
     panels: list[Panel]
 
 
-def make_scenes(settings: Settings, data: str | Path, workspace: Workspace, *, count: int = 6) -> list[Scene]:
-    """Draw ``count`` validation images, evenly spread over the set; all of them when there are fewer."""
+def read_labels(data: str | Path, split: str, imgsz: int) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Ultralytics' label records of the "train" or "val" images of a dataset YAML, and the names of the classes."""
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
-    from ultralytics.utils import TQDM
-
-    from pst.integrations.ultralytics import YOLO
 
     info = check_det_dataset(str(data))
-    labels = YOLODataset(img_path=info["val"], data=info, imgsz=settings.imgsz, augment=False).labels
-    picks = np.unique(np.linspace(0, len(labels) - 1, count).round().astype(int))
-    yolo = YOLO(workspace.best)
-    return [_scene(yolo, labels[i], info["names"], settings) for i in TQDM(picks, desc="pictures", unit="image")]
+    return YOLODataset(img_path=info[split], data=info, imgsz=imgsz, augment=False).labels, info["names"]
+
+
+def draw_scenes(
+    yolo: YOLO, labels: Sequence[dict[str, Any]], names: dict[int, str], settings: Settings, *, count: int = 6
+) -> list[Scene]:
+    """Draw ``count`` of the labelled images, evenly spread over them; all when there are fewer."""
+    from ultralytics.utils import TQDM
+
+    picks = sorted({round(i * (len(labels) - 1) / max(1, count - 1)) for i in range(count)})
+    return [_scene(yolo, labels[i], names, settings) for i in TQDM(picks, desc="pictures", unit="image")]
 
 
 def _scene(yolo: YOLO, label: dict[str, Any], names: dict[int, str], settings: Settings) -> Scene:
@@ -78,7 +81,7 @@ def _predict(yolo: YOLO, image: Image.Image, settings: Settings) -> Any:
 
 
 def letterbox(
-    image: Image.Image, boxes: Sequence[Sequence[float]] | np.ndarray, size: int
+    image: Image.Image, boxes: Iterable[Sequence[float]], size: int
 ) -> tuple[Image.Image, list[tuple[float, float, float, float]]]:
     """Fit a picture into a grey square, as a network of square inputs sees it.
 

@@ -72,10 +72,8 @@ def _row(row: SweepRow) -> str:
 
 def _scene(scene: Scene) -> str:
     truth, predicted = (_picture(image, "") for image in (scene.truth, scene.predicted))
-    return (
-        f"<figure class=pair>{truth}{predicted}"
-        f"<figcaption><span>{escape(scene.name)} — ground truth</span><span>predicted, k = 0</span></figcaption></figure>"
-    )
+    captions = f"<span>{escape(scene.name)}: labels</span><span>predicted, k = 0</span>"
+    return f"<figure class=pair>{truth}{predicted}<figcaption>{captions}</figcaption></figure>"
 
 
 def _selections(scene: Scene) -> str:

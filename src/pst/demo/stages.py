@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pst.demo.settings import FUSIONS, MODEL, TOPK, TRAINING, Settings, Workspace, write_atomically
+from pst.demo.settings import FUSIONS, MODEL, TOPK, TRAINING, Settings
+from pst.demo.workspace import Workspace, write_atomically
 
 if TYPE_CHECKING:
+    from pst.functional.attention import Fusion
     from pst.integrations.ultralytics import YOLO, SweepRow
 
 
@@ -31,11 +33,11 @@ def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers
         return
     resume = workspace.last.is_file()
     yolo = YOLO(workspace.last if resume else MODEL)
-    if not resume or yolo.ckpt["epoch"] + 1 < settings.epochs:  # else only the last stroke was missing
+    if not resume or _epochs_done(yolo) < settings.epochs:  # else only the last stroke was missing
         _watch(yolo, workspace)
-        # Ultralytics' own folder is named anew, for the demo's may have been moved since
-        where = {"project": str(workspace.root), "name": "train", "exist_ok": True}
-        own = {"resume": True, "save_dir": str(workspace.root / "train")} if resume else {**where, **TRAINING}
+        folder = workspace.root / "train"
+        # a resumed training takes its folder from here as well: the demo's may have been moved since
+        own = {"resume": True} if resume else TRAINING
         yolo.train(
             data=str(data),
             imgsz=settings.imgsz,
@@ -45,9 +47,10 @@ def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers
             seed=settings.seed,
             workers=workers,
             plots=False,
+            save_dir=str(folder),
             **own,
         )
-        copy_atomically(Path(yolo.trainer.best), workspace.best)
+        copy_atomically(folder / "weights" / "best.pt", workspace.best)
     write_atomically(workspace.trained, json.dumps({"epochs": settings.epochs}))
     workspace.last.unlink(missing_ok=True)
 
@@ -58,21 +61,24 @@ def evaluate(settings: Settings, data: str | Path, workspace: Workspace) -> list
     Returns:
         The rows, k = 0 first, then by fusion.
     """
-    from ultralytics.utils import TQDM
+    from ultralytics.utils import LOGGER
 
     from pst.integrations.ultralytics import SweepRow, sweep
 
     workspace.rows.mkdir(exist_ok=True)
     rows = []
-    grid = [("none", 0)] + [(fusion, k) for fusion in FUSIONS for k in TOPK if k > 0]
-    for fusion, k in TQDM(grid, desc="evaluation", unit="row"):
-        file = workspace.rows / f"{fusion}-k{k}.json"
+    coarse: list[tuple[int, Sequence[Fusion]]] = [(0, FUSIONS)]  # k = 0 is one row, whatever the fusion
+    grid = coarse + [(k, [fusion]) for fusion in FUSIONS for k in TOPK if k > 0]
+    for number, (k, fusions) in enumerate(grid, 1):
+        name = "coarse" if k == 0 else f"{fusions[0]}-k{k}"
+        LOGGER.info(f"evaluation {number}/{len(grid)}: {name}")
+        file = workspace.rows / f"{name}.json"
         if not file.is_file():
             (row,) = sweep(
                 workspace.best,
                 data,
                 topk=[k],
-                fusion=FUSIONS if k == 0 else [fusion],
+                fusion=fusions,
                 imgsz=settings.imgsz,
                 batch=settings.batch,
                 device=settings.device,
@@ -86,7 +92,7 @@ def evaluate(settings: Settings, data: str | Path, workspace: Workspace) -> list
 def read_curves(path: Path) -> dict[str, list[float]]:
     """Columns of Ultralytics' results.csv by name; of an epoch that was repeated after a resume, the latest line."""
     with path.open(newline="") as file:
-        lines = {line["epoch"]: line for line in ({k.strip(): v for k, v in row.items()} for row in csv.DictReader(file))}
+        lines = {line["epoch"]: line for line in csv.DictReader(file)}
     columns = list(next(iter(lines.values())))
     return {name: [float(line[name]) for line in lines.values()] for name in columns}
 
@@ -105,23 +111,25 @@ def copy_atomically(source: Path, target: Path) -> None:
     write_atomically(target, source.read_bytes())
 
 
+def _epochs_done(yolo: YOLO) -> int:
+    """Whole epochs behind a training checkpoint."""
+    checkpoint: Any = yolo.ckpt
+    return checkpoint["epoch"] + 1
+
+
 def _watch(yolo: YOLO, workspace: Workspace) -> None:
-    """Keep whole copies of the checkpoints, which Ultralytics writes in place, and use every core."""
+    """Keep whole copies of the checkpoints, which Ultralytics writes in place, and PyTorch's number of threads."""
+    threads = torch.get_num_threads()
 
-    def use_all_cores(trainer: Any) -> None:
-        # on the CPU Ultralytics takes one thread less than there are cores: on 2 cores that is half of them
-        if trainer.device.type == "cpu":
-            torch.set_num_threads(available_cores())
+    def keep_threads(_: Any) -> None:
+        # on the CPU Ultralytics takes one thread less than there are cores: on 2 cores that is half the speed
+        torch.set_num_threads(threads)
 
-    def keep(trainer: Any) -> None:
+    def keep_checkpoints(trainer: Any) -> None:
         if trainer.best_fitness == trainer.fitness:
             copy_atomically(Path(trainer.best), workspace.best)
         copy_atomically(Path(trainer.last), workspace.last)
 
-    yolo.add_callback("on_train_start", use_all_cores)
-    yolo.add_callback("on_model_save", keep)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yolo.add_callback("on_train_start", keep_threads)
+    yolo.add_callback("on_val_start", keep_threads)
+    yolo.add_callback("on_model_save", keep_checkpoints)

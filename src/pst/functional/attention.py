@@ -175,10 +175,15 @@ def _check_gate(gate: tuple[Tensor, Tensor], query: Tensor) -> Gate:
             f"gate must be weight ({d}, {2 * d}) and bias ({d},) for head width {d}, "
             f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
         )
-    if not torch.is_autocast_enabled(query.device.type):  # which casts the weights of any linear layer
+    if not autocasts(query):
         _check_kind("gate weight", weight, query)
         _check_kind("gate bias", bias, query)
     return Gate(weight, bias)
+
+
+def autocasts(t: Tensor) -> bool:
+    """Whether autocast is on for the device of ``t``, so that dtypes may differ; meta tensors have none."""
+    return not t.is_meta and torch.is_autocast_enabled(t.device.type)
 
 
 def _check_kind(name: str, t: Tensor, query: Tensor) -> None:

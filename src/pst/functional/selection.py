@@ -82,6 +82,8 @@ def select_tokens(
         scores = score(query, key, scale, **extra)
         if torch.onnx.is_in_onnx_export():  # ONNX has no stable sort, but its TopK takes the lower index of a tie
             return scores.topk(min(topk, scores.shape[-1])).indices
+        if torch.jit.is_tracing():  # Core ML cannot read the stable overload; on the CPU this one is stable as well
+            return scores.sort(dim=-1, descending=True).indices[..., :topk]
         return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
 
 
@@ -123,8 +125,9 @@ def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Ten
         valid: (..., T) bool, or None when the sizes divide evenly and every slot is valid.
     """
     (height, width), (rows, columns) = fine_size, coarse_size
-    y, y_valid = _axis_children(parent // columns, height, rows)
-    x, x_valid = _axis_children(parent % columns, width, columns)
+    row = parent // columns
+    y, y_valid = _axis_children(row, height, rows)
+    x, x_valid = _axis_children(parent - row * columns, width, columns)  # no %: not every export target has it
     index = (y[..., :, None] * width + x[..., None, :]).flatten(-3)
     if y_valid is None and x_valid is None:
         return index, None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pst.functional.attention import (
     Fusion,
     Implementation,
+    autocasts,
     check_fusion,
     check_sizes,
     check_topk,
@@ -26,6 +27,9 @@ class PyramidSparseAttention(nn.Module):
 
     The same ``kv`` projection serves both levels, so a module trained with k = 0 runs with any k. ``topk`` and
     ``fusion`` may be set at any time and are no part of the state dict.
+
+    With `torch.export` the batch and all four map sizes may be dynamic, none tied to another. With k > 0 one program
+    then covers every ratio above 1 and coarse maps of more than k tokens, and refuses any other.
 
     Args:
         dim: C, channels of both maps and of the output.
@@ -135,8 +139,8 @@ class PyramidSparseAttention(nn.Module):
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, parts·C, H, W) -> ``parts`` of (B, h, H, W, d), last dimension contiguous; free from channels_last."""
         tokens = projected.permute(0, 2, 3, 1).contiguous()
-        split = tokens.reshape(*tokens.shape[:3], self.num_heads, parts, self.dim // self.num_heads).unbind(-2)
-        return tuple(t.permute(0, 3, 1, 2, 4) for t in split)
+        heads = tokens.reshape(*tokens.shape[:3], self.num_heads, -1)  # five dimensions: ncnn has no more
+        return tuple(t.permute(0, 3, 1, 2, 4) for t in heads.chunk(parts, -1))
 
     def _fine_tokens(self, x: Tensor, query: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Keys and values of the finer map: projected after gathering where the projection is affine."""
@@ -179,7 +183,7 @@ def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int) -> 
         raise ValueError(f"batch size differs: x has {x.shape[0]}, upper {upper.shape[0]}")
     if x.device != upper.device:
         raise ValueError(f"x is on {x.device} but upper on {upper.device}: move them to one device")
-    if x.dtype != upper.dtype and not torch.is_autocast_enabled(x.device.type):  # which gives both one dtype
+    if x.dtype != upper.dtype and not autocasts(x):
         raise TypeError(f"x is {x.dtype} but upper {upper.dtype}: give both one dtype")
     check_sizes(x.shape[2:], upper.shape[2:])
 

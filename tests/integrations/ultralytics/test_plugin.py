@@ -16,7 +16,7 @@ from ultralytics.engine import model as host_model
 from ultralytics.nn import tasks
 
 from pst.integrations import ultralytics as adapter
-from pst.integrations.ultralytics import bundled_models, plugin, register, unregister
+from pst.integrations.ultralytics import bundled_models, register, unregister
 
 YOLO: Any = adapter.YOLO  # the host leaves its attributes untyped
 
@@ -77,7 +77,7 @@ def test_unknown_name_is_the_hosts_own_error() -> None:
 
 
 def test_other_versions_warn_once_with_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin.ultralytics, "__version__", "9.0.1")
+    monkeypatch.setattr(ultralytics, "__version__", "9.0.1")
     with pytest.warns(UserWarning, match=r"tested with ultralytics 8\.4\.x, found 9\.0\.1"):
         register()
     with warnings.catch_warnings():

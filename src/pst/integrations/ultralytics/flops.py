@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -50,16 +50,16 @@ def measure(name: str, imgsz: int | None = None) -> ModelSize:
     return ModelSize(str(yolo.task), sum(p.numel() for p in yolo.parameters()), gflops(yolo, imgsz), imgsz)
 
 
-def gflops(model: nn.Module, imgsz: int = 640) -> float:
-    """10⁹ operations, a multiply-add being two, of one prediction on one square image.
+def gflops(model: nn.Module, imgsz: int | Sequence[int] = 640) -> float:
+    """10⁹ operations, a multiply-add being two, of one prediction on one image.
 
-    Convolutions and matrix products are counted, and so are both products of attention, which the figure in
-    ``model.info()`` leaves out. The fused model is counted: no batch norms, and no heads that only training needs.
-    Nothing is computed and ``model`` is not changed.
+    Convolutions and matrix products are counted, and so are both products of attention, which published figures
+    leave out. ``model.info()`` shows the same for a model with PST layers. The fused model is counted: no batch norms,
+    and no heads that only training needs. Nothing is computed and ``model`` is not changed.
 
     Args:
         model: A YOLO object or its ``.model``, with k as it is set.
-        imgsz: Side of the image in pixels.
+        imgsz: Side of the image in pixels, or (height, width).
 
     Raises:
         TypeError: ``model`` is no Ultralytics model, or an exported one.
@@ -74,7 +74,8 @@ def gflops(model: nn.Module, imgsz: int = 640) -> float:
     module.to("meta")
     if strides is not None:
         layers[-1].stride = strides  # numbers: the head reads them, and a tensor on the meta device has no values
-    image = torch.empty(1, yaml["channels"], imgsz, imgsz, device="meta")
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    image = torch.empty(1, yaml["channels"], *size, device="meta")
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # MATH: attention as the two products it is
         module(image)

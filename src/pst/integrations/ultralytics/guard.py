@@ -105,7 +105,7 @@ def _is_layer(name: Any) -> bool:
 
 def _imported_layer(module: str, name: str) -> bool:
     """Whether it is a layer class of another package that this process has already imported."""
-    kind = vars(sys.modules.get(module, object())).get(name) if module in sys.modules else None
+    kind = vars(sys.modules[module]).get(name) if module in sys.modules else None
     foreign = module.partition(".")[0] not in ("torch", "torchvision", "ultralytics", "pst")
     return foreign and isinstance(kind, type) and issubclass(kind, nn.Module)
 

@@ -17,10 +17,13 @@ def pst_neck(d: dict[str, Any]) -> dict[str, Any]:
     """Put PST in the place of the blocks that fuse from coarse to fine.
 
     Top-down fusion is Upsample, Concat with a finer map, and a block (C3k2, A2C2f, C2f, RepC3, …). Only the block
-    changes, into a PST row of its width and repeats, with the concatenated map as x and the map before upsampling
-    as upper, as in the paper's YOLO11-PST. So the row numbers stay, the host's pretrained weights load into all the
-    rest, and a comparison with the host measures PST alone. The other reading of the paper, x = the finer map without
-    the upsampled one, is one edit in a YAML of your own: ``[[6, 10], 2, PST, …]`` for ``[[-1, 10], 2, PST, …]``.
+    changes, into a PST row of its width and repeats. Its sources are those of the paper's detectors: x is the
+    concatenated map; upper is the map that the level above started from, for the first fusion the one upsampled and
+    for each later one the finer map that the fusion before it took in. Made of YOLO12, this is the paper's YOLO11-PST.
+
+    So every row keeps its number, the host's pretrained weights load into all the rest, and a comparison with the host
+    measures PST alone. Other sources are an edit of a row in a YAML of your own, YOLO11's ``[[-1, 6], 2, PST, …]`` at
+    P3 for example: ``[[-1, 13], …]`` attends to the fused P4, ``[[4, 6], …]`` takes x without the upsampled map.
 
     A classifier fuses nothing: it gets the paper's fusion between its last two stages, which adds to the host
     instead of replacing a part of it.
@@ -38,26 +41,31 @@ def pst_neck(d: dict[str, Any]) -> dict[str, Any]:
     if d["head"][-1][2] == "Classify":
         d["head"][-1:] = [*_classifier_fusion(d), d["head"][-1]]
         return d
-    first = len(d["backbone"])
+    first, upper = len(d["backbone"]), None
     rows = d["backbone"] + d["head"]
-    uppers = {i: upper for i in range(first, len(rows)) if (upper := _upper(rows, i)) is not None}
-    if not uppers:
+    for i in range(first, len(rows)):
+        if (fused := _fused(rows, i)) is not None:
+            coarse, fine = fused
+            _, repeats, _, args = rows[i]
+            d["head"][i - first] = _pst_row(d, [-1, coarse if upper is None else upper], repeats, args[0])
+            upper = fine
+    if upper is None:
         raise ValueError(
             f"{d.get('yaml_file', 'this model')} has no top-down fusion (Upsample, Concat, block) for PST to replace"
         )
-    for i, upper in uppers.items():
-        _, repeats, _, args = rows[i]
-        d["head"][i - first] = _pst_row(d, [-1, upper], repeats, args[0])
     return d
 
 
-def _upper(rows: list[list[Any]], i: int) -> int | None:
-    """Index of the coarser map that row ``i`` fuses with a finer one; None when it does no such thing."""
-    source, _, _, _ = rows[i]
-    if source != -1 or rows[i - 1][2] != "Concat":
+def _fused(rows: list[list[Any]], i: int) -> tuple[int, int] | None:
+    """Rows of the coarser and the finer map that row ``i`` fuses from the top down; None when it does no such thing."""
+    concat = rows[i - 1]
+    if rows[i][0] != -1 or concat[2] != "Concat":
         return None
-    joined = (_absolute(f, i - 1) for f in rows[i - 1][0])
-    return next((_absolute(rows[j][0], j) for j in joined if rows[j][2] == "nn.Upsample"), None)
+    joined = [_absolute(source, i - 1) for source in concat[0]]
+    upsampled = [j for j in joined if rows[j][2] == "nn.Upsample"]
+    if not upsampled:
+        return None
+    return _absolute(rows[upsampled[0]][0], upsampled[0]), next(j for j in joined if j not in upsampled)
 
 
 def _classifier_fusion(d: dict[str, Any]) -> list[list[Any]]:

@@ -11,11 +11,13 @@ import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils import LOGGER
 from ultralytics.utils.ops import make_divisible
 
+from pst.integrations.ultralytics import compat
 from pst.integrations.ultralytics.layer import PSTRow
 
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
@@ -57,7 +59,7 @@ def parse(original: ParseModel, d: dict[str, Any], ch: int, verbose: bool = True
 
     layers, activation = _host_layers(original, d, ch, pst_rows)
     probes = layers[len(rows) :]
-    default_act, Conv.default_act = Conv.default_act, activation  # pyright: ignore[reportAttributeAccessIssue]
+    default_act, Conv.default_act = Conv.default_act, activation
     try:
         for i, row in enumerate(pst_rows):
             c1, cu = (probes[2 * i + j].num_features for j in (0, 1))
@@ -70,6 +72,29 @@ def parse(original: ParseModel, d: dict[str, Any], ch: int, verbose: bool = True
     return nn.Sequential(*layers), _save_list(rows)
 
 
+def check(original: ParseModel) -> None:
+    """Build a small model, on the meta device, to see that the host's parser does what `parse` relies on.
+
+    Args:
+        original: Ultralytics' own ``parse_model``.
+
+    Raises:
+        HostError: It does not; the message names the tested versions.
+    """
+    rows = [[-1, 1, "Conv", [8]], [-1, 1, "Conv", [16]], [[0, 1], 1, ROW_NAME, [32, 2.0, 1.0]], [-1, 1, "Conv", [8]]]
+    try:
+        with torch.device("meta"):
+            layers, save = parse(original, {"backbone": rows[:2], "head": rows[2:]}, 3, verbose=False)
+        pst, conv = list[Any](layers)[-2:]
+        found = (pst.in_channels, pst.upper_channels, conv.conv.in_channels, save)
+    except compat.HostError:
+        raise
+    except Exception as error:  # whatever the host does now: it is no longer what it was
+        raise compat.incompatible("parse_model", repr(error)) from error
+    if found != (8, 16, 32, [0, 1]):
+        raise compat.incompatible("parse_model", f"widths and rows in use are {found}, wanted (8, 16, 32, [0, 1])")
+
+
 def _host_layers(original: ParseModel, d: dict[str, Any], ch: int, pst_rows: list[_Row]) -> tuple[list[Any], Any]:
     """Layers of the host's parser with stand-ins for the PST rows, then two probes for each; and its activation."""
     d = copy.deepcopy(d)
@@ -80,7 +105,16 @@ def _host_layers(original: ParseModel, d: dict[str, Any], ch: int, pst_rows: lis
     rows.append([0, 1, "Conv", [8, 1]])  # carries the activation that this YAML asks for
     d["backbone"], d["head"] = [], rows
     *layers, conv = original(d, ch, False)[0]
+    _verify([layers[row.number] for row in pst_rows], "Index")
+    _verify(layers[-2 * len(pst_rows) :], "BatchNorm2d")
     return layers, conv.act
+
+
+def _verify(layers: list[Any], kind: str) -> None:
+    """Raise HostError unless the host's parser made layers of that class for the rows of ours."""
+    for layer in layers:
+        if type(layer).__name__ != kind:
+            raise compat.incompatible("parse_model", f"a row {kind} gave a {type(layer).__name__}")
 
 
 def _read(d: dict[str, Any], index: int, row: list[Any]) -> _Row:

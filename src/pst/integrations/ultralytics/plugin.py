@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import functools
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ultralytics
 from ultralytics import RTDETR
 from ultralytics import YOLO as HostYOLO
 from ultralytics.engine import model as host_model
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.nas import model as host_nas
+from ultralytics.models.sam import build as host_sam
+from ultralytics.models.sam import build_sam3 as host_sam3
 from ultralytics.nn import tasks as host_tasks
+from ultralytics.utils import dist as host_dist
+from ultralytics.utils import torch_utils as host_torch
 
-from pst.integrations.ultralytics import models, parser
+from pst.integrations.ultralytics import compat, guard, models, parser, training
+from pst.integrations.ultralytics.layer import PSTRow
 
-TESTED = "8.4"
 _originals: dict[tuple[Any, str], Any] = {}
 
 
@@ -24,6 +29,10 @@ class YOLO(HostYOLO):
 
     Takes whatever that takes, and the models of `model_zoo`, e.g. ``YOLO("yolo11n-pst.yaml")``. A YAML whose name has
     "rtdetr" in it gives an ``ultralytics.RTDETR``, as it does on Ultralytics' command line and for checkpoints.
+
+    ``train`` trains with the k and fusion of the model's YAML: k = 0, coarse attention alone, unless a PST row has the
+    option ``topk``. What was set on the object before is set on the trained model that it holds afterwards; the
+    checkpoints keep what they were trained with, and ``train(resume=True)`` goes on with that.
     """
 
     def __init__(
@@ -37,24 +46,48 @@ class YOLO(HostYOLO):
             return
         super().__init__(model, task=task, verbose=verbose)
 
+    def _load(self, weights: str, task: str | None = None) -> None:
+        """Load a checkpoint as Ultralytics does, and a ``.safetensors`` of `convert_checkpoint` in the same way."""
+        if not weights.endswith(".safetensors"):
+            super()._load(weights, task)
+            return
+        from pst.integrations.ultralytics import checkpoints  # which imports this module
+
+        model, self.ckpt = checkpoints.load(weights)
+        model.args = self._reset_ckpt_args(model.args)
+        self.model, self.task, self.overrides = model, model.task, {**model.args, "model": weights, "task": model.task}
+        self.ckpt_path = self.model_name = weights
+
 
 def register() -> None:
     """Let Ultralytics build models with PST rows and find the bundled YAMLs by name. Calling it again does nothing.
 
-    Two functions of Ultralytics are wrapped, ``parse_model`` and ``yaml_model_load``; models without PST rows and
-    other names reach the originals unchanged. Warns once when Ultralytics is outside the tested range 8.4.x.
+    These functions of Ultralytics are wrapped, and do what they did for models without PST layers:
+
+    - ``parse_model`` and ``yaml_model_load``, which build models (see `parser` and `models`);
+    - ``torch_load``, which then opens no checkpoint that could run code (see `guard`);
+    - ``Model.train``, ``BaseTrainer.resume_training`` and ``generate_ddp_file``, for k and fusion, and for the
+      processes of multi-GPU training (see `training`);
+    - ``get_flops``, so that ``model.info()`` and loggers show the figure of `gflops`.
+
+    Warns once when Ultralytics is outside the tested range 8.4.x.
+
+    Raises:
+        HostError: One of them is missing, or no longer does what the wrapper needs; an ImportError whose message names
+            the tested versions. Then none is wrapped.
     """
     if _originals:
         return
-    if not ultralytics.__version__.startswith(f"{TESTED}."):
-        warnings.warn(
-            f"pst is tested with ultralytics {TESTED}.x, found {ultralytics.__version__}: "
-            f'if a model fails to build, pip install "ultralytics=={TESTED}.*"',
-            stacklevel=2,
-        )
-    _wrap(host_tasks, "parse_model", _parse_model)
-    _wrap(host_tasks, "yaml_model_load", _yaml_model_load)
-    _wrap(host_model, "yaml_model_load", _yaml_model_load)
+    compat.warn_untested()
+    try:
+        for owner, name, parameters, replacement in _hooks():
+            compat.check_function(owner, name, parameters)
+            _wrap(owner, name, replacement)
+        parser.check(_originals[host_tasks, "parse_model"])
+    except BaseException:
+        unregister()
+        raise
+    guard.allow_safe_load()
 
 
 def unregister() -> None:
@@ -64,10 +97,29 @@ def unregister() -> None:
     _originals.clear()
 
 
-def _wrap(owner: Any, name: str, replacement: Any) -> None:
+def _hooks() -> list[tuple[Any, str, tuple[str, ...], Callable[..., Any]]]:
+    """Owner, function, the parameters that it begins with, and what is called in its place, the original first."""
+    return [
+        (host_tasks, "parse_model", ("d", "ch", "verbose"), _parse_model),
+        (host_tasks, "yaml_model_load", ("path",), _yaml_model_load),
+        (host_model, "yaml_model_load", ("path",), _yaml_model_load),
+        *((owner, "torch_load", (), guard.load) for owner in (host_tasks, host_nas, host_sam, host_sam3)),
+        (host_model.Model, "train", ("self", "trainer"), training.train),
+        (BaseTrainer, "resume_training", ("self", "ckpt"), training.resume),
+        (host_dist, "generate_ddp_file", ("trainer",), training.ddp_file),
+        (host_torch, "get_flops", ("model", "imgsz"), _get_flops),
+    ]
+
+
+def _wrap(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
     original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return replacement(original, *args, **kwargs)
+
     _originals[owner, name] = original
-    setattr(owner, name, functools.wraps(original)(functools.partial(replacement, original)))
+    setattr(owner, name, wrapper)
 
 
 def _parse_model(original: parser.ParseModel, d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
@@ -79,3 +131,12 @@ def _yaml_model_load(original: Any, path: str | Path) -> dict[str, Any]:
     path = Path(path)
     d = None if path.exists() or path.parent != Path() else models.load_by_name(path.name, original)
     return original(path) if d is None else d
+
+
+def _get_flops(original: Any, model: Any, imgsz: int | list[int] = 640) -> float:
+    """GFLOPs of a model with PST layers, counted in the same way whatever the version of ``thop``."""
+    from pst.integrations.ultralytics import flops  # which imports this module
+
+    model = host_torch.unwrap_model(model)
+    has_pst = isinstance(model, host_tasks.BaseModel) and any(isinstance(m, PSTRow) for m in model.modules())
+    return flops.gflops(model, imgsz) if has_pst else original(model, imgsz)

@@ -1,0 +1,39 @@
+"""`pst convert`: a checkpoint from one format to another, without executing a pickle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pst.cli._common import Verbs, require
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "convert",
+        help="checkpoints: the authors' .pt, ours and .safetensors",
+        description="Convert a checkpoint: the PST authors' .pt, a .pt of yours or a .safetensors, to a .pt that YOLO "
+        "opens or to .safetensors. No pickle is executed; one that names more than tensors and layers is refused.",
+    )
+    parser.add_argument("src", type=Path, metavar="SRC", help="a .pt or .safetensors file")
+    parser.add_argument("dst", type=Path, metavar="DST", help="likewise; replaced when it exists")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert and print what it was."""
+    require("ultralytics", "ultralytics")
+    from pst.integrations.ultralytics import convert_checkpoint
+
+    checkpoint = convert_checkpoint(args.src, args.dst)
+    count = sum(t.numel() for t in checkpoint.state.values())
+    print(f"model        {checkpoint.model} ({checkpoint.task}), {count:,} numbers")
+    print(f"classes      {len(checkpoint.names)}: {_shorten(list(checkpoint.names.values()))}")
+    print(f"written by   {checkpoint.source}")
+    print(f"Written: {args.dst}")
+    return 0
+
+
+def _shorten(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -1,0 +1,100 @@
+"""The demo's output folder, which remembers what is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pst.demo.settings import Settings
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The demo's output folder and the names in it."""
+
+    root: Path
+
+    @property
+    def digits(self) -> Path:
+        """The embedded data set."""
+        return self.root / "digits"
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint to resume from; exists while the training is unfinished."""
+        return self.root / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The trained model."""
+        return self.root / "best.pt"
+
+    @property
+    def trained(self) -> Path:
+        """Marks the training as finished."""
+        return self.root / "trained.json"
+
+    @property
+    def curves(self) -> Path:
+        """Ultralytics' table of losses and metrics, a line for each epoch."""
+        return self.root / "train" / "results.csv"
+
+    @property
+    def rows(self) -> Path:
+        """Folder of one JSON file for each row of the table."""
+        return self.root / "rows"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.root / "report.html"
+
+    @property
+    def _stamp(self) -> Path:
+        return self.root / "settings.json"
+
+    def claim(self, settings: Settings, *, restart: bool) -> None:
+        """Make the folder ready for ``settings``: new, or with finished work of the very same settings.
+
+        Args:
+            settings: Of this run.
+            restart: Delete what an earlier run left.
+
+        Raises:
+            FileExistsError: The folder holds something that is no demo's, which is left alone.
+            ValueError: It holds a run of other settings and ``restart`` is false.
+        """
+        if self._stamp.is_file():
+            if restart:
+                self._clear()
+        elif self.root.exists() and any(self.root.iterdir()):
+            raise FileExistsError(f"{self.root} is not empty and holds no demo: choose another folder with --out")
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not self._stamp.is_file():
+            write_atomically(self._stamp, json.dumps(settings.stamp(), indent=2))
+        found, wanted = json.loads(self._stamp.read_text()), settings.stamp()
+        if found != wanted:
+            changes = [f"{k}: {found.get(k)!r} → {v!r}" for k, v in wanted.items() if found.get(k) != v]
+            raise ValueError(
+                f"{self.root} holds a demo of other settings ({', '.join(changes)}): pass --restart to delete it and "
+                "start over, or another --out"
+            )
+
+    def _clear(self) -> None:
+        for folder in (self.digits, self.root / "train", self.root / "val", self.rows):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.last, self.best, self.trained, self.report, self._stamp):
+            file.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that ``path`` is at any time the old file or the whole new one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

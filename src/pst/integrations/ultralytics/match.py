@@ -1,0 +1,68 @@
+"""Which model of the zoo a state dict belongs to, told by its names and shapes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from ultralytics.nn import tasks as host_tasks
+
+from pst.integrations.ultralytics.models import model_zoo
+from pst.integrations.ultralytics.plugin import register
+
+Shapes = dict[str, tuple[int, ...]]
+_FROM_DATA = ("nc", "channels", "kpt_shape")  # entries of a YAML that a training sets as its data wants
+
+
+def find_bundled(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Name and dictionary of the model of the zoo whose state dict has the names and shapes of ``state``.
+
+    Args:
+        state: State dict of a whole model in our names.
+        own: Dictionary of the model as its checkpoint has it; gives the number of classes, and what is tried first.
+
+    Returns:
+        None when there is no such model.
+    """
+    register()
+    wanted = shapes(state)
+    said = Path(str(own.get("yaml_file"))).name
+    for name in sorted((model.name for model in model_zoo()), key=lambda name: name != said):
+        cfg: dict[str, Any] = {
+            **host_tasks.yaml_model_load(name),
+            **{key: own[key] for key in _FROM_DATA if key in own},
+        }
+        alike = len(cfg["backbone"] + cfg["head"]) == len(own["backbone"] + own["head"])
+        if alike and cfg.get("activation") == own.get("activation") and _shapes_of_yaml(cfg) == wanted:
+            return name, cfg
+    return None
+
+
+def shapes(state: Mapping[str, Tensor]) -> Shapes:
+    """Shape of each entry of a state dict."""
+    return {name: tuple(t.shape) for name, t in state.items()}
+
+
+def difference(wanted: Shapes, got: Shapes) -> str:
+    """How two state dicts differ, in words with an example of each kind; "" when they do not."""
+    missing, extra = ([name for name in a if name not in b] for a, b in ((wanted, got), (got, wanted)))
+    other = [name for name in wanted if name in got and wanted[name] != got[name]]
+    parts = [
+        *(
+            f"{len(names)} {what}, e.g. {names[0]}"
+            for what, names in (("missing", missing), ("unknown", extra))
+            if names
+        ),
+        *(f"{len(other)} of another shape, e.g. {n} {got[n]}, not {wanted[n]}" for n in other[:1]),
+    ]
+    return "; ".join(parts)
+
+
+def _shapes_of_yaml(cfg: dict[str, Any]) -> Shapes:
+    with torch.device("meta"):  # no memory, and no random numbers drawn
+        layers, _ = host_tasks.parse_model(copy.deepcopy(cfg), cfg["channels"], verbose=False)
+    return {f"model.{name}": shape for name, shape in shapes(layers.state_dict()).items()}

@@ -1,0 +1,73 @@
+"""What training does with k and fusion, and how the processes of multi-GPU training find the plugin."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import nn
+from ultralytics.utils.torch_utils import unwrap_model
+
+from pst.functional.attention import Fusion
+from pst.modules.attention import PyramidSparseAttention
+
+Settings: TypeAlias = "list[tuple[int, Fusion]]"
+
+
+def train(original: Callable[..., Any], yolo: Any, *args: Any, **kwargs: Any) -> Any:
+    """Ultralytics' ``Model.train`` (``original``), which rebuilds the model from its YAML, k and fusion included.
+
+    So a model is trained with the k of its YAML: 0, coarse attention alone, unless a PST row has the option ``topk``.
+    What was set on the object before, e.g. by `pst.set_topk`, is set on the trained model that the object then holds,
+    also when training was interrupted. The files of the training keep the settings that they were trained with.
+    """
+    settings = _settings(yolo.model)
+    try:
+        return original(yolo, *args, **kwargs)
+    finally:
+        _apply(yolo.model, settings)
+
+
+def resume(original: Callable[..., Any], trainer: Any, ckpt: Any) -> None:
+    """Ultralytics' ``BaseTrainer.resume_training`` (``original``), which restores all but k and fusion.
+
+    The resumed model and its average (EMA) go on with those of the interrupted run, be they its YAML's or not.
+    """
+    original(trainer, ckpt)
+    if ckpt is not None and trainer.resume:
+        for model in (unwrap_model(trainer.model), trainer.ema.ema):
+            _apply(model, _settings(ckpt["ema"]))
+
+
+def ddp_file(original: Callable[[Any], str], trainer: Any) -> str:
+    """Ultralytics' ``generate_ddp_file`` (``original``), whose file then registers the plugin before all else.
+
+    The workers of ``device=0,1`` run nothing but that file, and find a bundled YAML by its name only after that.
+    """
+    path = original(trainer)
+    file = Path(path)
+    file.write_text(
+        f"import sys\n\nsys.path = {sys.path!r}\n"
+        "from pst.integrations.ultralytics import register\n\nregister()\n" + file.read_text(encoding="utf-8"),
+        encoding="utf-8",
+    )
+    return path
+
+
+def _attention(model: Any) -> list[PyramidSparseAttention]:
+    modules = model.modules() if isinstance(model, nn.Module) else ()  # a YOLO object may hold an exported file's path
+    return [m for m in modules if isinstance(m, PyramidSparseAttention)]
+
+
+def _settings(model: Any) -> Settings:
+    return [(layer.topk, layer.fusion) for layer in _attention(model)]
+
+
+def _apply(model: Any, settings: Settings) -> None:
+    """Set them layer by layer; a model of other layers, such as ``train(model=…)`` gives, is left as it is."""
+    layers = _attention(model)
+    if len(layers) == len(settings):
+        for layer, (topk, fusion) in zip(layers, settings, strict=True):
+            layer.topk, layer.fusion = topk, fusion

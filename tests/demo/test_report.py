@@ -1,0 +1,143 @@
+"""The report from made-up rows; the curves; the pictures' geometry."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pst import Selection
+from pst.demo.curves import draw_curves
+from pst.demo.pictures import Scene, letterbox
+from pst.demo.report import layer_title, render_report
+from pst.demo.stages import read_curves, training_seconds
+from pst.visualize import selection_panels
+
+COLUMNS = {
+    "epoch": [1.0, 2.0],
+    "time": [3.0, 7.0],
+    **{f"{split}/{name}_loss": [2.0, 1.0] for split in ("train", "val") for name in ("box", "cls", "dfl")},
+    "metrics/mAP50(B)": [0.1, 0.6],
+    "metrics/mAP50-95(B)": [0.05, 0.4],
+}
+
+
+@pytest.fixture(scope="module")
+def report() -> str:
+    from pst.integrations.ultralytics import SweepRow
+
+    rows = [
+        SweepRow(
+            fusion=fusion,
+            topk=k,
+            map50_95=0.1 + k / 1000,
+            map50=0.5 + k / 1000,
+            latency_ms=20.0 + k,
+            peak_memory_mb=900 + k,
+            images=3,
+        )
+        for fusion, k in (("none", 0), ("gate", 4), ("refine", 16))
+    ]
+    image = Image.new("RGB", (32, 32), (10, 20, 30))
+    record = Selection(torch.tensor([[[0, 3], [1, 2]]]), (2, 2), (4, 4))
+    panels = selection_panels(image, {"model.model.11.blocks.0.attn": [record]})
+    scenes = [Scene(f"<{i}>.jpg", image, image, panels) for i in range(5)]
+    return render_report(
+        headline={"mAP50": "0.123"},
+        rows=rows,
+        curves=draw_curves(COLUMNS),
+        scenes=scenes,
+        facts={"seed": "42", "data": "a & b"},
+    )
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["0", "coarse only", "0.1000", "0.5000", "20.0", "900"],
+        ["4", "gate", "0.1040", "0.5040", "24.0", "904"],
+        ["16", "refine", "0.1160", "0.5160", "36.0", "916"],
+    ],
+)
+def test_every_row_shows_every_figure(report, cells):
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>.*?</tr>", report, re.DOTALL)]
+    assert cells in rows
+
+
+def test_headline_and_facts_are_shown_and_escaped(report):
+    for text in ("<b>0.123</b><span>mAP50</span>", "<dt>seed</dt><dd>42</dd>", "<dd>a &amp; b</dd>", "&lt;0&gt;.jpg"):
+        assert text in report
+    assert "<0>" not in report
+
+
+def test_nothing_is_loaded_from_anywhere(report):
+    assert "http" not in re.sub(r"base64,[^\"]+", "", report)
+    assert "<script" not in report
+    assert "<link" not in report
+    assert report.count("<img") == report.count('src="data:image/') == len(re.findall(r"\bsrc=", report))
+
+
+def test_every_picture_is_embedded_whole(report):
+    pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', report)]
+    assert len(pictures) == 1 + 5 * 2 + 3 * 2  # curves, five pairs, three scenes of two heads
+    for picture in pictures:
+        Image.open(io.BytesIO(picture)).load()
+
+
+def test_the_reader_is_warned(report):
+    assert "no evidence that one k or" in report.replace("\n", " ")
+
+
+def test_no_placeholder_is_left(report):
+    assert "$" not in re.sub(r"base64,[^\"]+", "", report)
+
+
+def test_curves_are_a_picture_with_both_panels():
+    image = np.asarray(Image.open(io.BytesIO(draw_curves(COLUMNS))).convert("L"))
+    assert image.shape[1] > 2 * image.shape[0]
+    for half in np.array_split(image, 2, axis=1):
+        assert (half < 128).any()
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(KeyError, match="val/cls_loss"):
+        draw_curves({name: column for name, column in COLUMNS.items() if name != "val/cls_loss"})
+
+
+def test_of_a_repeated_epoch_the_latest_line_counts(tmp_path):
+    file = tmp_path / "results.csv"
+    file.write_text("epoch,time,loss\n1,5,3\n2,9,9\n2,4,2\n3,8,1\n")
+    assert read_curves(file) == {"epoch": [1, 2, 3], "time": [5, 4, 8], "loss": [3, 2, 1]}
+
+
+@pytest.mark.parametrize(("elapsed", "total"), [([], 0), ([5], 5), ([5, 9], 9), ([5, 9, 3, 7], 16), ([5, 4, 8, 2], 15)])
+def test_training_time_goes_on_after_a_resume(elapsed, total):
+    assert training_seconds(elapsed) == total
+
+
+def test_letterbox_keeps_boxes_on_their_pixels():
+    """A 40×20 picture whose right half is white, in a square of 80: twice as large, 20 pixels of grey above."""
+    image = Image.new("RGB", (40, 20))
+    image.paste((255, 255, 255), (20, 0, 40, 20))
+    square, ((left, top, right, bottom),) = letterbox(image, [(0.75, 0.5, 0.5, 1.0)], 80)
+    assert (left, top, right, bottom) == (40, 20, 80, 60)
+    pixels = np.asarray(square)
+    assert (pixels[20:60, 42:] == 255).all()
+    assert (pixels[20:60, :38] == 0).all()
+    assert (pixels[:20] == 114).all()
+    assert (pixels[60:] == 114).all()
+
+
+def test_a_square_picture_is_left_as_it_is():
+    image = Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3))
+    square, boxes = letterbox(image, [], 64)
+    np.testing.assert_array_equal(np.asarray(square), np.asarray(image))
+    assert boxes == []
+
+
+def test_layers_have_short_titles():
+    assert layer_title("model.model.14.blocks.1.attn") == "layer 14, block 1"
+    assert layer_title("neck.fusion") == "neck.fusion"

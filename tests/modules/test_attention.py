@@ -1,0 +1,268 @@
+"""Pyramid sparse attention with its projections: the battery, how it projects, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pst
+from battery import AttentionBattery, digest, filled
+from pst.modules import ConvNormAct
+from tensors import Watch, assert_close
+
+
+class TestPyramidSparseAttention(AttentionBattery):
+    def build(self, **settings):
+        return pst.PyramidSparseAttention(16, 2, **settings)
+
+    def inputs(self, sizes, batch=2):
+        return torch.randn(batch, 16, *sizes[0]), torch.randn(batch, 16, *sizes[1])
+
+    def output_shapes(self, sizes, batch=2):
+        return [(batch, 16, *sizes[0])]
+
+
+def layer(**settings) -> Any:
+    return filled(pst.PyramidSparseAttention(16, 2, **settings)).eval()
+
+
+def maps(dtype=torch.float32, fine=(12, 10), coarse=(6, 5)):
+    return torch.randn(2, 16, *fine, dtype=dtype), torch.randn(2, 16, *coarse, dtype=dtype)
+
+
+class GroupNormConv(nn.Module):
+    """A convolution that is no affine map of each pixel: its norm looks at the whole map."""
+
+    def __init__(self, in_channels, out_channels, kernel_size=1, *, groups=1, act=True):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
+        self.norm = nn.GroupNorm(2, out_channels)
+        self.act = nn.SiLU() if act else nn.Identity()
+
+    def forward(self, x):
+        return self.act(self.norm(self.conv(x)))
+
+
+# ------------------------------------------------------------------------------------------------- fine projection
+
+
+@pytest.mark.parametrize("fusion", ["gate", "refine"])
+@pytest.mark.parametrize("sizes", [((12, 10), (6, 5)), ((13, 9), (7, 4))])
+def test_projecting_after_gathering_equals_projecting_before(sizes, fusion):
+    module, (x, upper) = layer(topk=4, fusion=fusion).double(), maps(torch.float64, *sizes)
+    after = module(x, upper)
+    calls = []
+    module.kv.register_forward_hook(lambda *_: calls.append(1))  # hooks must see the whole map: it is projected first
+    assert_close(module(x, upper), after, 1e-11)
+    assert len(calls) == 2
+
+
+def test_eval_projects_the_selected_children_alone():
+    module, (x, upper) = layer(topk=2), maps(fine=(40, 40), coarse=(20, 20))
+    with torch.no_grad(), Watch() as watch:
+        module(x, upper)
+    assert watch.operators.count("convolution") == 4  # q, kv of the coarse map, pe, proj
+    assert watch.operators.count("bmm") == 1
+
+
+@pytest.mark.parametrize("fusion", ["gate", "refine"])
+def test_a_projection_that_is_not_pointwise_runs_on_the_whole_map(fusion):
+    module = layer(topk=4, fusion=fusion, conv=GroupNormConv).double()
+    x, upper = maps(torch.float64)
+    fused = module(x, upper)
+    key, value = module.kv(x).unflatten(1, (2, 2, 8)).permute(2, 0, 1, 4, 5, 3)
+    coarse_key, coarse_value = module.kv(upper).unflatten(1, (2, 2, 8)).permute(2, 0, 1, 4, 5, 3)
+    query = module.q(x).unflatten(1, (2, 8)).permute(0, 1, 3, 4, 2)
+    gate = None if module.gate is None else (module.gate.weight, module.gate.bias)
+    o = pst.functional.pyramid_sparse_attention(
+        query, coarse_key, coarse_value, (key, value), topk=4, fusion=fusion, gate=gate, impl="reference"
+    )
+    position = module.pe(coarse_value.permute(0, 1, 4, 2, 3).flatten(1, 2))
+    position = nn.functional.interpolate(position, size=(12, 10), mode="bilinear", align_corners=False)
+    assert_close(module.proj(o.permute(0, 1, 4, 2, 3).flatten(1, 2) + position), fused, 1e-11)
+
+
+def test_training_statistics_see_both_whole_maps():
+    module, (x, upper) = layer(topk=4).train(), maps()
+    before = module.kv.bn.num_batches_tracked.item()
+    module(x, upper)
+    assert module.kv.bn.num_batches_tracked.item() == before + 2
+
+
+def test_channels_last_runs_without_copying_a_fine_map():
+    module = layer(topk=4)
+    x, upper = (t.to(memory_format=torch.channels_last) for t in maps(fine=(40, 40), coarse=(20, 20)))
+
+    class Copies(Watch):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = super().__torch_dispatch__(func, types, args, kwargs)
+            if self.operators[-1] in ("clone", "copy_", "contiguous", "_to_copy"):
+                sizes.append(out.numel())
+            return out
+
+    sizes = []
+    for fusion in ("gate", "refine"):
+        module.fusion = fusion
+        for k in (0, 4):
+            module.topk = k
+            sizes.clear()
+            with torch.no_grad(), Copies():
+                module(x, upper)
+            # the values of the coarse map, and the few selected keys and values
+            assert max(sizes) <= upper.numel() < x.numel()
+
+
+# ------------------------------------------------------------------------------------------------------- attributes
+
+
+def test_a_layer_without_gate_has_no_parameters_for_one():
+    assert layer(fusion="refine").gate is None
+    gated, plain = (set(layer(fusion=fusion).state_dict()) for fusion in ("gate", "refine"))
+    assert gated - plain == {"gate.weight", "gate.bias"}
+
+
+def test_settings_are_shown():
+    assert "dim=16, num_heads=2, topk=3, fusion='refine', selection='mean'" in repr(layer(topk=3, fusion="refine"))
+
+
+def test_the_generator_is_neither_copied_nor_pickled():
+    module, inputs = layer(topk=3), maps()
+    module.generator = torch.Generator()
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert other.generator is None
+        assert digest(other(*inputs)) == digest(module(*inputs))
+    assert module.generator is not None
+
+
+def test_the_observer_is_told_what_was_selected_and_the_sizes():
+    module, seen = layer(topk=3), []
+    module.observer = lambda *args: seen.append(args)
+    module(*maps(fine=(13, 10), coarse=(6, 5)))
+    [(index, coarse, fine)] = seen
+    assert index.shape == (2, 2, 3)
+    assert index.dtype == torch.int64
+    assert (coarse, fine) == ((6, 5), (13, 10))
+
+
+def test_a_compiled_layer_is_pickled_as_a_plain_one():
+    module = layer(topk=3)
+    module.compile(backend="eager", fullgraph=True)
+    assert digest(pickle.loads(pickle.dumps(module))(*(inputs := maps()))) == digest(module(*inputs))
+
+
+@pytest.mark.slow
+def test_inductor_code_equals_eager():
+    torch.compiler.reset()
+    module, inputs = layer(topk=4), maps()
+    compiled = torch.compile(copy.deepcopy(module), fullgraph=True)
+    with torch.no_grad():
+        assert_close(compiled(*inputs), module(*inputs), 1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+
+def zeros(*shape, **kind):
+    return torch.zeros(shape, **kind)
+
+
+SWAPPED = (
+    "the fine map must be at least as large as the coarse one, got fine {} and coarse {}: "
+    "is the order of the two maps swapped?"
+)
+BAD_MAPS = {
+    "x without batch": (
+        (zeros(16, 8, 8), zeros(1, 16, 4, 4)),
+        ValueError,
+        "x must be (batch, 16, height, width), got shape (16, 8, 8)",
+    ),
+    "channels of x": (
+        (zeros(1, 15, 8, 8), zeros(1, 16, 4, 4)),
+        ValueError,
+        "x must be (batch, 16, height, width), got shape (1, 15, 8, 8)",
+    ),
+    "channels of upper": (
+        (zeros(1, 16, 8, 8), zeros(1, 17, 4, 4)),
+        ValueError,
+        "upper must be (batch, 16, height, width), got shape (1, 17, 4, 4)",
+    ),
+    "batch": (
+        (zeros(2, 16, 8, 8), zeros(3, 16, 4, 4)),
+        ValueError,
+        "batch size differs: x has 2, upper 3",
+    ),
+    "device": (
+        (zeros(1, 16, 8, 8), zeros(1, 16, 4, 4, device="meta")),
+        ValueError,
+        "x is on cpu but upper on meta: move them to one device",
+    ),
+    "dtype": (
+        (zeros(1, 16, 8, 8), zeros(1, 16, 4, 4, dtype=torch.float64)),
+        TypeError,
+        "x is torch.float32 but upper torch.float64: give both one dtype",
+    ),
+    "empty": (
+        (zeros(1, 16, 8, 8), zeros(1, 16, 4, 0)),
+        ValueError,
+        "maps must not be empty, got fine (8, 8) and coarse (4, 0)",
+    ),
+    "swapped": (
+        (zeros(1, 16, 4, 4), zeros(1, 16, 8, 8)),
+        ValueError,
+        SWAPPED.format((4, 4), (8, 8)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("inputs", "kind", "text"), BAD_MAPS.values(), ids=BAD_MAPS)
+def test_bad_maps_are_refused_before_any_work(inputs, kind, text):
+    with Watch() as watch, pytest.raises(kind, match=f"^{re.escape(text)}$"):
+        layer(topk=2)(*inputs)
+    assert watch.operators.count("convolution") == 0
+
+
+BAD_SETTINGS = {
+    "heads": ({"num_heads": 3}, ValueError, "dim must be a multiple of num_heads, got dim=16 and num_heads=3"),
+    "no heads": ({"num_heads": 0}, ValueError, "dim must be a multiple of num_heads, got dim=16 and num_heads=0"),
+    "negative k": ({"topk": -8}, ValueError, "topk must be ≥ 0, got -8: use 0 for coarse attention alone"),
+    "float k": ({"topk": 8.0}, TypeError, "topk must be an integer, got 8.0 (float)"),
+    "fusion": ({"fusion": "mean"}, ValueError, "fusion must be one of ['gate', 'refine'], got 'mean'"),
+    "selection": ({"selection": "top"}, ValueError, "selection must be one of ['gumbel', 'mean'], got 'top'"),
+}
+
+
+@pytest.mark.parametrize(("settings", "kind", "text"), BAD_SETTINGS.values(), ids=BAD_SETTINGS)
+def test_bad_settings_are_refused(settings, kind, text):
+    with pytest.raises(kind, match=f"^{re.escape(text)}$"):
+        pst.PyramidSparseAttention(**({"dim": 16, "num_heads": 2} | settings))
+
+
+def test_attributes_are_checked_when_set():
+    module = layer(topk=3, fusion="refine")
+    with pytest.raises(ValueError, match=re.escape("topk must be ≥ 0, got -1")):
+        module.topk = -1
+    with pytest.raises(TypeError, match=r"topk must be an integer, got 1\.5"):
+        module.topk = 1.5  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValueError, match="fusion must be one of"):
+        module.fusion = "mean"  # pyright: ignore[reportAttributeAccessIssue]
+    text = 'this module was built with fusion="refine" and has no gate: build it with fusion="gate"'
+    with pytest.raises(ValueError, match=re.escape(text)):
+        module.fusion = "gate"
+    assert (module.topk, module.fusion) == (3, "refine")
+
+
+def test_the_convolution_factory_makes_every_projection():
+    made = []
+
+    def conv(in_channels, out_channels, kernel_size=1, *, groups=1, act=True):
+        made.append((in_channels, out_channels, kernel_size, groups, act))
+        return ConvNormAct(in_channels, out_channels, kernel_size, groups=groups, act=act)
+
+    pst.PyramidSparseAttention(16, 2, conv=conv)
+    assert made == [(16, 16, 1, 1, False), (16, 32, 1, 1, False), (16, 16, 7, 16, False), (16, 16, 1, 1, False)]

@@ -1,0 +1,124 @@
+"""The small block that the others are built of, and the affine map that one of them may be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import pst
+from battery import ModuleBattery, filled
+from pst.modules.conv import pointwise_affine
+from tensors import assert_close
+
+
+class TestConvNormAct(ModuleBattery):
+    variants = {  # noqa: RUF012 ClassVar in the base
+        "pointwise": {},
+        "linear": {"act": False},
+        "depthwise": {"kernel_size": 7, "groups": 8},
+    }
+
+    def build(self, **settings):
+        return pst.ConvNormAct(8, 16, **settings)
+
+    def inputs(self, sizes, batch=2):
+        return (torch.randn(batch, 8, *sizes[0]),)
+
+    def output_shapes(self, sizes, batch=2):
+        return [(batch, 16, *sizes[0])]
+
+    def test_is_convolution_normalisation_and_silu(self, variant):
+        module, (x,) = self.module(variant, torch.float64), self.maps(dtype=torch.float64)
+        kernel, bn = module.conv.weight, module.bn
+        y = nn.functional.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=variant.get("groups", 1))
+        y = (y - bn.running_mean[:, None, None]) / (bn.running_var[:, None, None] + 1e-5).sqrt()
+        y = y * bn.weight[:, None, None] + bn.bias[:, None, None]
+        assert_close(module(x), y * y.sigmoid() if variant.get("act", True) else y)
+
+
+def block(**changes: object) -> nn.Module:
+    """A 1×1 ConvNormAct without activation in eval mode, with attributes replaced, in float64."""
+    module = filled(pst.ConvNormAct(6, 4, act=False)).eval().double()
+    for name, value in changes.items():
+        setattr(module, name, value)
+    return module
+
+
+class FusedConv(nn.Module):
+    """A Conv2d with bias alone, as Ultralytics' fuse() leaves a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(6, 4, 1), nn.Identity()
+
+    def forward(self, x):
+        return self.act(self.conv(x))
+
+
+class NormConv(FusedConv):
+    """A block with a step that its name does not give away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 4)
+
+    def forward(self, x):
+        return self.norm(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [block(), block(bn=nn.BatchNorm2d(4, affine=False).eval()), FusedConv()],
+    ids=["plain", "without scale and shift", "fused"],
+)
+def test_an_affine_block_equals_its_map(module):
+    module = module.double()
+    x = torch.randn(2, 6, 5, 3, dtype=torch.float64)
+    affine = pointwise_affine(module)
+    assert affine is not None
+    weight, bias = affine
+    assert_close(torch.einsum("oc,bchw->bohw", weight, x) + bias[:, None, None], module(x))
+
+
+def test_the_affine_map_is_differentiable():
+    module, x = block(), torch.randn(2, 6, 5, 3, dtype=torch.float64)
+    parameters = list(module.parameters())
+    affine = pointwise_affine(module)
+    assert affine is not None
+    weight, bias = affine
+    outputs = torch.einsum("oc,bchw->bohw", weight, x) + bias[:, None, None], module(x)
+    actual, expected = (torch.autograd.grad(y.square().sum(), parameters) for y in outputs)
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e)
+
+
+def hooked(attribute: str | None) -> nn.Module:
+    module = block()
+    target = module if attribute is None else getattr(module, attribute)
+    target.register_forward_hook(lambda *_: None)
+    return module
+
+
+NOT_AFFINE = {
+    "training": block().train(),
+    "activation": block(act=nn.SiLU()),
+    "3×3": block(conv=nn.Conv2d(6, 4, 3, padding=1)),
+    "padded": block(conv=nn.Conv2d(6, 4, 1, padding=1)),
+    "grouped": block(conv=nn.Conv2d(6, 4, 1, groups=2)),
+    "strided": block(conv=nn.Conv2d(6, 4, 1, stride=2)),
+    "other convolution": block(conv=nn.Conv1d(6, 4, 1)),
+    "other norm": block(bn=nn.InstanceNorm2d(4)),
+    "batch statistics in eval": block(bn=nn.BatchNorm2d(4, track_running_stats=False).eval()),
+    "another child": NormConv(),
+    "no convolution": nn.Sequential(nn.Conv2d(6, 4, 1)),
+    "hooked": hooked(None),
+    "hooked convolution": hooked("conv"),
+    "hooked norm": hooked("bn"),
+    "parametrised": block(conv=nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 4, 1))),
+}
+
+
+@pytest.mark.parametrize("module", NOT_AFFINE.values(), ids=NOT_AFFINE)
+def test_any_other_block_is_called_as_a_whole(module):
+    assert pointwise_affine(module) is None

@@ -1,0 +1,57 @@
+"""Boxes where they belong, in one colour for a class; and the message when Pillow is missing."""
+
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pst.visualize import draw_boxes, selection_overlay
+from pst.visualize.boxes import class_color
+
+
+def black(width: int = 60, height: int = 50) -> Image.Image:
+    return Image.new("RGB", (width, height))
+
+
+def test_the_frame_is_drawn_on_the_boxs_own_edges():
+    drawn = np.asarray(draw_boxes(black(), [(10, 30, 30, 45)], [""], [2], scale=2))
+    assert drawn.shape == (100, 120, 3)
+    frame = (drawn == class_color(2)).all(2)
+    frame[:60] = False  # the tag above
+    inside = frame[62:88, 22:58]
+    ys, xs = np.nonzero(frame)
+    assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (20, 60, 60, 90)
+    assert not inside.any()
+
+
+def test_a_class_has_one_colour_and_neighbours_differ():
+    colors = [class_color(i) for i in range(20)]
+    assert len(set(colors)) == 20
+    assert all(np.abs(np.subtract(a, b)).sum() > 60 for a, b in pairwise(colors))
+    assert class_color(3) == colors[3]
+
+
+def test_the_tag_stays_in_the_picture_at_the_upper_edge():
+    drawn = np.asarray(draw_boxes(black(), [(0, 0, 20, 20)], ["7"], [0], scale=1))
+    below = drawn[20:36, :10]
+    assert (below == class_color(0)).all(2).any()
+    assert (below.sum(2) < 200).any()  # the letter
+
+
+def test_no_box_leaves_the_picture_as_it_is():
+    assert not np.asarray(draw_boxes(black(), [], [], [])).any()
+
+
+def test_numbers_must_agree():
+    with pytest.raises(ValueError, match="got 1 boxes, 2 labels and 1 classes: give one of each"):
+        draw_boxes(black(), [(0, 0, 1, 1)], ["a", "b"], [0])
+
+
+def test_missing_pillow_is_named_with_the_command_that_installs_it(monkeypatch):
+    image = black()
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for draw in (lambda: draw_boxes(image, [], [], []), lambda: selection_overlay(image, None, 0)):  # type: ignore[arg-type]
+        with pytest.raises(ImportError, match=r'pictures need Pillow: pip install "pyramid-sparse-transformer\[viz\]"'):
+            draw()
