@@ -160,6 +160,20 @@ def test_a_missing_file_is_refused(tmp_path):
         load_safetensors(tmp_path / "missing.safetensors")
 
 
+def test_what_is_no_safetensors_file_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    torch.save(layer_state(), path)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is not a safetensors file: "):
+        load_safetensors(path)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    folder = tmp_path / "missing"
+    text = f"{folder} is no folder: make it before saving a.safetensors there"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(text)}$"):
+        save_safetensors({}, folder / "a.safetensors", {})
+
+
 @pytest.mark.parametrize("call", [lambda p: save_safetensors({}, p, {}), load_safetensors], ids=["save", "load"])
 def test_without_safetensors_it_says_what_to_install(call, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)

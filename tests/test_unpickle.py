@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -87,8 +88,7 @@ def test_state_dict_is_that_of_the_pickled_module(tmp_path: Path) -> None:
 def test_everything_else_is_read_as_plain_values_and_records(tmp_path: Path) -> None:
     plain = {"a": [1, 2.5, None, True, "ü", (3,), {"b": -(10**12)}], "set": {1, 2}}
     state = nn.Linear(2, 2).state_dict()
-    saved = {"plain": plain, "path": pathlib.PurePosixPath, "layer": nn.GELU("tanh"), "state": state}
-    del saved["path"]
+    saved = {"plain": plain, "layer": nn.GELU("tanh"), "state": state}
     checkpoint = PickledCheckpoint(save(saved, tmp_path / "t.pt"))
     assert checkpoint.root["plain"] == plain
     layer = checkpoint.root["layer"]
@@ -98,8 +98,6 @@ def test_everything_else_is_read_as_plain_values_and_records(tmp_path: Path) -> 
 
 
 def test_values_of_published_checkpoints_are_kept_as_records(tmp_path: Path) -> None:
-    import numpy as np
-
     saved = [np.float64(0.5), np.dtype("f4"), Path("a/b"), torch.device("cpu"), torch.Size([1, 2]), torch.float16]
     root = PickledCheckpoint(save(saved, tmp_path / "t.pt")).root
     assert all(isinstance(r, Value) or (isinstance(r, type) and issubclass(r, Value)) for r in root)
@@ -123,11 +121,9 @@ def test_getattr_is_known_for_layers_and_enums_alone() -> None:
         (use("pathlib", "PosixPath"), "write_text"),
         (use("torch._utils", "_rebuild_tensor_v2"), "func_globals"),
         (text("text"), "format"),
-        (CONV, ""),
     ):
-        if name:
-            with pytest.raises(RefusedError, match="names builtins.getattr"):
-                decode(program(getattr_, owner, text(name), b"\x86", REDUCE))
+        with pytest.raises(RefusedError, match=r"names builtins\.getattr"):
+            decode(program(getattr_, owner, text(name), b"\x86", REDUCE))
 
 
 # ---------------------------------------------------------------------------------------------- what is refused
@@ -156,7 +152,9 @@ def test_other_globals_are_refused_wherever_they_stand(function: Any, place: str
     call: Any = Call(function, "x")
     content = call if place == "first" else {"model": nn.Sequential(nn.Linear(1, 1)), "x": [{"y": (1, call)}]}
     path = save(content, tmp_path / "bad.pt")
-    with pytest.raises(ValueError, match=r"bad\.pt is not loaded: its pickle names .*Get the weights as .safetensors|bad"):
+    with pytest.raises(
+        ValueError, match=r"bad\.pt is not loaded: its pickle names .* get the weights as \.safetensors"
+    ):
         PickledCheckpoint(path)
 
 
@@ -164,7 +162,7 @@ def test_other_globals_are_refused_wherever_they_stand(function: Any, place: str
     ("pickled", "reason"),
     [
         (program(use("ultralytics.nn.tasks", "torch_load")), "names ultralytics.nn.tasks.torch_load"),
-        (program(use("ultralytics.nn.tasks", "contextlib.os.system")), "names ultralytics.nn.tasks.contextlib.os.system"),
+        (program(use("ultralytics.nn.tasks", "torch.load")), "names ultralytics.nn.tasks.torch.load"),
         (program(use("torch.nn.modules.conv", "F.conv2d")), "names torch.nn.modules.conv.F.conv2d"),
         (program(use("torch.hub", "Load")), "names torch.hub.Load"),
         (program(CONV, EMPTY, REDUCE), "calls torch.nn.modules.conv.Conv2d"),
@@ -237,7 +235,9 @@ def tensor_program(numel: int, offset: int, size: tuple[int, ...], stride: tuple
     shape, strides = (b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", n) for n in t) + b"t" for t in (size, stride))
     storage = b"(" + text("storage") + use("torch", "FloatStorage") + text("0") + text("cpu") + long[0] + b"tQ"
     hooks = use("collections", "OrderedDict") + EMPTY + REDUCE
-    return program(use("torch._utils", "_rebuild_tensor_v2"), b"(", storage, long[1], shape, strides, b"\x89", hooks, b"t", REDUCE)
+    return program(
+        use("torch._utils", "_rebuild_tensor_v2"), b"(", storage, long[1], shape, strides, b"\x89", hooks, b"t", REDUCE
+    )
 
 
 @pytest.mark.parametrize(
@@ -306,10 +306,11 @@ def test_files_of_other_formats_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"part\.pt is a damaged zip archive"):
         PickledCheckpoint(tmp_path / "part.pt")
     for records in ({"byteorder": b"big" if sys.byteorder == "little" else b"little"}, {"constants.pkl": b""}):
-        with pytest.raises(ValueError, match="of this byte order|is a TorchScript archive"):
+        with pytest.raises(ValueError, match=r"of this byte order|is a TorchScript archive"):
             PickledCheckpoint(write_archive(tmp_path / "other.pt", program(b"}"), **records))
     with zipfile.ZipFile(tmp_path / "zip.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", program(b"}"))
+        archive.writestr("archive/version", b"3\n")
     with pytest.raises(ValueError, match=r"zip\.pt is no archive that torch\.save wrote"):
         PickledCheckpoint(tmp_path / "zip.pt")
     with pytest.raises(ValueError, match=r"bad\.pt is damaged, download or save it again: malformed pickle"):

@@ -57,12 +57,15 @@ def save_safetensors(state_dict: Mapping[str, Tensor], path: str | Path, metadat
         metadata: Strings kept in the file's header.
 
     Raises:
+        FileNotFoundError: The folder does not exist.
         ImportError: safetensors is not installed.
     """
     _import_safetensors()
     from safetensors.torch import save_file
 
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder: make it before saving {path.name} there")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file({k: v.detach().contiguous().clone() for k, v in state_dict.items()}, part, dict(metadata))
@@ -77,12 +80,17 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     Raises:
         FileNotFoundError: No such file.
         ImportError: safetensors is not installed.
+        ValueError: It is not a safetensors file.
     """
     _import_safetensors()
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(str(path), framework="pt") as f:
-        return {name: f.get_tensor(name) for name in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            metadata = f.metadata()
+            return {name: f.get_tensor(name) for name in f.keys()}, {} if metadata is None else metadata  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
 
 
 def _rename(

@@ -43,7 +43,7 @@ class PickledCheckpoint:
         except RefusedError as error:
             raise ValueError(
                 f"{path} is not loaded: its pickle {error}. Unpickling it could run any code: get the weights as "
-                f".safetensors, or from a source you trust"
+                f".safetensors, or from a source you trust. Layers of your own are known once their module is imported"
             ) from error
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged, download or save it again: {error}") from error

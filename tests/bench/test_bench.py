@@ -84,11 +84,13 @@ def test_command_writes_table_json_and_plot(tmp_path: Path, monkeypatch: pytest.
     pytest.importorskip("matplotlib", reason="the viz extra is not installed")
     monkeypatch.setattr("pst.bench.SIZES", ((8, 32),))
     monkeypatch.setattr("pst.bench.measure_roofline", lambda device: PEAKS)
+    monkeypatch.setattr("pst.bench.suites.peak_memory", lambda function, kind, *args, threads: 1.0 + len(kind))
     threads = torch.get_num_threads()
     assert main(["bench", "--quick", "--seconds", "1", "--threads", "1", "--out", str(tmp_path)]) == 0
     torch.set_num_threads(threads)
     result = json.loads((tmp_path / "module.json").read_text())
     assert [(r["n"], r["topk"]) for r in result["records"]] == [(64, 0), (64, 8)]
+    assert [(r["pst_mb"], r["textbook_mb"]) for r in result["records"]] == [(4.0, 9.0)] * 2
     assert result["hardware"]["threads"] == 1
     assert {"versions", "commit", "roofline", "settings"} <= result.keys()
     assert (tmp_path / "module.png").stat().st_size > 1000

@@ -248,9 +248,9 @@ def test_attributes_are_checked_when_set():
     with pytest.raises(ValueError, match=re.escape("topk must be ≥ 0, got -1")):
         module.topk = -1
     with pytest.raises(TypeError, match=r"topk must be an integer, got 1\.5"):
-        module.topk = 1.5  # pyright: ignore[reportAttributeAccessIssue]
+        module.topk = 1.5
     with pytest.raises(ValueError, match="fusion must be one of"):
-        module.fusion = "mean"  # pyright: ignore[reportAttributeAccessIssue]
+        module.fusion = "mean"
     text = 'this module was built with fusion="refine" and has no gate: build it with fusion="gate"'
     with pytest.raises(ValueError, match=re.escape(text)):
         module.fusion = "gate"

@@ -7,7 +7,7 @@ from PIL import Image
 
 from pst import PST, Selection, record_selection, use_topk
 from pst.visualize import selection_overlay, selection_panels
-from pst.visualize.selection import AMBER
+from pst.visualize.selection import MAGENTA
 
 GREY = 90
 
@@ -31,7 +31,7 @@ def test_exactly_the_selected_cells_are_painted():
 
 def test_higher_ranks_are_painted_stronger():
     painted = np.asarray(selection_overlay(grey(40, 10), selection([2, 0, 3], (1, 4)), 0)).astype(float)
-    distance = np.abs(painted[5, 5::10] - AMBER).sum(1)  # of the middle of each of the four cells
+    distance = np.abs(painted[5, 5::10] - MAGENTA).sum(1)  # of the middle of each of the four cells
     assert distance[2] < distance[0] < distance[3] < distance[1]
     np.testing.assert_array_equal(painted[5, 15], [GREY] * 3)
 

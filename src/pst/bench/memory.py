@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
 def peak_memory(function: Callable[..., object], *args: Any, threads: int = 1) -> float:
     """Memory that one call takes on top of what its process held before, at its peak.
 
-    The call is made twice in a fresh process, first small costs of a first call (library start-up, thread pools) are
-    paid by ``function(*args, warmup=True)``, then the high-water mark is read around ``function(*args)``.
+    In a fresh process ``function(*args, warmup=True)`` pays the costs of a first call (library start-up, thread pools);
+    then the kernel's high-water mark is reset, and read after ``function(*args)``.
 
     Args:
         function: Importable by name; called with ``warmup=True`` it must do the same work at a small size.
@@ -22,7 +22,12 @@ def peak_memory(function: Callable[..., object], *args: Any, threads: int = 1) -
 
     Returns:
         10⁶ bytes.
+
+    Raises:
+        RuntimeError: The system is not Linux, or the process failed.
     """
+    if sys.platform != "linux":
+        raise RuntimeError(f"peak memory is read from Linux's /proc, and this is {sys.platform}: pass memory=False")
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     process = context.Process(target=_measure, args=(queue, function, args, threads))
@@ -38,12 +43,13 @@ def _measure(queue: Any, function: Callable[..., object], args: tuple[Any, ...],
 
     torch.set_num_threads(threads)
     function(*args, warmup=True)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM to what is held now
     before = _high_water()
     function(*args)
     queue.put((_high_water() - before) / 1e6)
 
 
-def _high_water() -> float:
-    """Most memory this process ever held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)
+def _high_water() -> int:
+    """Most memory this process held since the reset, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))

@@ -58,14 +58,16 @@ def plot_modules(records: Sequence[dict[str, Any]], path: Path) -> None:
                 points = [
                     (r["n"], r[f"{kind}_ms"]["median"] if unit == "ms" else r.get(f"{kind}_mb"))
                     for r in records
-                    if (r["channels"], r["topk"]) == (channels, k) and (unit == "ms" or f"{kind}_mb" in r)
+                    if (r["channels"], r["topk"]) == (channels, k) and (unit == "ms" or r.get(f"{kind}_mb", 0) > 0)
                 ]
                 if points:
                     axes.plot(
                         *zip(*sorted(points), strict=True), style, marker="o", markersize=3, color=f"C{i}",
                         label=f"{kind}, C={channels}, k={k}",
                     )  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="query tokens N", ylabel=label)
+        axes.set(xlabel="query tokens N", ylabel=label)
+        if axes.lines:
+            axes.set(xscale="log", yscale="log")
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=150)

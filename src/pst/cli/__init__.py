@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from pst import __version__
-from pst.cli import bench, convert, demo, info, val, yolo
+from pst.cli import bench, convert, demo, export, info, reproduce, val, yolo
 
 _USAGE_ERROR = 2
 _INTERRUPTED = 130  # as shells report a command that Ctrl+C ended
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pst", description="Pyramid Sparse Transformer for vision models.")
     parser.add_argument("--version", action="version", version=f"pst {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (demo, yolo, val, bench, convert, info):
+    for verb in (demo, yolo, val, bench, reproduce, export, convert, info):
         verb.add_parser(verbs)
     for each, default in [(parser, False), *((p, argparse.SUPPRESS) for p in verbs.choices.values())]:
         each.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -70,7 +71,9 @@ def _modules(args: argparse.Namespace, roofline: Any) -> list[dict[str, Any]]:
 
     sizes = [size for size in SIZES if size[0] <= 40 or not args.quick]
     train = args.suite == "train"
-    records = run_modules(sizes, train=train, roofline=roofline, seconds=args.seconds, device=args.device)
+    records = run_modules(
+        sizes, train=train, memory=sys.platform == "linux", roofline=roofline, seconds=args.seconds, device=args.device
+    )
     print(format_table(MODULE_HEADER, module_rows(records)))
     plot_modules(records, args.out / f"{args.suite}.png")
     return records

@@ -12,9 +12,9 @@ from PIL import Image, ImageFilter
 Array = NDArray[np.float32]
 
 # larger edges of the glyphs in pixels of a 256 px image: (fewest, most, smallest, largest)
-_LARGE = (0, 1, 72, 140)
-_MEDIUM = (2, 4, 28, 72)
-_SMALL = (3, 6, 12, 24)
+_LARGE = (0, 2, 72, 140)
+_MEDIUM = (3, 5, 28, 72)
+_SMALL = (2, 5, 12, 26)
 _CLUSTER_SHARE = 0.5
 _TRIES = 40
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -85,7 +85,7 @@ def glyph(scan: Array, extent: int) -> Array:
     padded = np.pad(ink, 1)
     target = (round(padded.shape[1] * scale), round(padded.shape[0] * scale))
     image = Image.fromarray(padded).resize(target, Image.Resampling.BICUBIC)
-    opacity = np.clip((np.asarray(image, np.float32) - 0.34) / 0.32, 0, 1)
+    opacity = np.clip((np.asarray(image, np.float32) - 0.26) / 0.3, 0, 1)
     return _trim(opacity, 0.5)
 
 

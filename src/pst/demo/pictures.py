@@ -47,7 +47,7 @@ def read_labels(data: str | Path, split: str, imgsz: int) -> tuple[list[dict[str
 
 
 def draw_scenes(
-    yolo: YOLO, labels: Sequence[dict[str, Any]], names: dict[int, str], settings: Settings, *, count: int = 6
+    yolo: YOLO, labels: Sequence[dict[str, Any]], names: dict[int, str], settings: Settings, *, count: int = 4
 ) -> list[Scene]:
     """Draw ``count`` of the labelled images, evenly spread over them; all when there are fewer."""
     from ultralytics.utils import TQDM

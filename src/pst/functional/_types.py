@@ -31,13 +31,5 @@ class Inputs(NamedTuple):
     scale: float
     generator: torch.Generator | None
     observer: Callable[[Tensor], None] | None
-
-    @property
-    def fine_size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.query.shape[2], self.query.shape[3]
-
-    @property
-    def coarse_size(self) -> tuple[int, int]:
-        """(Hu, Wu)."""
-        return self.key.shape[2], self.key.shape[3]
+    fine_size: tuple[int, int]  # fields, not properties: torch.compile of 2.4 knows no properties of a NamedTuple
+    coarse_size: tuple[int, int]

@@ -81,6 +81,8 @@ def pyramid_sparse_attention(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         generator=generator,
         observer=observer,
+        fine_size=(query.shape[2], query.shape[3]),
+        coarse_size=(key.shape[2], key.shape[3]),
     )
     if topk == 0 or fine is None:
         return _IMPLEMENTATIONS[impl](inputs, None, None)

@@ -28,7 +28,9 @@ def mean_logit_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
         (B, h, M) scores.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    mean_query = query.mean(-2, keepdim=True, dtype=dtype)
+    # dtype= only where it changes something: LiteRT's converter does not know it
+    widen = {} if query.dtype == dtype else {"dtype": dtype}
+    mean_query = query.mean(-2, keepdim=True, **widen)
     return (mean_query * key.to(dtype)).sum(-1) * scale
 
 
@@ -129,6 +131,7 @@ def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Ten
     y, y_valid = _axis_children(row, height, rows)
     x, x_valid = _axis_children(parent - row * columns, width, columns)  # no %: not every export target has it
     index = (y[..., :, None] * width + x[..., None, :]).flatten(-3)
+    index = index.to(parent.dtype)  # as it is already, but Core ML's converter takes the result of // for a float
     if y_valid is None and x_valid is None:
         return index, None
     y_valid = torch.ones_like(y, dtype=torch.bool) if y_valid is None else y_valid

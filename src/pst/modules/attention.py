@@ -139,8 +139,9 @@ class PyramidSparseAttention(nn.Module):
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, parts·C, H, W) -> ``parts`` of (B, h, H, W, d), last dimension contiguous; free from channels_last."""
         tokens = projected.permute(0, 2, 3, 1).contiguous()
-        heads = tokens.reshape(*tokens.shape[:3], self.num_heads, -1)  # five dimensions: ncnn has no more
-        return tuple(t.permute(0, 3, 1, 2, 4) for t in heads.chunk(parts, -1))
+        d = self.dim // self.num_heads
+        heads = tokens.reshape(*tokens.shape[:3], self.num_heads, parts * d).permute(0, 3, 1, 2, 4)
+        return tuple(heads[..., i * d : (i + 1) * d] for i in range(parts))  # never six dimensions: Core ML has five
 
     def _fine_tokens(self, x: Tensor, query: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Keys and values of the finer map: projected after gathering where the projection is affine."""

@@ -13,7 +13,9 @@ class ConvFactory(Protocol):
 
     def __call__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, *, groups: int = 1, act: bool = True
-    ) -> nn.Module: ...
+    ) -> nn.Module:
+        """The block, a Module from (B, in_channels, H, W) to (B, out_channels, H, W)."""
+        ...
 
 
 class ConvNormAct(nn.Module):

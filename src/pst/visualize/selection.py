@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Color = tuple[int, int, int]
 
-AMBER: Color = (255, 176, 0)
+MAGENTA: Color = (255, 0, 190)  # rare in photos, so it stands out from most
 _FIRST, _LAST = 0.72, 0.28  # opacity of the highest and of the lowest rank
 
 
@@ -33,7 +33,7 @@ class Panel(NamedTuple):
     image: Image
 
 
-def selection_overlay(image: Image, selection: Selection, head: int, *, item: int = 0, color: Color = AMBER) -> Image:
+def selection_overlay(image: Image, selection: Selection, head: int, *, item: int = 0, color: Color = MAGENTA) -> Image:
     """Paint the coarse tokens that one head selected over the picture.
 
     Token (r, c) of the Hu×Wu map is the cell in row r and column c of a grid of as many equal cells laid over the

@@ -20,9 +20,10 @@ from pst.integrations import ultralytics as adapter
 from pst.integrations.ultralytics import register, unregister
 
 YOLO: Any = adapter.YOLO  # the host leaves its attributes untyped
+COMPILERS = ["aot_eager", "inductor"]
 TRAIN = {
-    "epochs": 1, "imgsz": 64, "batch": 4, "device": "cpu", "workers": 0, "plots": False, "pretrained": False, "amp": False,
-    "verbose": False,
+    "epochs": 1, "imgsz": 64, "batch": 4, "device": "cpu", "workers": 0, "plots": False, "pretrained": False,
+    "amp": False, "verbose": False,
 }  # fmt: skip
 
 
@@ -82,10 +83,12 @@ def test_two_processes_train_as_ultralytics_launches_them(
     assert {layer.topk for layer in pst.control.attention_layers(yolo).values()} == {4}
 
 
-@pytest.mark.parametrize("backend", ["none", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("topk", [0, 8])
+@pytest.mark.parametrize(
+    ("backend", "topk"),
+    [("none", 0), ("none", 8), *(pytest.param(b, k, marks=pytest.mark.slow) for b in COMPILERS for k in (0, 8))],
+)
 def test_both_ranks_step_to_the_same_weights_and_every_parameter_has_a_gradient(
-    topk: int, backend: str, tmp_path: Path
+    backend: str, topk: int, tmp_path: Path
 ) -> None:
     script = ddp_step.__file__
     outs = [tmp_path / f"{rank}.pt" for rank in (0, 1)]

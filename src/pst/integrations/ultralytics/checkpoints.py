@@ -19,7 +19,6 @@ from pst.integrations.ultralytics.match import difference, find_bundled, shapes
 from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.portable import Checkpoint, from_fields, from_metadata, to_metadata
 from pst.modules import PyramidSparseAttention
-from pst.pickle_reader import PickledCheckpoint
 
 _ATTENTION = f"{PyramidSparseAttention.__module__}.{PyramidSparseAttention.__qualname__}"
 
@@ -99,7 +98,7 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _read_pt(path: Path) -> Checkpoint:
-    pickled = PickledCheckpoint(path)
+    pickled = guard.read(path)
     model = next(guard.models(pickled), None)
     if model is None:
         raise ValueError(f"{path} holds no Ultralytics model: pass a checkpoint that a training wrote")

@@ -43,7 +43,7 @@ def check_checkpoint(path: str | Path) -> None:
         ValueError: It may not; the message names what stands against it. Or it is a checkpoint of the PST authors'
             fork of Ultralytics, which has to be converted first.
     """
-    checkpoint = PickledCheckpoint(path, accept=_imported_layer)
+    checkpoint = read(path)
     if is_authors(checkpoint):
         target = Path(path).with_name(f"{Path(path).stem}-converted.pt")
         raise ValueError(
@@ -57,6 +57,11 @@ def check_checkpoint(path: str | Path) -> None:
         for _, layer in checkpoint.modules(model):
             if "yaml" in layer.state:
                 check_model_yaml(layer.state["yaml"], path)
+
+
+def read(path: str | Path) -> PickledCheckpoint:
+    """Decode a ``.pt`` file; layers of other packages are known if this process has imported them."""
+    return PickledCheckpoint(path, accept=_imported_layer)
 
 
 def is_authors(checkpoint: PickledCheckpoint) -> bool:

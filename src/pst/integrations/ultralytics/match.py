@@ -1,4 +1,4 @@
-"""Which model of the zoo a state dict belongs to, told by its names and shapes."""
+"""Which of the paper's models a state dict belongs to, told by its names and shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from ultralytics.nn import tasks as host_tasks
 
-from pst.integrations.ultralytics.models import model_zoo
+from pst.integrations.ultralytics.models import host_name, model_zoo
 from pst.integrations.ultralytics.plugin import register
 
 Shapes = dict[str, tuple[int, ...]]
@@ -19,7 +19,7 @@ _FROM_DATA = ("nc", "channels", "kpt_shape")  # entries of a YAML that a trainin
 
 
 def find_bundled(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Name and dictionary of the model of the zoo whose state dict has the names and shapes of ``state``.
+    """Name and dictionary of the paper's model whose state dict has the names and shapes of ``state``.
 
     Args:
         state: State dict of a whole model in our names.
@@ -31,7 +31,8 @@ def find_bundled(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> tuple[s
     register()
     wanted = shapes(state)
     said = Path(str(own.get("yaml_file"))).name
-    for name in sorted((model.name for model in model_zoo()), key=lambda name: name != said):
+    paper = (model.name for model in model_zoo() if host_name(model.name) is None)
+    for name in sorted(paper, key=lambda name: name != said):
         cfg: dict[str, Any] = {
             **host_tasks.yaml_model_load(name),
             **{key: own[key] for key in _FROM_DATA if key in own},

@@ -103,7 +103,7 @@ def _hooks() -> list[tuple[Any, str, tuple[str, ...], Callable[..., Any]]]:
         (host_tasks, "parse_model", ("d", "ch", "verbose"), _parse_model),
         (host_tasks, "yaml_model_load", ("path",), _yaml_model_load),
         (host_model, "yaml_model_load", ("path",), _yaml_model_load),
-        *((owner, "torch_load", (), guard.load) for owner in (host_tasks, host_nas, host_sam, host_sam3)),
+        *((owner, "torch_load", (), guard.load) for owner in (host_tasks, host_torch, host_nas, host_sam, host_sam3)),
         (host_model.Model, "train", ("self", "trainer"), training.train),
         (BaseTrainer, "resume_training", ("self", "ckpt"), training.resume),
         (host_dist, "generate_ddp_file", ("trainer",), training.ddp_file),

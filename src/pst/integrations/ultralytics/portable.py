@@ -54,6 +54,9 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
     Raises:
         ValueError: A field is malformed, or the YAML is refused.
     """
+    kind = vars(host_tasks).get(str(fields["model_class"]))
+    if not (isinstance(kind, type) and issubclass(kind, host_tasks.BaseModel)):
+        raise ValueError(f"{path} holds a {fields['model_class']}, which is no model of Ultralytics")  # noqa: TRY004
     try:
         plain = json.loads(json.dumps({**fields, "train_args": _plain_args(fields["train_args"])}))
         names = plain["names"]
@@ -65,9 +68,6 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
         raise ValueError(f"{path} is no checkpoint of a trained model: {error}") from error
     if sorted(names) != [*range(len(names))] or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{path} has the class names {names}: wanted one text for each index from 0")
-    kind = vars(host_tasks).get(plain["model_class"])
-    if not (isinstance(kind, type) and issubclass(kind, host_tasks.BaseModel)):
-        raise ValueError(f"{path} holds a {plain['model_class']}, which is no model of Ultralytics")  # noqa: TRY004
     guard.check_model_yaml(plain["yaml"], path)
     cfg = plain["yaml"] | {"nc": len(names)}
     task = host_tasks.guess_model_task(cfg)

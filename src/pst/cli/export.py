@@ -1,0 +1,75 @@
+"""`pst export`: a trained model as a file for another runtime, run and compared before it is reported."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pst.cli._common import Verbs, positive, require
+
+if TYPE_CHECKING:
+    from pst.export.yolo import Exported
+
+_FORMATS = ("onnx", "openvino", "torchscript", "pt2", "ncnn", "litert", "coreml", "engine")
+_NOT_RUN = {"coreml": "Core ML runs on macOS only", "engine": "its own runtime was not started"}
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "export",
+        help="ONNX, OpenVINO, TorchScript, pt2, ncnn, LiteRT, Core ML, TensorRT; run and compared",
+        description="Export a trained model with a fixed k and fusion, then run the file on other images than it was "
+        "made with, at other sizes too with --dynamic, and print how far it is from the model.",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="PT", help="checkpoint, e.g. best.pt")
+    parser.add_argument("--format", choices=_FORMATS, default="onnx", help="(%(default)s)")
+    parser.add_argument("--topk", type=_topk, metavar="K", help="k, fixed in the file (the model's own)")
+    parser.add_argument("--fusion", choices=("gate", "refine"), help="(the model's own)")
+    parser.add_argument("--imgsz", type=positive, nargs="+", metavar="PX", help="side, or height and width (training)")
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images in a batch (%(default)s)")
+    parser.add_argument("--dynamic", action="store_true", help="leave batch, height and width open")
+    parser.add_argument("--half", action="store_true", help="FP16")
+    parser.add_argument("--int8", action="store_true", help="convolutions in INT8; needs --data")
+    parser.add_argument("--data", metavar="YAML", help="dataset whose validation images INT8 is calibrated with")
+    parser.add_argument("--opset", type=positive, metavar="N", help="of ONNX (17)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (that of the checkpoint)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, run, compare, print."""
+    require("ultralytics", "ultralytics")
+    from pst.export import yolo
+
+    if args.imgsz is not None and len(args.imgsz) > 2:
+        raise ValueError(f"--imgsz takes one side, or height and width, got {len(args.imgsz)} numbers")
+    imgsz = None if args.imgsz is None else (args.imgsz[0], args.imgsz[-1])
+    names = ("topk", "fusion", "batch", "dynamic", "half", "int8", "data", "opset", "out")
+    exported = yolo.export(args.model, args.format, imgsz=imgsz, **{name: getattr(args, name) for name in names})
+    _print(exported)
+    if args.format in _NOT_RUN:
+        print(f"not run      {_NOT_RUN[args.format]}")
+    else:
+        gap = yolo.verify(args.model, exported)
+        print(f"compared     max {gap.max:.2g}, mean {gap.mean:.2g} from the model's outputs of up to {gap.scale:.4g}")
+    print(f"Written: {exported.path}")
+    return 0
+
+
+def _print(exported: Exported) -> None:
+    fusion = "coarse attention alone" if exported.topk == 0 else f"fusion {exported.fusion}"
+    print(f"k            {exported.topk}, {fusion}")
+    for layer, tokens in exported.clamped.items():
+        print(f"             {layer} has {tokens} coarse tokens at this size: its k is {tokens}")
+    size = f"batch {exported.batch}, {exported.size[0]}×{exported.size[1]} px"
+    print(f"input        {size}{', others too' if exported.dynamic else ''}")
+    files = [exported.path] if exported.path.is_file() else [p for p in exported.path.rglob("*") if p.is_file()]
+    print(f"size         {sum(file.stat().st_size for file in files) / 1e6:.2f} MB")
+
+
+def _topk(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer ≥ 0, got {text!r}")
+    return int(text)

@@ -1,0 +1,28 @@
+"""Files for other runtimes: ONNX and ``torch.export`` programs of any module, every format of Ultralytics' for YOLO.
+
+`to_onnx` and `to_pt2` need no host library; `pst.export.yolo` exports a YOLO model and stands above the Ultralytics
+adapter. `load` runs what was written, so that it can be compared with the model it came from.
+"""
+
+from pst.export.compare import Difference, compare
+from pst.export.onnx_file import newest_opset, to_onnx
+from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
+from pst.export.program import to_pt2
+from pst.export.rules import FORMATS, MAX_TOPK, Format, check_request
+from pst.export.runtime import load
+
+__all__ = [
+    "FORMATS",
+    "MAX_TOPK",
+    "Difference",
+    "Format",
+    "check_request",
+    "compare",
+    "load",
+    "newest_opset",
+    "onnx_to_float16",
+    "quantize_onnx",
+    "quantize_openvino",
+    "to_onnx",
+    "to_pt2",
+]

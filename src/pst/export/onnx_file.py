@@ -1,0 +1,112 @@
+"""ONNX files of any module, from opset 17 to the newest that the installed packages know."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pst.export.program import check_folder, eval_mode
+
+OLDEST_OPSET = 17
+TRACED_OPSET = 20  # the newest that PyTorch's tracing exporter writes; beyond it the file is converted
+TESTED_OPSET = 26  # the newest whose files were run, with ONNX Runtime 1.32
+DEFAULT_OPSET = 17  # every ONNX Runtime, OpenVINO and TensorRT ≥ 8.6 in use reads it
+
+
+def to_onnx(
+    module: nn.Module,
+    example_inputs: Sequence[Tensor],
+    path: str | Path,
+    *,
+    opset: int = DEFAULT_OPSET,
+    dynamic: bool = False,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Export a module to ONNX by tracing it.
+
+    k of every PST layer becomes a constant of the graph, at most the number of coarse tokens of the example: with
+    ``dynamic`` no smaller coarse map can be run.
+
+    Args:
+        module: Any module; it is traced in eval mode and given its own mode back.
+        example_inputs: Its tensors.
+        path: The file to write; replaced when it exists.
+        opset: `OLDEST_OPSET` to `newest_opset`.
+        dynamic: Leave batch, height and width of every input open; ratios between maps stay those of the example.
+        input_names: Of the graph; None gives "input0", "input1", …
+        output_names: Of the graph; None gives "output0", …
+        metadata: Kept in the file's header.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        FileNotFoundError: Its folder does not exist.
+        ImportError: onnx is not installed.
+        ValueError: The opset is out of range.
+    """
+    path = check_folder(path)
+    check_opset(opset)
+    inputs = [f"input{i}" for i in range(len(example_inputs))] if input_names is None else list(input_names)
+    outputs = ["output0"] if output_names is None else list(output_names)
+    axes = {name: {0: "batch", 2: f"height{i}", 3: f"width{i}"} for i, name in enumerate(inputs)}
+    with eval_mode(module), quiet_exporter():
+        torch.onnx.export(
+            module, tuple(example_inputs), str(path), opset_version=min(opset, TRACED_OPSET), input_names=inputs,
+            output_names=outputs, dynamic_axes=axes if dynamic else None, dynamo=False,
+        )  # fmt: skip
+    finish(path, opset=opset, metadata=metadata)
+    return path
+
+
+def finish(path: Path, *, opset: int | None = None, metadata: Mapping[str, str] | None = None) -> None:
+    """Raise a file's opset, for ``opset`` > its own, and add metadata."""
+    import onnx
+
+    model = onnx.load(path)
+    own = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset is not None and opset > own:
+        entries = list(model.metadata_props)
+        ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+        model = onnx.version_converter.convert_version(model, opset)
+        del model.metadata_props[:]
+        model.metadata_props.extend(entries)
+        model.ir_version = max(model.ir_version, ir_version)
+    for key, value in (metadata or {}).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, str(value)
+    onnx.save(model, path)
+
+
+def newest_opset() -> int:
+    """The newest opset that the installed onnx can write, up to `TESTED_OPSET`."""
+    import onnx
+
+    return min(onnx.defs.onnx_opset_version(), TESTED_OPSET)
+
+
+def check_opset(opset: int) -> None:
+    """Raise ImportError without onnx, ValueError unless `OLDEST_OPSET` ≤ ``opset`` ≤ `newest_opset`."""
+    try:
+        newest = newest_opset()
+    except ImportError as error:
+        raise ImportError("ONNX export needs onnx: pip install 'pyramid-sparse-transformer[export]'") from error
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ValueError(f"opset must be from {OLDEST_OPSET} to {newest} with the packages installed, got {opset}")
+
+
+class quiet_exporter(warnings.catch_warnings):  # reads as a statement
+    """Without the tracer's remarks on sizes that it makes constant and PyTorch's on its own older exporter."""
+
+    def __enter__(self) -> Any:
+        entered = super().__enter__()
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return entered

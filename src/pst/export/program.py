@@ -1,0 +1,78 @@
+"""``torch.export`` programs, ``.pt2``: graph and weights that ``torch.export.load`` reads without any code of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+METADATA = "pst.json"
+
+
+def to_pt2(
+    module: nn.Module,
+    example_inputs: Sequence[Tensor],
+    path: str | Path,
+    *,
+    dynamic: bool | Any = False,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Export a module to a ``.pt2`` file.
+
+    Args:
+        module: Any module; it is exported in eval mode and given its own mode back.
+        example_inputs: Its tensors, at a size that is representative: with ``dynamic`` no size may be 0 or 1, and a
+            coarse map must have more than k tokens.
+        path: The file to write; replaced when it exists.
+        dynamic: True leaves batch, height and width of every (B, C, H, W) input open, none tied to another. For
+            sizes that are tied pass ``dynamic_shapes`` of ``torch.export.export`` itself.
+        metadata: Kept in the file as `METADATA`, JSON.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        FileNotFoundError: Its folder does not exist.
+        ValueError: The example cannot stand for dynamic sizes.
+    """
+    path = check_folder(path)
+    shapes = dynamic
+    if dynamic is True:
+        for t in example_inputs:
+            if t.ndim != 4 or min(t.shape[0], *t.shape[2:]) < 2:
+                raise ValueError(
+                    "dynamic=True needs example inputs (batch, channels, height, width) of batch, height and width "
+                    f"≥ 2, got {tuple(t.shape)}: pass a larger example"
+                )
+        shapes = tuple(dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC) for _ in example_inputs)
+    with eval_mode(module), torch.no_grad():
+        program = torch.export.export(module, tuple(example_inputs), dynamic_shapes=shapes or None, strict=False)
+    torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata or {}))})
+    return path
+
+
+class eval_mode:  # reads as a statement
+    """Eval mode inside a with block; every submodule gets its own mode back."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._modes = {m: m.training for m in module.modules()}
+        self._module = module
+
+    def __enter__(self) -> None:
+        self._module.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for m, training in self._modes.items():
+            m.training = training
+
+
+def check_folder(path: str | Path) -> Path:
+    """``path`` as a Path; FileNotFoundError unless its folder exists."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent}: make it first")
+    return path

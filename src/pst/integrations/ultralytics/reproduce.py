@@ -1,0 +1,173 @@
+"""The paper's trainings: what is trained, on what, how, and what the paper says came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ultralytics.data.utils import check_cls_dataset, check_det_dataset
+
+from pst.control import set_fusion, set_topk
+from pst.functional.attention import Fusion
+from pst.integrations.ultralytics import dataset
+from pst.integrations.ultralytics.plugin import YOLO
+from pst.pickle_reader import PickledCheckpoint
+
+# scale, mixup and copy_paste grow with the model, as in YOLOv12's published table
+_AUGMENTATION = {
+    "n": {"scale": 0.5, "mixup": 0.0, "copy_paste": 0.1},
+    "s": {"scale": 0.9, "mixup": 0.05, "copy_paste": 0.15},
+    "m": {"scale": 0.9, "mixup": 0.15, "copy_paste": 0.4},
+}
+_COCO_GAINS = {"n": 0.9, "s": 0.5, "m": 0.4}
+_IMAGENET_GAINS = {"resnet18": 6.5, "resnet50": 1.7, "resnet101": 1.0}
+_GRID: tuple[tuple[int, Fusion | None], ...] = ((0, None), (8, "gate"), (8, "refine"))
+
+COCO_SCALES = tuple(_AUGMENTATION)
+IMAGENET_MODELS = (*_IMAGENET_GAINS, "yolo11n", "yolo11s", "yolo11m")
+
+
+class Recipe(NamedTuple):
+    """One training.
+
+    Attributes:
+        name: e.g. "coco-yolo11n-pst".
+        model: Name of the YAML.
+        task: "detect" or "classify".
+        data: Dataset, as Ultralytics takes it.
+        args: Arguments of the training.
+        metric: Key of the figure in Ultralytics' results, in [0, 1].
+        metric_name: The same for readers.
+        baseline: Name of the recipe that the paper's gain is over; None where there is none.
+        paper_gain: The paper's gain in percentage points; None where it has none, or none that is known here.
+    """
+
+    name: str
+    model: str
+    task: str
+    data: str
+    args: dict[str, Any]
+    metric: str
+    metric_name: str
+    baseline: str | None
+    paper_gain: float | None
+
+
+class Figure(NamedTuple):
+    """One evaluation of a trained model: its k and fusion (None without PST or k), and the metric in [0, 1]."""
+
+    topk: int | None
+    fusion: str | None
+    value: float
+
+
+def coco(scale: str, *, baseline: bool = False) -> Recipe:
+    """YOLO11-PST on COCO: 600 epochs, SGD, batch 128; with ``baseline`` YOLO11 itself, trained in the same way.
+
+    Args:
+        scale: "n", "s" or "m".
+        baseline: Whether to train the model that the paper compares with.
+    """
+    name = f"coco-yolo11{scale}"
+    args = {"epochs": 600, "batch": 128, "imgsz": 640, "optimizer": "SGD", "lr0": 0.01, "momentum": 0.937}
+    args |= {"weight_decay": 5e-4, "pretrained": False, "mosaic": 1.0, **_AUGMENTATION[scale]}
+    return Recipe(
+        name=name if baseline else f"{name}-pst",
+        model=f"yolo11{scale}.yaml" if baseline else f"yolo11{scale}-pst.yaml",
+        task="detect",
+        data="coco.yaml",
+        args=args,
+        metric="metrics/mAP50-95(B)",
+        metric_name="mAP50-95",
+        baseline=None if baseline else name,
+        paper_gain=None if baseline else _COCO_GAINS[scale],
+    )
+
+
+def imagenet(model: str) -> Recipe:
+    """A classifier with PST on ImageNet-1k: 200 epochs, SGD with learning rate 0.2, batch 256.
+
+    Args:
+        model: One of `IMAGENET_MODELS`, e.g. "resnet18".
+    """
+    return Recipe(
+        name=f"imagenet-{model}-cls-pst",
+        model=f"{model}-cls-pst.yaml",
+        task="classify",
+        data="imagenet",
+        args={"epochs": 200, "batch": 256, "imgsz": 224, "optimizer": "SGD", "lr0": 0.2, "pretrained": False},
+        metric="metrics/accuracy_top1",
+        metric_name="top-1",
+        baseline=None,
+        paper_gain=_IMAGENET_GAINS.get(model),
+    )
+
+
+def check_data(recipe: Recipe, data: str) -> str:
+    """Look for every image of the training and validation sets.
+
+    Args:
+        recipe: What is to be trained.
+        data: Dataset YAML, or the folder of a classification set.
+
+    Returns:
+        What was found, in one line.
+
+    Raises:
+        FileNotFoundError: Something is missing; the message says what and how to get it.
+    """
+    try:
+        found = dataset.count_detection(data) if recipe.task == "detect" else dataset.count_imagenet(data)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{data} is not complete: {error}. Name your own copy with --data, or let Ultralytics download it to "
+            f"{dataset.DATASETS_DIR} with --download"
+        ) from error
+    return f"{data}: " + ", ".join(f"{count:,} {split} images" for split, count in found.items())
+
+
+def download(recipe: Recipe, data: str) -> None:
+    """Let Ultralytics download what it knows how to, where it wants it."""
+    (check_det_dataset if recipe.task == "detect" else check_cls_dataset)(data)
+
+
+def epochs_done(last: Path) -> tuple[int, int]:
+    """(epochs that a ``last.pt`` has behind it, epochs of its training), read without unpickling it."""
+    root: Any = PickledCheckpoint(last).root
+    epochs, epoch = root["train_args"]["epochs"], root["epoch"]
+    return (epochs if epoch < 0 else epoch + 1), epochs  # -1 marks the end of a training
+
+
+def train_command(recipe: Recipe, data: str, folder: Path, extra: list[str]) -> list[str]:
+    """``yolo`` command line that trains, or goes on where ``folder/weights/last.pt`` is.
+
+    Args:
+        recipe: What is to be trained.
+        data: Dataset.
+        folder: Where Ultralytics writes.
+        extra: More ``ARG=VALUE`` for Ultralytics; the last one of a name counts.
+    """
+    last = folder / "weights" / "last.pt"
+    args = {"model": last, "resume": True} if last.is_file() else {"model": recipe.model, **recipe.args}
+    args |= {"data": data, "save_dir": folder} | dict(item.split("=", 1) for item in extra)
+    return [recipe.task, "train", *(f"{key}={value}" for key, value in args.items())]
+
+
+def evaluate(recipe: Recipe, best: Path, data: str, **val_args: Any) -> Iterator[Figure]:
+    """Validate a trained model: with k = 0 as it was trained, then with k = 8 in both fusions; a baseline once.
+
+    Args:
+        recipe: What was trained.
+        best: ``best.pt``.
+        data: Dataset.
+        **val_args: More arguments of ``YOLO.val``.
+    """
+    yolo = YOLO(best)
+    for topk, fusion in _GRID if "-pst" in recipe.model else ((None, None),):
+        if topk is not None:
+            set_topk(yolo, topk)
+        if fusion is not None:
+            set_fusion(yolo, fusion)
+        metrics: Any = yolo.val(data=data, imgsz=recipe.args["imgsz"], plots=False, **val_args)
+        yield Figure(topk, fusion, float(metrics.results_dict[recipe.metric]))

@@ -1,0 +1,202 @@
+"""`to_onnx` and `to_pt2` of a plain module: run at other sizes and batches than traced, and compared with eager."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import pst
+from pst.export import compare, load, newest_opset, onnx_to_float16, quantize_onnx, to_onnx, to_pt2
+
+onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
+pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+
+TRACED = ((8, 12), (4, 6))
+OTHERS = [((8, 12), (4, 6), 2), ((12, 8), (6, 4), 1), ((16, 20), (8, 10), 3)]
+
+
+def layer(topk: int, fusion: str = "gate") -> pst.PST:
+    torch.manual_seed(1)
+    module = pst.PST(16, 24, 64, topk=topk, fusion=fusion)  # type: ignore[arg-type]
+    for m in module.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            assert m.running_mean is not None
+            assert m.running_var is not None
+            m.running_mean.normal_(0, 0.3)
+            m.running_var.uniform_(0.5, 2)
+    return module.eval()
+
+
+def maps(fine: tuple[int, int], coarse: tuple[int, int], batch: int = 2) -> tuple[Tensor, Tensor]:
+    return torch.randn(batch, 16, *fine), torch.randn(batch, 24, *coarse)
+
+
+def others() -> list[tuple[Tensor, Tensor]]:
+    return [maps(*sizes) for sizes in OTHERS]
+
+
+@pytest.mark.parametrize("opset", [17, "newest"])
+@pytest.mark.parametrize(("topk", "fusion"), [(0, "gate"), (8, "gate"), (8, "refine")])
+def test_onnx_runs_at_other_sizes(tmp_path, topk, fusion, opset):
+    module = layer(topk, fusion)
+    opset = newest_opset() if opset == "newest" else opset
+    path = to_onnx(
+        module, maps(*TRACED), tmp_path / "layer.onnx", opset=opset, dynamic=True, metadata={"pst_topk": "8"}
+    )
+    gap = compare(module, load(path, threads=1), others())
+    assert gap.max < 1e-5 * max(gap.scale, 1)
+    model = onnx.load(path)
+    assert {entry.version for entry in model.opset_import if entry.domain == ""} == {opset}
+    assert {entry.key: entry.value for entry in model.metadata_props}["pst_topk"] == "8"
+
+
+def test_newest_opset_is_newer_than_what_the_tracer_writes():
+    assert newest_opset() > 20
+
+
+def test_k_is_a_constant_of_the_graph(tmp_path):
+    path = to_onnx(layer(8), maps(*TRACED), tmp_path / "layer.onnx", dynamic=True)
+    graph = onnx.load(path).graph
+    constants = {
+        n.output[0]: onnx.numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"
+    }
+    constants |= {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+    (topk,) = [node for node in graph.node if node.op_type == "TopK"]
+    assert constants[topk.input[1]].tolist() == [8]
+    assert not any(node.op_type == "Mod" for node in graph.node if "Gather" not in node.name and "/attn/" in node.name)
+
+
+def test_a_static_file_keeps_its_size(tmp_path):
+    run = load(to_onnx(layer(8), maps(*TRACED), tmp_path / "layer.onnx"), threads=1)
+    with pytest.raises(Exception, match=r"(?i)invalid dimensions|got invalid"):
+        run(*maps((12, 8), (6, 4), 2))
+
+
+def test_training_mode_survives_an_export(tmp_path):
+    module = layer(8).train()
+    module.blocks[0].eval()
+    before = [m.training for m in module.modules()]
+    to_onnx(module, maps(*TRACED), tmp_path / "layer.onnx")
+    to_pt2(module, maps(*TRACED), tmp_path / "layer.pt2")
+    assert [m.training for m in module.modules()] == before
+
+
+def test_float16_keeps_the_scores_in_float32(tmp_path):
+    module = layer(8)
+    path = to_onnx(module, maps(*TRACED), tmp_path / "layer.onnx", dynamic=True)
+    half = onnx_to_float16(path, tmp_path / "half.onnx")
+    assert half.stat().st_size < 0.75 * path.stat().st_size
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(half))
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)}
+    (topk,) = [node for node in inferred.graph.node if node.op_type == "TopK"]
+    assert kinds[topk.input[0]] == onnx.TensorProto.FLOAT
+    gap = compare(module, load(half, threads=1), others())
+    assert 1e-5 < gap.max < 0.02 * gap.scale  # 2⁻¹¹ a rounding, a few dozen of them in a row
+
+
+def test_int8_rounds_convolutions_alone(tmp_path):
+    class Net(torch.nn.Module):
+        """One input, as images have, and a softmax before a convolution, as box decoding has."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = torch.nn.Conv2d(3, 24, 3, 2, padding=1)
+            self.fine = torch.nn.Conv2d(3, 16, 1)
+            self.pst = layer(8)
+            self.decode = torch.nn.Conv2d(64, 1, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.decode(self.pst(self.fine(x), self.stem(x)).softmax(1))
+
+    torch.manual_seed(0)
+    module = Net().eval()
+    path = to_onnx(module, (torch.randn(1, 3, 16, 16),), tmp_path / "net.onnx")
+    batches = [torch.randn(1, 3, 16, 16).numpy() for _ in range(4)]
+    small = quantize_onnx(path, tmp_path / "int8.onnx", batches)
+    graph = onnx.load(small).graph
+    readers: dict[str, set[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    rounded = {kind for n in graph.node if n.op_type == "DequantizeLinear" for kind in readers[n.output[0]]}
+    assert "Conv" in rounded
+    assert rounded.isdisjoint({"MatMul", "Gemm", "Softmax", "Sigmoid", "TopK", "ReduceMean"})
+    producers = {name: node for node in graph.node for name in node.output}
+    (decode,) = [n for n in graph.node if n.op_type == "Conv" and n.name.startswith("/decode")]
+    assert producers[decode.input[0]].op_type == "Softmax"
+    gap = compare(module, load(small, threads=1), [(torch.randn(1, 3, 16, 16),) for _ in range(3)])
+    assert 0 < gap.max < 0.1 * gap.scale
+
+
+def test_int8_without_images_is_refused(tmp_path):
+    module = torch.nn.Conv2d(3, 4, 1)
+    path = to_onnx(module, (torch.randn(1, 3, 4, 4),), tmp_path / "conv.onnx")
+    with pytest.raises(ValueError, match="no batches|No data|calibrat"):
+        quantize_onnx(path, tmp_path / "int8.onnx", [])
+
+
+@pytest.mark.parametrize(("topk", "fusion"), [(0, "gate"), (8, "gate"), (8, "refine")])
+def test_pt2_is_the_model_itself(tmp_path, topk, fusion):
+    module = layer(topk, fusion)
+    path = to_pt2(module, maps(*TRACED), tmp_path / "layer.pt2", metadata={"pst_topk": topk})
+    gap = compare(module, load(path), [maps(*TRACED) for _ in range(2)])
+    assert gap.max < 1e-5 * max(gap.scale, 1)
+    extra = {"pst.json": ""}
+    torch.export.load(path, extra_files=extra)
+    assert json.loads(extra["pst.json"]) == {"pst_topk": topk}
+
+
+def test_pt2_runs_at_other_sizes(tmp_path):
+    module = layer(4)
+    path = to_pt2(module, maps(*TRACED), tmp_path / "layer.pt2", dynamic=True)
+    gap = compare(module, load(path), [maps((11, 7), (4, 3), 2), maps((16, 20), (7, 9), 3)])  # no ratio is assumed
+    assert gap.max < 1e-5 * max(gap.scale, 1)
+
+
+def test_pt2_of_half_takes_float32_images(tmp_path):
+    module = layer(8)
+    path = to_pt2(layer(8).half(), [t.half() for t in maps(*TRACED)], tmp_path / "half.pt2")
+    gap = compare(module, load(path), [maps(*TRACED)])
+    assert 1e-5 < gap.max < 0.02 * gap.scale
+
+
+def test_errors_name_what_was_wanted(tmp_path):
+    example = maps(*TRACED)
+    with pytest.raises(ValueError, match=f"opset must be from 17 to {newest_opset()}.*got 16"):
+        to_onnx(layer(0), example, tmp_path / "x.onnx", opset=16)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        to_pt2(layer(0), example, tmp_path / "none" / "x.pt2")
+    with pytest.raises(ValueError, match=r"≥ 2, got \(1, 16, 8, 12\): pass a larger example"):
+        to_pt2(layer(0), maps(*TRACED, batch=1), tmp_path / "x.pt2", dynamic=True)
+    with pytest.raises(FileNotFoundError, match="no exported model"):
+        load(tmp_path / "x.onnx")
+    (tmp_path / "x.bin").touch()
+    with pytest.raises(ValueError, match="no known format"):
+        load(tmp_path / "x.bin")
+    (tmp_path / "x.mlpackage").mkdir()
+    with pytest.raises(ValueError, match="Core ML needs macOS"):
+        load(tmp_path / "x.mlpackage")
+
+
+def test_compare_refuses_what_means_nothing():
+    x = torch.ones(1, 2)
+    assert compare(lambda t: t, lambda t: t + 0.5, [(x,), (2 * x,)]) == (0.5, 0.5, 2.0)
+    with pytest.raises(ValueError, match=r"shape \(1, 1\), the model \(1, 2\)"):
+        compare(lambda t: t, lambda t: t[:, :1], [(x,)])
+    with pytest.raises(ValueError, match="not finite"):
+        compare(lambda t: t, lambda t: t / 0, [(x,)])
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare(lambda t: t, lambda t: t, [])
+
+
+def test_a_file_is_readable_without_pst(tmp_path: Path):
+    """The program holds operators alone, so torch.export.load needs no class of ours."""
+    import subprocess
+    import sys
+
+    path = to_pt2(layer(8), maps(*TRACED), tmp_path / "layer.pt2")
+    code = f"import sys, torch; torch.export.load({str(path)!r}); print('pst' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert out.stdout.strip() == "False"

@@ -1,0 +1,60 @@
+"""What a target refuses, in one message, before anything is loaded."""
+
+import sys
+
+import pytest
+
+from pst.export import FORMATS, MAX_TOPK, check_request
+
+
+@pytest.fixture(autouse=True)
+def _everything_installed(monkeypatch):
+    monkeypatch.setattr("pst.export.rules.find_spec", lambda name: object())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_coarse_model_goes_everywhere(name):
+    assert check_request(name) is FORMATS[name]
+
+
+def test_k_has_tensorrts_limit():
+    assert MAX_TOPK == 3840
+    check_request("onnx", topk=3840)
+    with pytest.raises(ValueError, match=r"topk is 3841, but TensorRT.* 3840 at most"):
+        check_request("onnx", topk=3841)
+
+
+def test_ncnn_has_no_topk_and_coarse_is_offered():
+    with pytest.raises(ValueError, match=r"ncnn has no TopK.*topk=8.*coarse model, topk=0"):
+        check_request("ncnn", topk=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "message"),
+    [
+        ("tflite", {}, "no format 'tflite': choose one of onnx, openvino"),
+        ("litert", {"dynamic": True}, "litert files have one size"),
+        ("torchscript", {"half": True}, "FP16 on a GPU only: leave half out"),
+        ("onnx", {"half": True, "int8": True, "data": "d.yaml"}, "exclude each other"),
+        ("pt2", {"int8": True, "data": "d.yaml"}, "keeps softmax and gate in float: export to onnx, openvino"),
+        ("onnx", {"int8": True}, "int8 needs data"),
+    ],
+)
+def test_one_message_says_what_else_to_do(name, asked, message):
+    with pytest.raises(ValueError, match=message):
+        check_request(name, **asked)
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch):
+    monkeypatch.setattr("pst.export.rules.find_spec", lambda name: None if name == "nncf" else object())
+    check_request("openvino")
+    with pytest.raises(ImportError, match="openvino needs nncf: pip install nncf"):
+        check_request("openvino", int8=True, data="d.yaml")
+
+
+def test_the_package_imports_no_host():
+    import subprocess
+
+    code = "import sys, pst.export; print([m for m in ('ultralytics', 'onnx', 'openvino', 'nncf') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
