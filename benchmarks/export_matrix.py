@@ -17,7 +17,6 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -37,20 +36,21 @@ PACKAGES = ("onnx", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx", "coremlto
 THREADS, ROUNDS, IMAGES = 2, 15, 8
 
 
-def cases(name: str) -> Iterator[dict[str, Any]]:
-    """Arguments of `pst.export.yolo.export` for each case of one format."""
-    for topk, fusion in ((0, None), (8, "gate"), (8, "refine")):
-        base = {"format": name, "topk": topk, "fusion": fusion}
-        yield base
-        if fusion == "refine":
-            continue
-        yield base | {"dynamic": True}
-        yield base | {"batch": 4}
-        yield base | {"half": True}
-        yield base | {"int8": True}
-        if name == "onnx" and topk > 0:
-            yield base | {"opset": newest_opset()}
-            yield base | {"opset": newest_opset(), "dynamic": True}
+def cases(name: str) -> list[dict[str, Any]]:
+    """Arguments of `pst.export.yolo.export` for each case of one format, what matters most first."""
+    coarse, gate = {"format": name, "topk": 0}, {"format": name, "topk": 8, "fusion": "gate"}
+    newest = {"opset": newest_opset()}
+    return [
+        gate,
+        coarse,
+        gate | {"half": True},
+        gate | {"int8": True},
+        gate | {"dynamic": True},
+        gate | {"fusion": "refine"},
+        gate | {"batch": 4},
+        *([gate | newest, gate | newest | {"dynamic": True}] if name == "onnx" else []),
+        *(coarse | more for more in ({"half": True}, {"int8": True}, {"dynamic": True}, {"batch": 4})),
+    ]
 
 
 def key(case: dict[str, Any]) -> str:
@@ -120,7 +120,8 @@ def _images(folder: Path, side: int) -> list[Tensor]:
     import cv2
     from ultralytics.data.augment import LetterBox
 
-    box, out = LetterBox((side, side)), []
+    box: Any = LetterBox((side, side))
+    out: list[Tensor] = []
     for path in sorted(folder.glob("*.jpg"))[:IMAGES]:
         pixels = cv2.imread(str(path))
         if pixels is None:
@@ -144,8 +145,9 @@ def table(result: dict[str, Any]) -> str:
     reasons: dict[str, int] = {}
     for row in result["rows"].values():
         case = row["case"]
+        fusion = case.get("fusion")
         name = case["format"] + (f" (opset {case.get('opset', 17)})" if case["format"] == "onnx" else "")
-        k = str(case["topk"]) + (f" {case['fusion']}" if case["fusion"] else "")
+        k = str(case["topk"]) + (f" {fusion}" if fusion else "")
         precision = "FP16" if case.get("half") else "INT8" if case.get("int8") else "FP32"
         size, batch = "dynamic" if case.get("dynamic") else "static", case.get("batch", 1)
         figures = ["", "", "", "", ""]
@@ -180,8 +182,8 @@ def write_page(result: dict[str, Any]) -> None:
 
 def _order(rows: dict[str, Any]) -> dict[str, Any]:
     """Rows in the order of the formats, whichever environment measured first."""
-    place = {name: i for i, name in enumerate(FORMATS)}
-    return dict(sorted(rows.items(), key=lambda item: place[item[1]["case"]["format"]]))
+    place = {key(case): i for i, case in enumerate(case for name in FORMATS for case in cases(name))}
+    return dict(sorted(rows.items(), key=lambda item: place[item[0]]))
 
 
 def main() -> None:
@@ -192,6 +194,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of .jpg images to compare on")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--formats", default=",".join(FORMATS))
+    parser.add_argument("--first", type=int, help="only the first N cases of each format")
     parser.add_argument("--redo", action="store_true", help="measure again what the JSON has")
     parser.add_argument("--table", action="store_true", help="only write the table from the JSON")
     args = parser.parse_args()
@@ -211,7 +214,7 @@ def _measure_all(args: argparse.Namespace, result: dict[str, Any]) -> None:
     images = _images(args.images, args.imgsz)
     found = {name: version_of(name) for name in PACKAGES}
     for name in args.formats.split(","):
-        for case in cases(name):
+        for case in cases(name)[: args.first]:
             if key(case) in result["rows"] and not args.redo:
                 continue
             torch.set_num_threads(THREADS)  # Ultralytics sets its own number

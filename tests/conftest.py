@@ -10,6 +10,7 @@ import tempfile
 
 # Ultralytics writes its settings file when imported: never the user's own.
 os.environ["YOLO_CONFIG_DIR"] = _config = tempfile.mkdtemp(prefix="pst-tests-")
+os.environ["YOLO_OFFLINE"] = "true"  # no look-ups, no downloads
 atexit.register(shutil.rmtree, _config, ignore_errors=True)
 
 import hypothesis  # noqa: E402

@@ -26,6 +26,7 @@ LAYERS = (
     ("integrations.*", "export", "bench", "visualize", "train", "data"),
     ("demo",),
     ("cli",),
+    ("__main__",),
 )
 CORE = ("functional", "modules", "control", "checkpoint", "")
 MAY_IMPORT_ULTRALYTICS = ("integrations.ultralytics",)

@@ -50,7 +50,7 @@ class _Recorder:
         self.active = True
 
     def __call__(self, index: Tensor, coarse_size: tuple[int, int], fine_size: tuple[int, int]) -> None:
-        if self.active:
+        if self.active and not index.is_meta:  # a pass on the meta device counts operations and selects nothing
             self.selections.append(Selection(index.detach().cpu(), coarse_size, fine_size))
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Recorder:

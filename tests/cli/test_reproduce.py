@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,17 +245,20 @@ def test_malformed_extra_argument_is_refused(capsys) -> None:
     assert "expected ARG=VALUE, e.g. workers=16, got 'epochs'" in capsys.readouterr().err
 
 
+def small_run(data: Path, folder: Path, *args: str, epochs: int) -> list[str]:
+    argv = [PST, "reproduce", "coco", "--scale", "n", "--data", data, "--out", folder / "out", "--device", "cpu", *args]
+    small = {"epochs": epochs, "imgsz": 64, "batch": 2, "workers": 0, "plots": False, "amp": False}
+    return [*map(str, argv), *(f"{key}={value}" for key, value in small.items())]
+
+
 @pytest.mark.slow
 def test_from_data_to_table(tmp_path: Path) -> None:
     """Real trainings, one epoch long, with the installed command: the model, its baseline, and again."""
     data = make_boxes(tmp_path / "data")
 
     def pst(*args: str) -> str:
-        argv = [PST, "reproduce", "coco", "--scale", "n", "--data", data, "--out", tmp_path / "out", "--device", "cpu"]
-        small = ["epochs=1", "imgsz=64", "batch=2", "workers=0", "plots=False", "amp=False"]
-        env = {**os.environ, "YOLO_CONFIG_DIR": str(tmp_path), "YOLO_OFFLINE": "true"}
-        command = [*map(str, argv), *args, *small]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        command = small_run(data, tmp_path, *args, epochs=1)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -270,3 +274,29 @@ def test_from_data_to_table(tmp_path: Path) -> None:
     assert len(baseline.split()) == 2
     result = json.loads((tmp_path / "out" / "coco-yolo11n-pst" / "reproduce.json").read_text())
     assert {"epochs": 600, "batch": 128}.items() <= result["args"].items()
+
+
+@pytest.mark.slow
+def test_the_same_command_again_goes_on_after_a_kill(tmp_path: Path) -> None:
+    command = small_run(make_boxes(tmp_path / "data"), tmp_path, epochs=6)
+    last = tmp_path / "out" / "coco-yolo11n-pst" / "weights" / "last.pt"
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not whole(last):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    done, epochs = reproduce.epochs_done(last)
+    assert done < epochs == 6
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "resume=True" in again.stdout.splitlines()[0]
+    with (last.parents[1] / "results.csv").open() as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [1, 2, 3, 4, 5, 6]
+
+
+def whole(last: Path) -> bool:
+    """Whether the checkpoint is there and its last byte written."""
+    try:
+        return reproduce.epochs_done(last)[0] > 0
+    except (OSError, ValueError):
+        return False

@@ -88,6 +88,16 @@ def test_ties_go_to_the_lower_index(dtype, impl):
     assert seen[1].tolist() == [[[1, 3, 6, 11, 2, 7]] * 2] * 2
 
 
+@pytest.mark.parametrize("export", ["torch.onnx.is_in_onnx_export", "torch.jit.is_tracing"])
+@pytest.mark.parametrize("topk", [1, 5, 12, 20])
+def test_what_is_exported_selects_the_same(topk, export, monkeypatch):
+    a = Attention.random()
+    query, key = a.query.flatten(2, 3), a.key.flatten(2, 3)
+    expected = select_tokens(query, key, topk, scale=0.5)
+    monkeypatch.setattr(export, lambda: True)
+    assert torch.equal(select_tokens(query, key, topk, scale=0.5), expected)
+
+
 def test_low_precision_scores_break_ties_that_the_dtype_cannot():
     query = torch.ones(1, 1, 4, 8, dtype=torch.bfloat16)
     key = torch.full((1, 1, 3, 8), 128, dtype=torch.bfloat16)

@@ -44,6 +44,18 @@ def test_convolutions_start_from_a_truncated_normal():
         assert weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
+def test_biases_start_from_zero():
+    class BiasedConv(pst.ConvNormAct):
+        def __init__(self, in_channels, out_channels, kernel_size=1, *, groups=1, act=True):
+            super().__init__(in_channels, out_channels, kernel_size, groups=groups, act=act)
+            self.conv = torch.nn.Conv2d(in_channels, out_channels, kernel_size, padding="same", groups=groups)
+
+    block = pst.PSTBlock(16, 2, conv=BiasedConv)
+    biases = [m.bias for m in block.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(biases) == 6
+    assert all(bias is not None and not bias.any() for bias in biases)
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.05, -1.0])
 def test_an_empty_mlp_is_refused(ratio):
     text = f"int(dim · mlp_ratio) must be ≥ 1, got int(16 · {ratio}) = {int(16 * ratio)}"

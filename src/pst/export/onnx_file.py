@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,11 +102,10 @@ def check_opset(opset: int) -> None:
         raise ValueError(f"opset must be from {OLDEST_OPSET} to {newest} with the packages installed, got {opset}")
 
 
-class quiet_exporter(warnings.catch_warnings):  # reads as a statement
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
     """Without the tracer's remarks on sizes that it makes constant and PyTorch's on its own older exporter."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        return entered
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
+            warnings.simplefilter("ignore", category)
+        yield

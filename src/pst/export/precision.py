@@ -65,7 +65,7 @@ def quantize_onnx(src: str | Path, dst: str | Path, batches: Iterable[Any]) -> P
     class Reader(CalibrationDataReader):
         count = 0
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> Any:
             batch = next(first, None)
             self.count += batch is not None
             return None if batch is None else {name: batch}

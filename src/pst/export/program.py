@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,15 @@ def to_pt2(
     return path
 
 
-class eval_mode:  # reads as a statement
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """Eval mode inside a with block; every submodule gets its own mode back."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._modes = {m: m.training for m in module.modules()}
-        self._module = module
-
-    def __enter__(self) -> None:
-        self._module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for m, training in self._modes.items():
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes.items():
             m.training = training
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,7 @@ def _torchscript(path: Path, _: int | None) -> Run:
 
 
 def _litert(path: Path, threads: int | None) -> Run:
-    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
-
-    interpreter = Interpreter(str(path), num_threads=threads)
+    interpreter: Any = import_module("ai_edge_litert.interpreter").Interpreter(str(path), num_threads=threads)
     interpreter.allocate_tensors()
     entries, result = interpreter.get_input_details(), interpreter.get_output_details()[0]
 
@@ -109,7 +108,7 @@ def _litert(path: Path, threads: int | None) -> Run:
 
 
 def _ncnn(path: Path, threads: int | None) -> Run:
-    import ncnn
+    ncnn: Any = import_module("ncnn")  # compiled, without types
 
     net = ncnn.Net()
     if threads is not None:

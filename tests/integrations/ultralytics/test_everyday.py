@@ -168,6 +168,14 @@ def test_benchmark_of_one_format(
     assert 0 <= float(row["metrics/mAP50-95(B)"]) <= 1
 
 
+def test_benchmark_from_the_command_line(
+    trained: Path, boxes_data: Path, yolo_command: Command, tmp_path: Path
+) -> None:
+    yolo_command("benchmark", f"model={trained}", f"data={boxes_data}", "imgsz=64", "device=cpu", "format=-")
+    row = next(line for line in (tmp_path / "benchmarks.log").read_text().splitlines() if "PyTorch" in line)
+    assert "✅" in row
+
+
 def test_callbacks_fire(boxes_data: Path, tmp_path: Path) -> None:
     events: list[str] = []
     yolo = YOLO("yolo11n-pst.yaml")

@@ -160,7 +160,7 @@ def test_command_line_trains(boxes_data: Path, tmp_path: Path) -> None:
         "detect", "train", "model=yolo11n-pst.yaml", f"data={boxes_data}", "imgsz=64", "epochs=1", "batch=8",
         "workers=0", "device=cpu", "plots=False", "val=False", f"project={tmp_path}", "name=cli",
     ]  # fmt: skip
-    subprocess.run([sys.executable, "-m", "pst.cli", "yolo", *args], check=True, env=dict(os.environ), timeout=300)
+    subprocess.run([sys.executable, "-m", "pst", "yolo", *args], check=True, env=dict(os.environ), timeout=300)
     assert (tmp_path / "cli" / "weights" / "last.pt").is_file()
 
 

@@ -1,0 +1,102 @@
+"""`pst export`: what it asks for, what it prints."""
+
+from pathlib import Path
+
+import pytest
+
+from pst.cli import main
+from pst.export import FORMATS, Difference
+from pst.export import yolo as exports
+from pst.export.yolo import Exported
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Arguments of each call of stand-ins for export and verify, which write and compare nothing."""
+    recorded: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    file = tmp_path / "best.onnx"
+    file.write_bytes(bytes(1_250_000))
+
+    def export(*args, **options):
+        recorded.append((args, options))
+        clamped = {"model.11.blocks.0.attn": 4} if options["imgsz"] == (64, 64) else {}
+        topk = options["topk"] or 0
+        return Exported(
+            file, str(args[1]), topk, "gate" if topk else "none", clamped, (96, 128), 1, bool(options["dynamic"])
+        )
+
+    monkeypatch.setattr(exports, "export", export)
+    monkeypatch.setattr(exports, "verify", lambda *_: Difference(0.000366, 0.0000035, 631.61))
+    monkeypatch.setattr("pst.cli.export.require", lambda *_: None)
+    return recorded
+
+
+def test_defaults(calls):
+    assert main(["export", "--model", "best.pt"]) == 0
+    (args, options), *more = calls
+    assert not more
+    assert args == (Path("best.pt"), "onnx")
+    nothing = dict.fromkeys(("imgsz", "topk", "fusion", "data", "opset", "out"))
+    assert options == {**nothing, "batch": 1, "dynamic": False, "half": False, "int8": False}
+
+
+def test_options_are_handed_on(calls):
+    text = (
+        "--format openvino --topk 8 --fusion refine --imgsz 96 128 --batch 4 --dynamic --int8 --data d.yaml --out here"
+    )
+    assert main(["export", "--model", "best.pt", *text.split()]) == 0
+    args, options = calls[0]
+    assert args[1] == "openvino"
+    assert options["imgsz"] == (96, 128)
+    assert (options["topk"], options["fusion"], options["batch"], options["data"]) == (8, "refine", 4, "d.yaml")
+    assert options["dynamic"] is options["int8"] is True
+    assert options["out"] == Path("here")
+
+
+@pytest.mark.usefixtures("calls")
+def test_says_what_was_written_and_how_far_it_is(capsys, tmp_path):
+    main(["export", "--model", "best.pt", "--topk", "8", "--imgsz", "64", "--dynamic"])
+    assert capsys.readouterr().out.splitlines() == [
+        "k            8, fusion gate",
+        "             model.11.blocks.0.attn has 4 coarse tokens at this size: its k is 4",
+        "input        batch 1, 96×128 px, others too",
+        "size         1.25 MB",
+        "compared     max 0.00037, mean 3.5e-06 from the model's outputs of up to 631.6",
+        f"Written: {tmp_path / 'best.onnx'}",
+    ]
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_file_that_cannot_run_here_is_said_to_be_untried(capsys):
+    main(["export", "--model", "best.pt", "--format", "coreml"])
+    out = capsys.readouterr().out
+    assert "not run      Core ML runs on macOS only" in out
+    assert "compared" not in out
+
+
+def test_choices_are_the_formats_there_are():
+    from pst.cli.export import _FORMATS
+
+    assert tuple(FORMATS) == _FORMATS
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--imgsz", "64", "64", "3"], "one side, or height and width, got 3"),
+        (["--format", "ncnn", "--topk", "8"], "no checkpoint at best.pt"),
+    ],
+)
+def test_errors_end_with_two_and_one_line(capsys, monkeypatch, tmp_path, argv, message):
+    pytest.importorskip("ultralytics", reason="the ultralytics extra is not installed")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--model", "best.pt", *argv]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert err[-1].startswith("pst: error: ")
+    assert message in err[-1]
+
+
+def test_k_is_an_integer(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--model", "best.pt", "--topk", "-1"])
+    assert "expected an integer ≥ 0, got '-1'" in capsys.readouterr().err
