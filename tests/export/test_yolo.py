@@ -24,17 +24,33 @@ pytest.importorskip("onnxslim", reason="the export extra is not installed")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """best.pt of YOLO11n-PST with random statistics and scores spread around a half, so that every part matters."""
+    """best.pt of YOLO11n-PST with statistics of noise pictures, so that what it finds depends on picture and k."""
     from pst.integrations.ultralytics import YOLO
 
     torch.manual_seed(3)
     yolo: Any = YOLO("yolo11n-pst.yaml")
-    for m in yolo.model.modules():
-        if isinstance(m, torch.nn.BatchNorm2d):
-            m.running_mean.normal_(0, 0.2)  # type: ignore[union-attr]
-            m.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    for branch in yolo.model.model[-1].cv3:
-        branch[-1].bias.data.zero_()
+    norms = [m for m in yolo.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for m in norms:
+            m.momentum = None  # averages over all batches
+            m.reset_running_stats()
+            m.weight.uniform_(0.8, 1.6)
+            m.bias.normal_(0, 0.3)
+        yolo.model.train()
+        for _ in range(3):
+            yolo.model(torch.rand(4, 3, 128, 128))
+        for m in norms:
+            m.momentum = 0.03
+        for branch in yolo.model.model[-1].cv3:
+            branch[-1].bias.zero_()
+            branch[-1].weight.mul_(2)
+        yolo.model.eval()
+        x, outs = torch.rand(1, 3, 96, 96), []
+        for k in (0, 8):
+            pst.set_topk(yolo, k)
+            outs.append(yolo.model(x)[0])
+    assert (outs[0] - outs[1]).abs().max() > 0.01  # or no comparison below would see k
+    pst.set_topk(yolo, 0)
     yolo.model.names = {i: f"class {i}" for i in range(80)}
     path = tmp_path_factory.mktemp("model") / "best.pt"
     yolo.save(path)
