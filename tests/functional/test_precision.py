@@ -53,7 +53,8 @@ def test_selection_is_that_of_float64(fine, coarse, topk, fusion, dtype):
 def test_nothing_overflows_that_the_projections_do_not(fine, coarse, topk, fusion, dtype, open_gate):
     a = Attention.random(fine, coarse, width=8, dtype=dtype, topk=topk, fusion=fusion)
     a = a.map(lambda t: (t.float() / t.float().abs().max() * 65504).to(dtype))  # logits reach 1e10
-    plain = torch.nn.functional.scaled_dot_product_attention(*(t.flatten(2, 3) for t in (a.query, a.key, a.value)))
+    query, key, value = (t.flatten(2, 3) for t in (a.query, a.key, a.value))
+    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     if not plain.isfinite().all():
         pytest.skip("this PyTorch's own attention overflows in float16 on the CPU, as 2.4's does")
     if open_gate:  # halfway, so that both branches count in full
