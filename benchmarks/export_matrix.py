@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pst.environment import environment, version_of
 from pst.export import FORMATS, compare, newest_opset
-from pst.export import yolo as exports
+from pst.integrations.ultralytics import export as exports
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "export-matrix.json"
@@ -37,7 +37,7 @@ THREADS, ROUNDS, IMAGES = 2, 15, 8
 
 
 def cases(name: str) -> list[dict[str, Any]]:
-    """Arguments of `pst.export.yolo.export` for each case of one format, what matters most first."""
+    """Arguments of the adapter's ``export`` for each case of one format, what matters most first."""
     coarse, gate = {"format": name, "topk": 0}, {"format": name, "topk": 8, "fusion": "gate"}
     newest = {"opset": newest_opset()}
     return [
@@ -66,7 +66,7 @@ def measure(case: dict[str, Any], args: argparse.Namespace, images: list[Tensor]
             done = exports.export(args.model, imgsz=args.imgsz, data=data, out=folder, **case)
         except Exception as error:  # a converter fails in its own way, and that is the result
             last = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-            if last.parent == Path(exports.__file__).parent:  # a message of our own
+            if ROOT / "src" in last.parents:  # a message of our own
                 return {"status": "not here" if isinstance(error, ImportError) else "refused", "reason": str(error)}
             lines = str(error).strip().splitlines() or [""]
             return {"status": "failed", "reason": f"{type(error).__name__}: {lines[0][:300]}"}
@@ -139,30 +139,35 @@ def _size_mb(path: Path) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The Markdown table, one row a case."""
+    """The Markdown table, one row for each case that wrote a file, then what was refused or failed, by reason."""
     head = "| format | k | precision | size | batch | result | MB | max | mean | boxes | latency |"
     lines = [head, "| --- | --- | --- | --- | --- | --- | --: | --: | --: | --: | --: |"]
-    reasons: dict[str, int] = {}
+    others: dict[tuple[str, str, str], list[str]] = {}
     for row in result["rows"].values():
-        case = row["case"]
-        fusion = case.get("fusion")
-        name = case["format"] + (f" (opset {case.get('opset', 17)})" if case["format"] == "onnx" else "")
-        k = str(case["topk"]) + (f" {fusion}" if fusion else "")
-        precision = "FP16" if case.get("half") else "INT8" if case.get("int8") else "FP32"
-        size, batch = "dynamic" if case.get("dynamic") else "static", case.get("batch", 1)
-        figures = ["", "", "", "", ""]
-        if "size_mb" in row:
-            figures[0] = f"{row['size_mb']:.1f}"
-        if row["status"] == "works":
-            figures[1:3] = f"{row['max']:.2g}", f"{row['mean']:.2g}"
-            figures[3] = f"{row['boxes_same']} / {row['boxes']}"
-            figures[4] = f"{row['file_ms'] / row['eager_ms']:.2f}"
-        status = row["status"]
-        if "reason" in row:
-            status += f" [{reasons.setdefault(row['reason'], len(reasons) + 1)}]"
-        lines.append(f"| {name} | {k} | {precision} | {size} | {batch} | {status} | {' | '.join(figures)} |")
-    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+        case, status = row["case"], row["status"]
+        label = _label(case)
+        if status not in ("works", "written"):
+            others.setdefault((case["format"], status, row["reason"]), []).append(" ".join(label[1:]))
+            continue
+        figures = [f"{row['size_mb']:.1f}", "", "", "", ""]
+        if status == "works":
+            same = f"{row['boxes_same']} / {row['boxes']}"
+            figures[1:] = f"{row['max']:.2g}", f"{row['mean']:.2g}", same, f"{row['file_ms'] / row['eager_ms']:.2f}"
+        lines.append(f"| {' | '.join([*label, status, *figures])} |")
+    notes = [f"- **{name}, {status}**: {reason} (k {'; '.join(of)})" for (name, status, reason), of in others.items()]
     return "\n".join([*lines, "", *notes])
+
+
+def _label(case: dict[str, Any]) -> list[str]:
+    """Format, k, precision, size and batch of a case, as they are shown."""
+    fusion, opset = case.get("fusion"), case.get("opset", 17)
+    return [
+        case["format"] + (f" (opset {opset})" if case["format"] == "onnx" else ""),
+        f"{case['topk']}{f' {fusion}' if fusion else ''}",
+        "FP16" if case.get("half") else "INT8" if case.get("int8") else "FP32",
+        "dynamic" if case.get("dynamic") else "static",
+        str(case.get("batch", 1)),
+    ]
 
 
 def write_page(result: dict[str, Any]) -> None:
@@ -230,7 +235,7 @@ def _measure_all(args: argparse.Namespace, result: dict[str, Any]) -> None:
             }  # fmt: skip
             RESULT.parent.mkdir(parents=True, exist_ok=True)
             RESULT.write_text(json.dumps(result, indent=2) + "\n")
-            print(key(case), row["status"], row.get("reason", ""), flush=True)  # noqa: T201  # its progress
+            print(key(case), row["status"], row.get("reason", ""), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOCAL_RANK, RANK
+from ultralytics.utils.torch_utils import strip_optimizer
 
 
 class CpuDistributedDataParallel(DistributedDataParallel):
@@ -33,3 +34,9 @@ class CpuTrainer(DetectionTrainer):
     def _setup_train(self) -> None:
         with mock.patch.object(nn.parallel, "DistributedDataParallel", CpuDistributedDataParallel):
             super()._setup_train()
+
+    def final_eval(self) -> None:
+        """The host's without its last validation, which asks for the GPU of this rank."""
+        if RANK == 0:
+            for file in (self.last, self.best):
+                strip_optimizer(file)

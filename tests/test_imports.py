@@ -23,7 +23,8 @@ LAYERS = (
     ("control",),
     ("checkpoint",),
     ("",),  # the public names, in pst/__init__.py
-    ("integrations.*", "export", "bench", "visualize", "train", "data"),
+    ("export",),
+    ("integrations.*", "bench", "visualize", "train", "data"),
     ("demo",),
     ("cli",),
     ("__main__",),
@@ -57,7 +58,7 @@ def part(module: str) -> str:
 
 def layer(name: str) -> int:
     """Its row in `LAYERS`."""
-    rows = [i for i, row in enumerate(LAYERS) if name in row or (name.startswith("integrations") and i == 5)]
+    rows = [i for i, row in enumerate(LAYERS) if name in row or (name.startswith("integrations") and i == 6)]
     assert len(rows) == 1, f"{name!r} is not in LAYERS: add it to the row that it belongs to"
     return rows[0]
 

@@ -6,8 +6,8 @@ import pytest
 
 from pst.cli import main
 from pst.export import FORMATS, Difference
-from pst.export import yolo as exports
-from pst.export.yolo import Exported
+
+exports = pytest.importorskip("pst.integrations.ultralytics.export", reason="the ultralytics extra is not installed")
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def calls(monkeypatch, tmp_path):
         recorded.append((args, options))
         clamped = {"model.11.blocks.0.attn": 4} if options["imgsz"] == (64, 64) else {}
         topk = options["topk"] or 0
-        return Exported(
+        return exports.Exported(
             file, str(args[1]), topk, "gate" if topk else "none", clamped, (96, 128), 1, bool(options["dynamic"])
         )
 

@@ -24,15 +24,17 @@ def test_k_has_tensorrts_limit():
         check_request("onnx", topk=3841)
 
 
-def test_ncnn_has_no_topk_and_coarse_is_offered():
-    with pytest.raises(ValueError, match=r"ncnn has no TopK.*topk=8.*coarse model, topk=0"):
-        check_request("ncnn", topk=8)
+@pytest.mark.parametrize(("name", "reason"), [("ncnn", "no TopK operator"), ("litert", "neither the sort")])
+def test_coarse_is_offered_where_fine_cannot_run(name, reason):
+    with pytest.raises(ValueError, match=rf"{name} cannot run topk=8.*{reason}.*coarse model, topk=0"):
+        check_request(name, topk=8)
 
 
 @pytest.mark.parametrize(
     ("name", "asked", "message"),
     [
         ("tflite", {}, "no format 'tflite': choose one of onnx, openvino"),
+        ("ncnn", {"batch": 4}, "one image at a time here, got batch=4"),
         ("litert", {"dynamic": True}, "litert files have one size"),
         ("torchscript", {"half": True}, "FP16 on a GPU only: leave half out"),
         ("onnx", {"half": True, "int8": True, "data": "d.yaml"}, "exclude each other"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pst.cli._common import Verbs, positive, require
 
 if TYPE_CHECKING:
-    from pst.export.yolo import Exported
+    from pst.integrations.ultralytics.export import Exported
 
 _FORMATS = ("onnx", "openvino", "torchscript", "pt2", "ncnn", "litert", "coreml", "engine")
 _NOT_RUN = {"coreml": "Core ML runs on macOS only", "engine": "its own runtime was not started"}
@@ -41,7 +41,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, run, compare, print."""
     require("ultralytics", "ultralytics")
-    from pst.export import yolo
+    from pst.integrations.ultralytics import export as yolo
 
     if args.imgsz is not None and len(args.imgsz) > 2:
         raise ValueError(f"--imgsz takes one side, or height and width, got {len(args.imgsz)} numbers")

@@ -1,7 +1,6 @@
-"""Files for other runtimes: ONNX and ``torch.export`` programs of any module, every format of Ultralytics' for YOLO.
+"""Files for other runtimes: ONNX and ``torch.export`` programs of any module, and running what was written.
 
-`to_onnx` and `to_pt2` need no host library; `pst.export.yolo` exports a YOLO model and stands above the Ultralytics
-adapter. `load` runs what was written, so that it can be compared with the model it came from.
+A YOLO model goes through `pst.integrations.ultralytics.export`, which builds on this and on Ultralytics' own exporter.
 """
 
 from pst.export.compare import Difference, compare

@@ -39,10 +39,18 @@ FORMATS: Mapping[str, Format] = {
     "pt2": Format(".pt2", {}),
     "ncnn": Format("_ncnn_model", {"ncnn": "ncnn", "pnnx": "pnnx"}, fine=False, dynamic=False, batches=False),
     "litert": Format(
-        ".tflite", {"litert-torch": "litert_torch", "ai-edge-litert": "ai_edge_litert"}, dynamic=False, half=False
+        ".tflite",
+        {"litert-torch": "litert_torch", "ai-edge-litert": "ai_edge_litert"},
+        fine=False,
+        dynamic=False,
+        half=False,
     ),
     "coreml": Format(".mlpackage", {"coremltools": "coremltools"}, dynamic=False, batches=False),
     "engine": Format(".engine", {**_ONNX, "tensorrt": "tensorrt"}),
+}
+_NO_FINE = {
+    "ncnn": "it has no TopK operator",
+    "litert": "its converter (litert-torch 0.10) translates neither the sort behind top-k nor the gate",
 }
 _NO_HALF = {
     "torchscript": "PyTorch traces it in FP16 on a GPU only",
@@ -81,7 +89,7 @@ def check_request(
     if topk > MAX_TOPK:
         raise ValueError(f"topk is {topk}, but TensorRT, and so every export here, takes {MAX_TOPK} at most")
     if topk > 0 and not target.fine:
-        raise ValueError(f"{name} has no TopK operator, so it cannot run topk={topk}: export the coarse model, topk=0")
+        raise ValueError(f"{name} cannot run topk={topk}, for {_NO_FINE[name]}: export the coarse model, topk=0")
     if dynamic and not target.dynamic:
         raise ValueError(f"{name} files have one size here: leave dynamic out and set imgsz and batch")
     if batch > 1 and not target.batches:

@@ -28,9 +28,7 @@ def mean_logit_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
         (B, h, M) scores.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    # dtype= only where it changes something: LiteRT's converter does not know it
-    widen = {} if query.dtype == dtype else {"dtype": dtype}
-    mean_query = query.mean(-2, keepdim=True, **widen)
+    mean_query = query.mean(-2, keepdim=True, dtype=dtype)
     return (mean_query * key.to(dtype)).sum(-1) * scale
 
 

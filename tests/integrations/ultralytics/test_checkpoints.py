@@ -383,12 +383,30 @@ def test_yaml_inside_a_checkpoint_is_not_run(model: Any, tmp_path: Path) -> None
     for read in (YOLO, read_checkpoint):
         with pytest.raises(ValueError, match=r"a\.pt is refused: its activation .*open"):
             read(own(other, tmp_path / "a.pt"))
-    for name in ("attempt_download_asset", "torch_load", "nn.functional", "nn.init", "DetectionModel", 3, "os", "nn."):
-        other.yaml = model.yaml | {"head": [*model.yaml["head"][:-1], [-1, 1, name, []], model.yaml["head"][-1]]}
-        for read in (YOLO, read_checkpoint):
-            with pytest.raises(ValueError, match=r"b\.pt is refused: the row .* of its model names no layer"):
-                read(own(other, tmp_path / "b.pt"))
+    other.yaml = with_row(model, "attempt_download_asset")
+    for read in (YOLO, read_checkpoint):
+        with pytest.raises(
+            ValueError, match=r"b\.pt is refused: the row .*attempt_download_asset.* of its model names no layer"
+        ):
+            read(own(other, tmp_path / "b.pt"))
     assert not target.exists()
+
+
+def with_row(model: Any, name: Any) -> dict[str, Any]:
+    """The model's YAML with one more row before its last."""
+    *head, last = model.yaml["head"]
+    return model.yaml | {"head": [*head, [-1, 1, name, []], last]}
+
+
+@pytest.mark.parametrize("name", ["torch_load", "nn.functional", "nn.init", "nn.", "DetectionModel", "os", "none", 3])
+def test_rows_that_name_no_layer_are_refused(name: Any, model: Any) -> None:
+    with pytest.raises(ValueError, match=r"a\.pt is refused: the row .* of its model names no layer"):
+        guard.check_model_yaml(with_row(model, name), "a.pt")
+
+
+@pytest.mark.parametrize("name", ["PST", "Conv", "nn.Identity", "torchvision.ops.DeformConv2d"])
+def test_rows_that_name_layers_are_accepted(name: str, model: Any) -> None:
+    guard.check_model_yaml(with_row(model, name), "a.pt")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from pst.integrations import ultralytics as adapter
 from pst.integrations.ultralytics import register, unregister
 
 YOLO: Any = adapter.YOLO  # the host leaves its attributes untyped
-COMPILERS = ["aot_eager", "inductor"]
 TRAIN = {
     "epochs": 1, "imgsz": 64, "batch": 4, "device": "cpu", "workers": 0, "plots": False, "pretrained": False,
     "amp": False, "verbose": False,
@@ -83,10 +82,8 @@ def test_two_processes_train_as_ultralytics_launches_them(
     assert {layer.topk for layer in pst.control.attention_layers(yolo).values()} == {4}
 
 
-@pytest.mark.parametrize(
-    ("backend", "topk"),
-    [("none", 0), ("none", 8), *(pytest.param(b, k, marks=pytest.mark.slow) for b in COMPILERS for k in (0, 8))],
-)
+@pytest.mark.parametrize("topk", [0, 8])
+@pytest.mark.parametrize("backend", ["none", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_both_ranks_step_to_the_same_weights_and_every_parameter_has_a_gradient(
     backend: str, topk: int, tmp_path: Path
 ) -> None:
@@ -99,7 +96,11 @@ def test_both_ranks_step_to_the_same_weights_and_every_parameter_has_a_gradient(
         )
         for rank, out in enumerate(outs)
     ]  # fmt: skip
-    errors = [process.communicate(timeout=600)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=600)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     first, second = (torch.load(out) for out in outs)
     assert first["without_gradient"] == second["without_gradient"] == []

@@ -1,4 +1,4 @@
-"""`pst.export.yolo`: files of a whole detector, run on other images and sizes than traced, and compared with eager."""
+"""Files of a whole detector, run on other images and sizes than traced, and compared with eager."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 
 import pst
 from pst.control import attention_layers
-from pst.export import load, newest_opset
-from pst.export import yolo as exports
+from pst.export import Difference, load, newest_opset
+from pst.integrations.ultralytics import export as exports
 
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 pytest.importorskip("onnxruntime", reason="the export extra is not installed")
@@ -85,6 +85,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "data.yaml"
 
 
+def rounding_only(gap: Difference) -> bool:
+    """Whether float32 in another order explains it: 2⁻²⁴ of the scale on average, a random network amplifies some."""
+    return gap.mean < 2e-7 * gap.scale and gap.max < 2e-4 * gap.scale
+
+
 def same_classes(model: Path, done: exports.Exported) -> float:
     """Share of positions with the same best class: a random model's boxes are too alike to survive NMS in one order."""
     want, got = exports.eager(model, done), exports.runner(done, threads=1)
@@ -110,7 +115,7 @@ def test_onnx_agrees(checkpoint: Path, tmp_path: Path, options: dict[str, Any], 
     done = exports.export(checkpoint, "onnx", imgsz=(96, 128), out=tmp_path, **options)
     assert done.path == tmp_path / "best.onnx"
     gap = exports.verify(checkpoint, done)
-    assert gap.max < 2e-5 * gap.scale
+    assert rounding_only(gap)
     assert same_classes(checkpoint, done) > 0.99
     model = onnx.load(done.path)
     assert {entry.version for entry in model.opset_import if entry.domain == ""} == {opset}
@@ -142,7 +147,7 @@ def test_onnx_in_float16_and_int8(checkpoint: Path, pictures: Path, tmp_path: Pa
 def test_torchscript_agrees(checkpoint: Path, tmp_path: Path, topk: int) -> None:
     done = exports.export(checkpoint, "torchscript", imgsz=96, topk=topk, dynamic=True, out=tmp_path)
     gap = exports.verify(checkpoint, done)
-    assert gap.max < 2e-5 * gap.scale
+    assert rounding_only(gap)
 
 
 @pytest.mark.slow
@@ -150,7 +155,7 @@ def test_torchscript_agrees(checkpoint: Path, tmp_path: Path, topk: int) -> None
 def test_pt2_agrees(checkpoint: Path, tmp_path: Path, dynamic: bool) -> None:
     done = exports.export(checkpoint, "pt2", imgsz=96, topk=8, dynamic=dynamic, out=tmp_path)
     gap = exports.verify(checkpoint, done)
-    assert gap.max < 2e-5 * gap.scale
+    assert rounding_only(gap)
     extra = {"pst.json": ""}
     torch.export.load(done.path, extra_files=extra)
     assert json.loads(extra["pst.json"]) == {"pst_topk": 8, "pst_fusion": "gate"}
@@ -161,7 +166,7 @@ def test_openvino_agrees(checkpoint: Path, pictures: Path, tmp_path: Path) -> No
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     done = exports.export(checkpoint, "openvino", imgsz=96, topk=8, dynamic=True, out=tmp_path / "float")
     gap = exports.verify(checkpoint, done)
-    assert gap.max < 2e-5 * gap.scale
+    assert rounding_only(gap)
     assert "pst_topk: 8" in (done.path / "metadata.yaml").read_text()
     pytest.importorskip("nncf", reason="NNCF is not installed")
     small = exports.export(checkpoint, "openvino", imgsz=96, topk=8, int8=True, data=pictures, out=tmp_path / "int8")
@@ -187,7 +192,7 @@ def test_k_beyond_the_coarse_map_is_said(checkpoint: Path, tmp_path: Path) -> No
     assert done.clamped
     assert set(done.clamped.values()) == {4}  # 2×2; the other layer's map has 4×4
     gap = exports.verify(checkpoint, done)
-    assert gap.max < 2e-5 * gap.scale
+    assert rounding_only(gap)
     with pytest.raises(ValueError, match=r"has 4 tokens, fewer than topk=8.*pass a larger imgsz"):
         exports.export(checkpoint, "onnx", imgsz=64, topk=8, dynamic=True, out=tmp_path)
 
@@ -225,7 +230,7 @@ def test_nothing_is_installed(checkpoint: Path, tmp_path: Path, monkeypatch: pyt
 def test_errors_name_what_was_wanted(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at none\.pt"):
         exports.export("none.pt")
-    with pytest.raises(ValueError, match="ncnn has no TopK"):
+    with pytest.raises(ValueError, match="ncnn cannot run topk=8"):
         exports.export(checkpoint, "ncnn", topk=8, imgsz=96, out=tmp_path)
     with pytest.raises(ValueError, match="opset is a number of ONNX's"):
         exports.export(checkpoint, "torchscript", opset=17, imgsz=96, out=tmp_path)

@@ -1,0 +1,158 @@
+"""Every format of Ultralytics' for a model with PST layers, and ``.pt2``: set k and fusion, write, run, compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from pst.control import attention_layers, set_fusion, set_topk
+from pst.export.onnx_file import TRACED_OPSET, check_opset
+from pst.export.program import eval_mode
+from pst.export.rules import check_request
+from pst.integrations.ultralytics.export_check import agreement, eager, images, runner, verify
+from pst.integrations.ultralytics.export_write import STRIDE, open_model, place, write_host, write_program
+from pst.integrations.ultralytics.plugin import YOLO
+
+if TYPE_CHECKING:
+    from pst.functional.attention import Fusion
+
+__all__ = ["Exported", "agreement", "eager", "export", "images", "runner", "verify"]
+
+
+class Exported(NamedTuple):
+    """What `export` wrote.
+
+    Attributes:
+        path: The file or folder.
+        format: A key of `pst.export.FORMATS`.
+        topk: k, as asked.
+        fusion: "gate" or "refine"; "none" for k = 0.
+        clamped: Attention layer -> its number of coarse tokens, for layers that have fewer than k: that is their k.
+        size: (height, width) in pixels that it was made with, the only one unless dynamic.
+        batch: Likewise.
+        dynamic: Whether others can be run.
+    """
+
+    path: Path
+    format: str
+    topk: int
+    fusion: str
+    clamped: dict[str, int]
+    size: tuple[int, int]
+    batch: int
+    dynamic: bool
+
+
+def export(
+    model: str | Path | Any,
+    format: str = "onnx",
+    *,
+    topk: int | None = None,
+    fusion: Fusion | None = None,
+    imgsz: int | tuple[int, int] | None = None,
+    batch: int = 1,
+    dynamic: bool = False,
+    half: bool = False,
+    int8: bool = False,
+    data: str | Path | None = None,
+    opset: int | None = None,
+    out: str | Path | None = None,
+) -> Exported:
+    """Export a model with PST layers through Ultralytics, or to ``.pt2`` through ``torch.export``.
+
+    Nothing is installed on the way, and the model that was passed is not changed. k and fusion stand in the file's
+    metadata as ``pst_topk`` and ``pst_fusion``.
+
+    Args:
+        model: Checkpoint, or a `pst.integrations.ultralytics.YOLO` object.
+        format: A key of `pst.export.FORMATS`.
+        topk: k; None keeps the model's own.
+        fusion: "gate" or "refine"; None keeps the model's own.
+        imgsz: Side in pixels, or (height, width); None takes that of the training. Raised to a multiple of 32.
+        batch: Images in a batch; with ``dynamic`` only that of the example (``.pt2`` of a dynamic size keeps it).
+        dynamic: Leave batch, height and width open.
+        half: FP16; the scores that top-k ranks stay float32 in ONNX.
+        int8: Convolutions in INT8; needs ``data``.
+        data: Dataset YAML whose validation images INT8 is calibrated with.
+        opset: Of ONNX; None means 17.
+        out: Folder to write to, made when missing; None means that of the checkpoint.
+
+    Raises:
+        FileNotFoundError: No such checkpoint.
+        ImportError: A package that the format needs is missing.
+        ValueError: The format cannot do what was asked, see `pst.export.check_request`, or k and size do not fit.
+    """
+    yolo = open_model(model, YOLO)
+    if fusion is not None:
+        set_fusion(yolo, fusion)
+    if topk is not None:
+        set_topk(yolo, topk)
+    layers = attention_layers(yolo.model)
+    topk = max(layer.topk for layer in layers.values())
+    check_request(format, topk=topk, batch=batch, dynamic=dynamic, half=half, int8=int8, data=data)
+    _check_options(format, opset, int8)
+    size = _size(yolo, imgsz)
+    clamped = {name: tokens for name, tokens in _coarse_tokens(yolo.model, size).items() if tokens < topk}
+    if clamped and dynamic:
+        raise ValueError(
+            f"at {size[0]}×{size[1]} a coarse map has {min(clamped.values())} tokens, fewer than topk={topk}, and a "
+            "dynamic file would keep that number at every size: pass a larger imgsz"
+        )
+    fused = "none" if topk == 0 else next(iter(layers.values())).fusion
+    metadata = {"pst_topk": topk, "pst_fusion": fused}
+    place(yolo, out)
+    if format == "pt2":
+        path = write_program(yolo.model, size, batch, dynamic=dynamic, half=half, metadata=metadata)
+    else:
+        options = {"imgsz": list(size), "batch": batch, "data": None if data is None else str(data)}
+        path = write_host(yolo, format, metadata, options, dynamic=dynamic, half=half, int8=int8, opset=opset)
+    return Exported(path, format, topk, fused, clamped, size, batch, dynamic)
+
+
+def _check_options(format: str, opset: int | None, int8: bool) -> None:
+    if format == "engine" and not torch.cuda.is_available():
+        raise ValueError(
+            "a TensorRT engine is built on the NVIDIA GPU that will run it, and none is here: export with "
+            "--format onnx and build there, with trtexec --onnx=MODEL.onnx --saveEngine=MODEL.engine"
+        )
+    if opset is None:
+        return
+    if format not in ("onnx", "engine"):
+        raise ValueError(f"opset is a number of ONNX's, and {format} has none: leave opset out")
+    check_opset(opset)
+    if opset > TRACED_OPSET and (int8 or format == "engine"):
+        raise ValueError(f"opset {opset} is too new for INT8 and TensorRT here: {TRACED_OPSET} at most")
+
+
+def _size(yolo: Any, imgsz: int | Sequence[int] | None) -> tuple[int, int]:
+    args = yolo.model.args if isinstance(yolo.model.args, dict) else vars(yolo.model.args)
+    imgsz = args.get("imgsz", 640) if imgsz is None else imgsz
+    sides = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"imgsz must be one side or (height, width) in pixels, got {imgsz!r}")
+    height, width = (math.ceil(side / STRIDE) * STRIDE for side in sides)
+    return height, width
+
+
+def _coarse_tokens(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+    """Attention layer -> tokens of its coarse map at an image size, found by running it."""
+    tokens: dict[str, int] = {}
+    layers = attention_layers(model)
+
+    def watch(name: str) -> Any:
+        return lambda _, args: tokens.__setitem__(name, args[1].shape[2] * args[1].shape[3])
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            handle = layer.register_forward_pre_hook(watch(name))
+            stack.callback(handle.remove)
+        stack.enter_context(eval_mode(model))
+        stack.enter_context(torch.no_grad())
+        model(torch.zeros(1, 3, *size))
+    return tokens

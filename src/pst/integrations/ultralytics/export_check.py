@@ -1,0 +1,95 @@
+"""Running an exported YOLO model and comparing it with the model that it was made of."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pst.control import set_fusion, set_topk
+from pst.export.compare import Difference, compare
+from pst.export.runtime import Run, load
+from pst.integrations.ultralytics.export_write import STRIDE, first_tensor, open_model, raw_model
+from pst.integrations.ultralytics.plugin import YOLO
+
+if TYPE_CHECKING:
+    from pst.integrations.ultralytics.export import Exported
+
+
+def eager(model: str | Path | Any, exported: Exported) -> Run:
+    """The model that ``exported`` was made of, with its k and fusion, as a function of a batch of images."""
+    yolo = open_model(model, YOLO)
+    set_topk(yolo, exported.topk)
+    if exported.fusion != "none":
+        set_fusion(yolo, "gate" if exported.fusion == "gate" else "refine")
+    module = raw_model(yolo.model)
+    return lambda images: first_tensor(module(images))
+
+
+def runner(exported: Exported, *, threads: int | None = None) -> Run:
+    """`pst.export.load` of the file, with boxes in pixels."""
+    run = load(exported.path, threads=threads)
+    if exported.format != "litert" or _is_classifier(exported):
+        return run
+    height, width = exported.size  # Ultralytics writes boxes for LiteRT as a share of the image
+    pixels = torch.tensor([width, height, width, height]).view(1, 4, 1)
+
+    def in_pixels(images: Tensor) -> Tensor:
+        out = run(images)
+        return torch.cat([out[:, :4] * pixels, out[:, 4:]], 1)
+
+    return in_pixels
+
+
+def images(exported: Exported, count: int = 2, seed: int = 0) -> list[tuple[Tensor]]:
+    """Random batches that the export has not seen: of its size, and, where dynamic, of other sizes and batches too."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = exported.size
+    shapes = [(exported.batch, 3, height, width)] * count
+    if exported.dynamic:
+        other = exported.batch if exported.format == "pt2" else exported.batch + 1
+        shapes += [(other, 3, height + STRIDE, width + 2 * STRIDE), (exported.batch, 3, height, width + STRIDE)]
+    return [(torch.rand(shape, generator=generator),) for shape in shapes]
+
+
+def verify(model: str | Path | Any, exported: Exported) -> Difference:
+    """Run the file on `images` and compare with the model.
+
+    Raises:
+        ValueError: It cannot be run here, or its output is of another shape or not finite.
+    """
+    return compare(eager(model, exported), runner(exported), images(exported))
+
+
+def agreement(want: Tensor, got: Tensor, *, iou: float = 0.9, conf: float = 0.25) -> tuple[int, int]:
+    """How many detections of ``want`` ``got`` has too, of the same class and at IoU ≥ ``iou``; and how many there are.
+
+    Args:
+        want: Raw output of a detector, (B, 4 + classes, anchors), boxes as (x, y, w, h).
+        got: The same from the exported file.
+        iou: Overlap that counts as the same box.
+        conf: Least score of a detection.
+
+    Returns:
+        (found, detections), a detection of ``got`` that ``want`` lacks counting among the detections.
+    """
+    from torchvision.ops import box_iou
+    from ultralytics.utils.nms import non_max_suppression
+
+    found = total = 0
+    pairs = zip(*(non_max_suppression(t.clone(), conf_thres=conf, iou_thres=0.7) for t in (want, got)), strict=True)
+    for a, b in pairs:
+        same = (box_iou(a[:, :4], b[:, :4]) >= iou) & (a[:, 5, None] == b[None, :, 5])
+        matched = min(int(same.any(1).sum()), int(same.any(0).sum())) if same.numel() else 0
+        found += matched
+        total += len(a) + len(b) - matched
+    return found, total
+
+
+def _is_classifier(exported: Exported) -> bool:
+    with zipfile.ZipFile(exported.path) as archive:
+        return json.loads(archive.read("metadata.json"))["task"] == "classify"

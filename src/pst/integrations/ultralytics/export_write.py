@@ -1,0 +1,140 @@
+"""Writing files of a YOLO model: through Ultralytics' exporter with our INT8, FP16 and metadata, or as a program."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pst.export.onnx_file import DEFAULT_OPSET, TRACED_OPSET, finish, quiet_exporter
+from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
+from pst.export.program import check_folder, to_pt2
+
+STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5
+
+
+def open_model(model: Any, kind: Any) -> Any:
+    """A YOLO object that may be changed: the checkpoint's, or a copy of the one passed."""
+    if not isinstance(model, (str, Path)):
+        if not isinstance(getattr(model, "model", None), nn.Module):
+            raise TypeError(f"expected a checkpoint or a YOLO object of one, got {type(model).__name__}")
+        twin = kind.__new__(type(model))
+        twin.__dict__ = dict(model.__dict__)
+        twin._modules = {**model._modules, "model": copy.deepcopy(model.model)}
+        twin.callbacks = copy.copy(model.callbacks)
+        twin.predictor = None
+        return twin
+    if not Path(model).is_file():
+        raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
+    return kind(model)
+
+
+def place(yolo: Any, out: str | Path | None) -> None:
+    """Tell the host's exporter where to write: beside ``pt_path``, under its name."""
+    known = getattr(yolo.model, "pt_path", None) or yolo.ckpt_path or yolo.model.yaml.get("yaml_file", "model.pt")
+    source = Path(known)
+    folder = source.parent if out is None else Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    yolo.model.pt_path = str(folder / f"{source.stem}.pt")
+
+
+def write_program(
+    model: nn.Module, size: tuple[int, int], batch: int, *, dynamic: bool, half: bool, metadata: dict[str, Any]
+) -> Path:
+    """The ``.pt2`` file: the raw outputs that the host's own exports have."""
+    module = raw_model(model)
+    for head in module.modules():
+        if hasattr(head, "export"):
+            vars(head).update(export=True, format="pt2", dynamic=dynamic, shape=None)
+    module = module.half() if half else module
+    image = torch.rand(batch, 3, *size, dtype=torch.float16 if half else torch.float32)
+    shapes = None
+    if dynamic:
+        height, width = (STRIDE * torch.export.Dim(name, min=2, max=256) for name in ("rows", "columns"))
+        shapes = ({2: height, 3: width},)
+    path = check_folder(Path(str(getattr(model, "pt_path"))).with_suffix(".pt2"))  # noqa: B009  # untyped
+    with warnings.catch_warnings():  # the host's head keeps its anchors in plain attributes, made anew in each call
+        warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
+        return to_pt2(module, (image,), path, dynamic=shapes or False, metadata=metadata)
+
+
+def write_host(
+    yolo: Any, format: str, metadata: dict[str, Any], options: dict[str, Any], *,
+    dynamic: bool, half: bool, int8: bool, opset: int | None,
+) -> Path:  # fmt: skip
+    """Ultralytics' own export, with our metadata and our FP16 and INT8 for ONNX and OpenVINO."""
+    own_half = half and format == "onnx"
+    if format in ("onnx", "engine"):
+        options["opset"] = min(DEFAULT_OPSET if opset is None else opset, TRACED_OPSET)
+        options["simplify"] = True
+    if dynamic:
+        options["dynamic"] = True
+    options["quantize"] = 8 if int8 else 16 if half and not own_half else None
+    yolo.callbacks["on_export_start"] = [
+        *yolo.callbacks.get("on_export_start", ()), lambda exporter: exporter.metadata.update(metadata)
+    ]  # fmt: skip
+    with quiet_exporter(), _own_quantisation(), _nothing_installed():
+        path = Path(yolo.export(format=format, **options, verbose=False))
+    if own_half:
+        onnx_to_float16(path, path)
+    if format == "onnx" and opset is not None:
+        finish(path, opset=opset)
+    return path
+
+
+@contextmanager
+def _own_quantisation() -> Iterator[None]:
+    """Let the host quantise through `pst.export`, where softmax and gate stay float."""
+    from ultralytics.utils.export import onnx as host_onnx
+    from ultralytics.utils.export import openvino as host_openvino
+
+    convert = host_openvino.torch2openvino
+
+    def onnx_int8_quantize(onnx_file: Any, output_file: Any, dataset: Any, transform_fn: Any, **_: Any) -> str:
+        return str(quantize_onnx(onnx_file, output_file, (transform_fn(batch) for batch in dataset)))
+
+    def torch2openvino(*args: Any, quantize: Any = None, calibration_dataset: Any = None, **options: Any) -> Any:
+        model = convert(*args, quantize=None if quantize == 8 else quantize, **options)
+        return quantize_openvino(model, calibration_dataset) if quantize == 8 else model
+
+    ours = _replaced(host_onnx, "onnx_int8_quantize", onnx_int8_quantize)
+    with ours, _replaced(host_openvino, "torch2openvino", torch2openvino):
+        yield
+
+
+@contextmanager
+def _nothing_installed() -> Iterator[None]:
+    """The host installs packages that it misses, or finds too new, into the running environment: not from here."""
+    from ultralytics.utils import checks
+
+    with _replaced(checks, "AUTOINSTALL", False):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def raw_model(model: nn.Module) -> nn.Module:
+    """A fused copy in eval mode whose outputs are those of the host's exports: no selection of final boxes inside."""
+    module: Any = copy.deepcopy(model).eval().float()
+    if hasattr(module, "end2end"):
+        module.end2end = False
+    return module.fuse(verbose=False)
+
+
+def first_tensor(out: Any) -> Tensor:
+    """The first tensor of a model's nested outputs."""
+    return out if isinstance(out, Tensor) else first_tensor(out[0])
