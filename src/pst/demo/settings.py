@@ -11,8 +11,9 @@ TOPK = (0, 4, 8, 16)
 FUSIONS: tuple[Fusion, ...] = ("gate", "refine")
 MODEL = "yolo11n-pst.yaml"
 
-# Short training from scratch on few cores. Digits must not be mirrored; nbs is the batch size at which Ultralytics
-# steps the optimizer; cls is twice its default, for telling digits apart is harder than finding them; amp=False keeps its AMP check, which downloads a model, away.
+# Short training from scratch on few cores. Digits must not be mirrored. nbs is the batch size at which Ultralytics
+# steps the optimizer. cls is twice its default: telling digits apart is harder than finding them. amp=False keeps
+# Ultralytics' AMP check away, which downloads a model.
 TRAINING: dict[str, Any] = {
     "optimizer": "AdamW",
     "lr0": 0.002,
