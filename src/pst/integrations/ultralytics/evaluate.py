@@ -113,7 +113,7 @@ def _runs(yolo: YOLO, grid: list[tuple[Fusion | None, int]], args: dict[str, Any
         if fusion is not None:
             set_fusion(yolo, fusion)
         label = fusion if fusion is not None else "none"
-        with peak_memory() as peak:
+        with peak_memory(cuda=torch.cuda.is_available() and args["device"] != "cpu") as peak:
             metrics = yolo.val(name=f"{label}-k{k}", **args)
         box = metrics.box
         yield SweepRow(
@@ -122,10 +122,9 @@ def _runs(yolo: YOLO, grid: list[tuple[Fusion | None, int]], args: dict[str, Any
 
 
 @contextmanager
-def peak_memory(interval: float = 0.005) -> Iterator[list[float]]:
+def peak_memory(*, cuda: bool = False, interval: float = 0.005) -> Iterator[list[float]]:
     """Most memory held inside the with block, in bytes, as the one item of the list once the block ends."""
     peak = [0.0]
-    cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     process, done = psutil.Process(os.getpid()), threading.Event()
