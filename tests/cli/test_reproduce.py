@@ -291,7 +291,9 @@ def test_the_same_command_again_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert "resume=True" in again.stdout.splitlines()[0]
     with (last.parents[1] / "results.csv").open() as file:
-        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [1, 2, 3, 4, 5, 6]
+        seen = [int(row["epoch"]) for row in csv.DictReader(file)]
+    # Ultralytics writes an epoch's row before its checkpoint: killed in between, that one epoch is run and written again.
+    assert seen in ([1, 2, 3, 4, 5, 6], sorted([1, 2, 3, 4, 5, 6, done + 1]))
 
 
 def whole(last: Path) -> bool:
