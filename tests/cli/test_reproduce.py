@@ -292,7 +292,7 @@ def test_the_same_command_again_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert "resume=True" in again.stdout.splitlines()[0]
     with (last.parents[1] / "results.csv").open() as file:
         seen = [int(row["epoch"]) for row in csv.DictReader(file)]
-    # Ultralytics writes an epoch's row before its checkpoint: killed in between, that one epoch is run and written again.
+    # Ultralytics writes an epoch's row before its checkpoint: killed in between, that epoch is run and written again.
     assert seen in ([1, 2, 3, 4, 5, 6], sorted([1, 2, 3, 4, 5, 6, done + 1]))
 
 
