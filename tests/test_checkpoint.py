@@ -180,3 +180,9 @@ def test_without_safetensors_it_says_what_to_install(call, tmp_path, monkeypatch
     text = "reading and writing checkpoints needs safetensors: pip install safetensors"
     with pytest.raises(ImportError, match=f"^{text}$"):
         call(tmp_path / "a.safetensors")
+
+
+def test_a_saved_file_has_the_mode_of_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    save_safetensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors", {})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

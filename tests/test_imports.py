@@ -18,7 +18,7 @@ ROOT = Path(pst.__file__).parent
 
 # A part may import the parts of earlier rows and itself, nothing else; so those of one row never import one another.
 LAYERS = (
-    ("functional", "_unpickle"),
+    ("functional", "_unpickle", "files"),
     ("modules", "pickle_reader", "environment"),
     ("control",),
     ("checkpoint",),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 
 from torch import Tensor
+
+from pst.files import replacing
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -66,12 +67,11 @@ def save_safetensors(state_dict: Mapping[str, Tensor], path: str | Path, metadat
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is no folder: make it before saving {path.name} there")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # safetensors itself leaves a file that only its owner can read
         save_file({k: v.detach().contiguous().clone() for k, v in state_dict.items()}, part, dict(metadata))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        part.chmod(mode)
 
 
 def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -3,7 +3,7 @@
 import pytest
 
 from pst.demo.settings import Settings
-from pst.demo.workspace import Workspace, write_atomically
+from pst.demo.workspace import Workspace
 
 SETTINGS = Settings(data=None, imgsz=64, epochs=1, batch=4, device="cpu", seed=0)
 
@@ -45,13 +45,3 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path, restart):
 def test_a_number_out_of_range_is_named(name, value):
     with pytest.raises(ValueError, match=f"{name} must be ≥ .*, got {value}"):
         Settings(**{"data": None, "imgsz": 64, "epochs": 1, "batch": 4, "device": "cpu", "seed": 0, name: value})
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    file = tmp_path / "report.html"
-    file.write_text("old")
-    monkeypatch.setattr(type(file), "replace", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_atomically(file, "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    assert file.read_text() == "old"

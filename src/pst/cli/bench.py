@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pst.cli._common import Verbs, format_table, positive, require, write_text
+from pst.cli._common import Verbs, format_table, positive, require
+from pst.files import write_text
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pst.cli import yolo
-from pst.cli._common import Verbs, format_table, require, write_text
+from pst.cli._common import Verbs, format_table, require
+from pst.files import write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics.reproduce import Recipe

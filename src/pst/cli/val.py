@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pst.cli._common import Verbs, format_table, fusion_list, positive, require, topk_list, write_text
+from pst.cli._common import Verbs, format_table, fusion_list, positive, require, topk_list
+from pst.files import write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics import SweepRow

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pst.demo.settings import Settings
-from pst.demo.workspace import Workspace, write_atomically
+from pst.demo.workspace import Workspace
+from pst.files import write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics import SweepRow
@@ -65,7 +66,7 @@ def run(
     LOGGER.info("[3/4] evaluation: every k and fusion")
     rows = evaluate(settings, data, workspace)
     LOGGER.info("[4/4] report: validation pictures")
-    write_atomically(workspace.report, _report(settings, data, workspace, rows))
+    write_text(workspace.report, _report(settings, data, workspace, rows))
     return workspace.report
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pst.demo.settings import FUSIONS, MODEL, TOPK, TRAINING, Settings
-from pst.demo.workspace import Workspace, write_atomically
+from pst.demo.workspace import Workspace
+from pst.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from pst.functional.attention import Fusion
@@ -51,7 +52,7 @@ def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers
             **own,
         )
         copy_atomically(folder / "weights" / "best.pt", workspace.best)
-    write_atomically(workspace.trained, json.dumps({"epochs": settings.epochs}))
+    write_text(workspace.trained, json.dumps({"epochs": settings.epochs}))
     workspace.last.unlink(missing_ok=True)
 
 
@@ -84,7 +85,7 @@ def evaluate(settings: Settings, data: str | Path, workspace: Workspace) -> list
                 device=settings.device,
                 project=workspace.root / "val",
             )
-            write_atomically(file, json.dumps(row._asdict()))
+            write_text(file, json.dumps(row._asdict()))
         rows.append(SweepRow(**json.loads(file.read_text())))
     return rows
 
@@ -108,7 +109,7 @@ def training_seconds(elapsed: list[float]) -> float:
 
 def copy_atomically(source: Path, target: Path) -> None:
     """Copy a file; a reader of ``target`` never sees half of it."""
-    write_atomically(target, source.read_bytes())
+    write_bytes(target, source.read_bytes())
 
 
 def _epochs_done(yolo: YOLO) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from pst.demo.settings import Settings
+from pst.files import write_text
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Workspace:
             raise FileExistsError(f"{self.root} is not empty and holds no demo: choose another folder with --out")
         self.root.mkdir(parents=True, exist_ok=True)
         if not self._stamp.is_file():
-            write_atomically(self._stamp, json.dumps(settings.stamp(), indent=2))
+            write_text(self._stamp, json.dumps(settings.stamp(), indent=2))
         found, wanted = json.loads(self._stamp.read_text()), settings.stamp()
         if found != wanted:
             changes = [f"{k}: {found.get(k)!r} → {v!r}" for k, v in wanted.items() if found.get(k) != v]
@@ -88,13 +88,3 @@ class Workspace:
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.last, self.best, self.trained, self.report, self._stamp):
             file.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that ``path`` is at any time the old file or the whole new one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from pst.checkpoint import from_authors, load_safetensors, save_safetensors
+from pst.files import replacing
 from pst.integrations.ultralytics import guard
 from pst.integrations.ultralytics.match import difference, find_bundled, shapes
 from pst.integrations.ultralytics.plugin import register
@@ -142,12 +142,8 @@ def _ultralytics_dict(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
 
 
 def _save_atomically(content: dict[str, Any], path: Path) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         torch.save(content, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _check_suffix(path: Path) -> None:
