@@ -13,10 +13,10 @@ STAMP := $(VENV)/.setup-done
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format bench docs clean
+.PHONY: help setup demo test test-all lint format bench bench-check docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything; at once when it is there already
 
@@ -46,8 +46,11 @@ format: setup ## repair what ruff can
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-bench: setup ## measure speed and memory (ARGS adds options)
-	$(PST) bench $(ARGS)
+bench: setup ## measure speed and memory against the targets, ten minutes (ARGS adds options)
+	$(PST) bench targets $(ARGS)
+
+bench-check: setup ## the ratios of the targets again, two minutes; says which are missed
+	$(PST) bench check $(ARGS)
 
 docs: setup ## the reference, as build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet

@@ -21,17 +21,18 @@ LAYERS = (
     ("functional", "_unpickle", "files"),
     ("modules", "pickle_reader", "environment"),
     ("control",),
-    ("checkpoint",),
+    ("checkpoint", "calibration", "tuning"),
     ("",),  # the public names, in pst/__init__.py
-    ("export",),
-    ("integrations.*", "bench", "visualize", "train", "data"),
-    ("demo",),
+    ("export", "backbones", "hub"),
+    ("integrations.*", "visualize", "data"),
+    ("bench", "train"),  # use what the integrations build
+    ("demo", "study"),
     ("cli",),
     ("__main__",),
 )
-CORE = ("functional", "modules", "control", "checkpoint", "")
+CORE = ("functional", "modules", "control", "calibration", "tuning", "checkpoint", "")
 MAY_IMPORT_ULTRALYTICS = ("integrations.ultralytics",)
-MAY_IMPORT_ULTRALYTICS_WHEN_CALLED = ("demo", "cli")
+MAY_IMPORT_ULTRALYTICS_WHEN_CALLED = ("bench", "demo", "cli")
 
 
 class Import(NamedTuple):

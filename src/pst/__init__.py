@@ -13,28 +13,50 @@ __all__ = [
     "PST",
     "ConvNormAct",
     "PSTBlock",
+    "PSTPyramid",
     "PyramidSparseAttention",
     "Selection",
     "__version__",
+    "calibrate",
     "checkpoint",
     "control",
+    "freeze_except_gate",
     "functional",
+    "gate_parameters",
     "modules",
     "record_selection",
     "set_fusion",
+    "set_gate",
+    "set_selection",
     "set_topk",
+    "stochastic_topk",
+    "track_fine_statistics",
+    "uncalibrate",
     "use_topk",
 ]
 
 if TYPE_CHECKING:
     from pst import checkpoint, control, functional, modules
-    from pst.control import Selection, record_selection, set_fusion, set_topk, use_topk
-    from pst.modules import PST, ConvNormAct, PSTBlock, PyramidSparseAttention
+    from pst.calibration import calibrate, track_fine_statistics, uncalibrate
+    from pst.control import (
+        Selection,
+        record_selection,
+        set_fusion,
+        set_gate,
+        set_selection,
+        set_topk,
+        use_topk,
+    )
+    from pst.modules import PST, ConvNormAct, PSTBlock, PSTPyramid, PyramidSparseAttention
+    from pst.tuning import freeze_except_gate, gate_parameters, stochastic_topk
 else:
     _SUBMODULES = ("checkpoint", "control", "functional", "modules")
     _HOME = {
-        **dict.fromkeys(("PST", "ConvNormAct", "PSTBlock", "PyramidSparseAttention"), "pst.modules"),
-        **dict.fromkeys(("Selection", "record_selection", "set_fusion", "set_topk", "use_topk"), "pst.control"),
+        **dict.fromkeys(("PST", "ConvNormAct", "PSTBlock", "PSTPyramid", "PyramidSparseAttention"), "pst.modules"),
+        **dict.fromkeys(("Selection", "record_selection", "set_fusion", "set_gate"), "pst.control"),
+        **dict.fromkeys(("set_selection", "set_topk", "use_topk"), "pst.control"),
+        **dict.fromkeys(("calibrate", "track_fine_statistics", "uncalibrate"), "pst.calibration"),
+        **dict.fromkeys(("freeze_except_gate", "gate_parameters", "stochastic_topk"), "pst.tuning"),
     }
 
     def __getattr__(name: str) -> object:

@@ -1,15 +1,21 @@
-"""Switches on a finished model: how many tokens to refine, how to fuse them, and what was selected."""
+"""Switches on a finished model: how many tokens to refine, which, how to fuse them, and what was selected."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from pst.functional.attention import Fusion, check_fusion, check_topk
+from pst.functional.selection import SelectionRule, check_selection
 from pst.modules.attention import PyramidSparseAttention
+
+Topk: TypeAlias = "int | list[int] | tuple[int, ...] | Mapping[str, int]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +23,8 @@ class Selection:
     """What one attention layer selected in one forward pass.
 
     Attributes:
-        index: (B, h, k) int64 on the CPU, flat indices into the coarse map, highest score first.
+        index: (B, h, k) int64 on the CPU, flat indices into the coarse map, highest score first, −1 in slots that
+            "nucleus" left unused; with "window" (B, h, G, k), for G blocks of the fine map row by row.
         coarse_size: (Hu, Wu).
         fine_size: (H, W).
     """
@@ -60,21 +67,87 @@ class _Recorder:
         return type(None), ()
 
 
-def set_topk(model: nn.Module, k: int) -> None:
-    """Set the number of refined coarse tokens of every PST layer in ``model``.
+def set_topk(model: nn.Module, k: Topk) -> None:
+    """Set the number of refined coarse tokens of the PST layers in ``model``.
 
     Args:
         model: Any Module with PST layers inside, a YOLO object included.
-        k: Tokens per image and head; 0 switches fine attention off, more than there are means all.
+        k: Tokens per image and head; 0 switches fine attention off, more than there are means all. One for all
+            layers; or a list or tuple, one for each attention layer, in the order of `record_selection`; or a mapping
+            from names of modules, for the layers inside each, that leaves the others as they are.
 
     Raises:
-        TypeError: ``model`` is not a Module or ``k`` not an integer.
-        ValueError: ``model`` holds no PST layer, or ``k`` < 0.
+        TypeError: ``model`` is not a Module or a k not an integer.
+        ValueError: ``model`` holds no PST layer, a k is negative, their number is not that of the layers, or a name
+            is of no module with PST layers. Then nothing is changed.
     """
-    check_topk(k)
+    layers = attention_layers(model)
+    ks = _topk_of_layers(layers, k)
+    for name, layer in layers.items():
+        layer.topk = ks[name]
+    sync_predictor(model)
+
+
+def _topk_of_layers(layers: Mapping[str, PyramidSparseAttention], k: Topk) -> dict[str, int]:
+    """k of every layer by its name, checked."""
+    if isinstance(k, Mapping):
+        ks = {name: layer.topk for name, layer in layers.items()}
+        for prefix, value in k.items():
+            inside = [name for name in layers if name == prefix or name.startswith(f"{prefix}.")]
+            if not inside:
+                raise ValueError(f"{prefix!r} is no module with PST layers: choose among {list(layers)}")
+            ks.update(dict.fromkeys(inside, check_topk(value)))
+        return ks
+    if isinstance(k, (list, tuple)):
+        if len(k) != len(layers):
+            raise ValueError(f"got {len(k)} values of k for {len(layers)} PST layers: {list(layers)}")
+        return {name: check_topk(value) for name, value in zip(layers, k, strict=True)}
+    return dict.fromkeys(layers, check_topk(k))
+
+
+def set_selection(model: nn.Module, selection: str | SelectionRule) -> None:
+    """Set the selection rule of every PST layer in ``model``.
+
+    Args:
+        model: Any Module with PST layers inside, a YOLO object included.
+        selection: "mean", "mass", "window", "nucleus", "random", "gumbel", or a rule of `pst.functional.selection`
+            with settings of its own, e.g. ``Window(grid=8)``.
+
+    Raises:
+        TypeError: ``model`` is not a Module, or ``selection`` no rule.
+        ValueError: ``model`` holds no PST layer, or the name is unknown.
+    """
+    check_selection(selection)
     for layer in attention_layers(model).values():
-        layer.topk = k
-    _sync_predictor(model)
+        layer.selection = selection
+    sync_predictor(model)
+
+
+def set_gate(model: nn.Module, share: float) -> None:
+    """Make every gate a constant: the fine branch has this share in the result, whatever the branches hold.
+
+    Overwrites the gates' weights with 0 and their biases with log(share / (1 − share)).
+
+    Args:
+        model: Any Module with PST layers inside, a YOLO object included.
+        share: g, above 0 and below 1.
+
+    Raises:
+        TypeError: ``model`` is not a Module.
+        ValueError: ``model`` holds no PST layer or one without a gate, or ``share`` is out of range.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must be above 0 and below 1, got {share!r}: k = 0 leaves the fine branch out")
+    layers = attention_layers(model)
+    gates = {name: layer.gate for name, layer in layers.items()}
+    missing = [name for name, gate in gates.items() if gate is None]
+    if missing:
+        raise ValueError(f'these layers were built with fusion="refine" and have no gate: {missing}')
+    for gate in gates.values():
+        if gate is not None:
+            nn.init.zeros_(gate.weight)
+            nn.init.constant_(gate.bias, math.log(share / (1 - share)))
+    sync_predictor(model)
 
 
 def set_fusion(model: nn.Module, fusion: Fusion) -> None:
@@ -92,11 +165,11 @@ def set_fusion(model: nn.Module, fusion: Fusion) -> None:
         raise ValueError(f'fusion="gate" needs a gate, but these layers were built with "refine": {missing}')
     for layer in layers.values():
         layer.fusion = fusion
-    _sync_predictor(model)
+    sync_predictor(model)
 
 
 @contextmanager
-def use_topk(model: nn.Module, k: int) -> Iterator[None]:
+def use_topk(model: nn.Module, k: Topk) -> Iterator[None]:
     """`set_topk` inside a with block; every layer gets its own k back afterwards."""
     before = {layer: layer.topk for layer in attention_layers(model).values()}
     set_topk(model, k)
@@ -105,7 +178,7 @@ def use_topk(model: nn.Module, k: int) -> Iterator[None]:
     finally:
         for layer, topk in before.items():
             layer.topk = topk
-        _sync_predictor(model)
+        sync_predictor(model)
 
 
 @contextmanager
@@ -126,7 +199,7 @@ def record_selection(model: nn.Module) -> Iterator[dict[str, list[Selection]]]:
     recorders = {name: _Recorder() for name in layers}
     for name, layer in layers.items():
         layer.observer = recorders[name]
-    _sync_predictor(model)
+    sync_predictor(model)
     try:
         yield {name: recorder.selections for name, recorder in recorders.items()}
     finally:
@@ -134,11 +207,20 @@ def record_selection(model: nn.Module) -> Iterator[dict[str, list[Selection]]]:
             recorder.active = False
         for layer, observer in before.items():
             layer.observer = observer
-        _sync_predictor(model)
+        sync_predictor(model)
 
 
-def _sync_predictor(model: nn.Module) -> None:
-    """Give the settings of a YOLO object's layers to the copy of its model that it predicts with, once it has one."""
+def inner_model(model: nn.Module) -> nn.Module:
+    """The Module that runs: the one inside a YOLO object, or ``model`` itself."""
+    inner = getattr(model, "model", None)
+    return inner if hasattr(model, "predictor") and isinstance(inner, nn.Module) else model
+
+
+def sync_predictor(model: nn.Module) -> None:
+    """Give the settings of a YOLO object's layers to the copy of its model that it predicts with, once it has one.
+
+    The copy's gates and fine statistics are set as well: they can be changed on a finished model as settings can.
+    """
     backend = getattr(getattr(model, "predictor", None), "model", None)
     copied = getattr(backend, "model", None)
     if not isinstance(copied, nn.Module):
@@ -148,4 +230,13 @@ def _sync_predictor(model: nn.Module) -> None:
     if len(copies) != len(layers):  # a predictor of an exported file has none
         return
     for layer, copy in zip(layers, copies, strict=True):
-        copy.topk, copy.fusion, copy.observer = layer.topk, layer.fusion, layer.observer
+        copy.topk, copy.fusion, copy.observer, copy.selection = (
+            layer.topk,
+            layer.fusion,
+            layer.observer,
+            layer.selection,
+        )
+        if layer.gate is not None and copy.gate is not None:
+            copy.gate.load_state_dict(layer.gate.state_dict())
+        like = next(copy.parameters())
+        copy.fine_statistics = None if layer.fine_statistics is None else deepcopy(layer.fine_statistics).to(like)

@@ -16,6 +16,16 @@ def test_prints_versions_hardware_and_extras(capsys):
     assert re.search(rf"^pst +{re.escape(pst.__version__)}$", out, re.MULTILINE)
     assert re.search(rf"^threads +{torch.get_num_threads()}$", out, re.MULTILINE)
     assert re.search(r"^  ultralytics +(installed|missing)", out, re.MULTILINE)
+    assert re.search(r"^pst_resnet50 +29,260,488 +25,557,032 +8\.71 +8\.18 +224x224$", out, re.MULTILINE)
+
+
+def test_timm_prints_the_models_asked_for_next_to_the_plain_ones(capsys):
+    assert main(["info", "--timm", "test_resnet", "pst_test_vit"]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["timm", "model", "parameters", "plain", "GFLOPs", "plain", "px"]
+    assert [row.split()[0] for row in rows] == ["pst_test_resnet", "pst_test_vit"]
+    assert main(["info", "--timm", "resnet19"]) == 2
+    assert "timm has no model 'resnet19'" in capsys.readouterr().err
 
 
 def test_extras_are_those_of_the_package_and_missing_ones_are_named(monkeypatch):

@@ -56,7 +56,7 @@ def test_version(capsys):
     [
         ([], "required: VERB"),
         (["fly"], "invalid choice: 'fly'"),
-        (["val", "--model", "best.pt"], "required: --data"),
+        (["val", "--data", "d"], "required: --model"),
         (["val", "--model", "m", "--data", "d", "--topk", "0,-4"], "--topk: expected an integer ≥ 0, got '-4'"),
         (["val", "--model", "m", "--data", "d", "--topk", "0,,4"], "--topk: expected an integer ≥ 0, got ''"),
         (["val", "--model", "m", "--data", "d", "--fusion", "sum"], "expected gate, refine or gate,refine, got 'sum'"),

@@ -65,6 +65,12 @@ def test_defaults(calls):
     assert Path("runs/val/best/val.json").is_file()
 
 
+def test_a_checkpoint_of_ultralytics_needs_its_data_named(calls, capsys):
+    assert main(ARGV[:3]) == 2
+    assert "--data is missing" in capsys.readouterr().err
+    assert not calls
+
+
 def test_options_are_handed_on(calls):
     options = "--topk 0,8 --fusion refine --imgsz 320 --batch 2 --device cpu --out here"
     assert main([*ARGV, *options.split()]) == 0

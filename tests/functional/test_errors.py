@@ -102,8 +102,12 @@ BAD_ARGUMENTS = {
     ),
     "negative k": ({"topk": -1}, ValueError, "topk must be ≥ 0, got -1: use 0 for coarse attention alone"),
     "fusion": ({"fusion": "add"}, ValueError, "fusion must be one of ['gate', 'refine'], got 'add'"),
-    "selection": ({"selection": "max"}, ValueError, "selection must be one of ['gumbel', 'mean'], got 'max'"),
-    "impl": ({"impl": "fast"}, ValueError, "impl must be one of ['fused', 'reference'], got 'fast'"),
+    "selection": (
+        {"selection": "max"},
+        ValueError,
+        "selection must be one of ['gumbel', 'mass', 'mean', 'nucleus', 'random', 'window'], got 'max'",
+    ),
+    "impl": ({"impl": "fast"}, ValueError, "impl must be one of ['auto', 'fused', 'triton', 'reference'], got 'fast'"),
     "no fine tokens": (
         {"fine": None},
         ValueError,
@@ -178,5 +182,10 @@ def test_options_are_checked_even_when_k_is_0(option):
 
 
 def test_select_tokens_refuses_an_unknown_rule():
-    with pytest.raises(ValueError, match=re.escape("selection must be one of ['gumbel', 'mean'], got 'max'")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
+            "selection must be one of ['gumbel', 'mass', 'mean', 'nucleus', 'random', 'window'], got 'max'"
+        ),
+    ):
         select_tokens(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 3, 2), 1, scale=1.0, selection="max")

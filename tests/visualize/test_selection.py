@@ -109,3 +109,11 @@ def test_a_picture_smaller_than_the_map_is_refused():
 def test_nothing_recorded_is_refused():
     with pytest.raises(ValueError, match="nothing was recorded: run the model inside record_selection with k > 0"):
         selection_panels(grey(8, 8), {"a": []})
+
+
+def test_tokens_of_all_windows_are_painted_once_and_unused_slots_not_at_all():
+    """Two windows: tokens 1 and 3, and 1 alone. Token 1 is the first of both."""
+    record = Selection(torch.tensor([[[[1, 3], [1, -1]]]]), (1, 4), (2, 8))
+    painted = np.asarray(selection_overlay(grey(40, 10), record, 0))
+    expected = np.asarray(selection_overlay(grey(40, 10), selection([1, 3], (1, 4)), 0))
+    np.testing.assert_array_equal(painted, expected)

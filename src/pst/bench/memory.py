@@ -1,4 +1,4 @@
-"""Peak memory of one call, in a process of its own: the operating system's own high-water mark."""
+"""Peak memory of one call: of a process of its own on the CPU, by PyTorch's allocator on a GPU."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ def peak_memory(function: Callable[..., object], *args: Any, threads: int = 1) -
     if process.exitcode != 0:
         raise RuntimeError(f"measuring the memory of {function.__name__}{args} failed: exit code {process.exitcode}")
     return queue.get()
+
+
+def peak_memory_cuda(call: Callable[[], object]) -> float:
+    """Memory that one call takes on a GPU on top of what was held before, at its peak, in 10⁶ bytes.
+
+    Read from PyTorch's allocator after a first call has paid for workspaces.
+    """
+    import torch
+
+    call()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
 def _measure(queue: Any, function: Callable[..., object], args: tuple[Any, ...], threads: int) -> None:

@@ -2,72 +2,50 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pst.bench.memory import peak_memory
+from pst.bench.cases import KINDS, Case, one_call
+from pst.bench.memory import peak_memory, peak_memory_cuda
 from pst.bench.roofline import Roofline
-from pst.bench.textbook import textbook_forward
-from pst.bench.timing import interleave
-from pst.modules import PyramidSparseAttention
-
-SIZES = ((10, 32), (20, 32), (40, 32), (80, 32), (80, 64), (80, 128), (160, 64))  # (height = width, channels)
+from pst.bench.timing import Timing, interleave
 
 
-def run_modules(
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    topk: Sequence[int] = (0, 8),
+def run_cases(
+    cases: Sequence[Case],
     *,
-    train: bool = False,
-    memory: bool = True,
     roofline: Roofline,
     seconds: float = 5.0,
-    device: str = "cpu",
+    min_runs: int = 5,
+    memory: Callable[[Case], bool] = lambda _: True,
 ) -> list[dict[str, Any]]:
-    """`PyramidSparseAttention` against the textbook, batch of one, channels_last, float32.
+    """Each case against the textbook's, the two in turn.
 
     Args:
-        sizes: (side of the fine map, channels); the coarse map has half the side.
-        topk: Values of k.
-        train: Time forward and backward in training mode instead of the forward pass in eval mode.
-        memory: Also measure peak memory, each case in a process of its own (CPU only).
-        roofline: This machine's peaks.
+        cases: What to run; all on the roofline's device.
+        roofline: That device's peaks.
         seconds: Time for each comparison.
-        device: Where to run.
+        min_runs: Rounds of each at least.
+        memory: Whether to measure a case's peak memory: on a CPU two processes of its own (Linux only).
 
     Returns:
-        One record for each size and k: times of both, their ratio, peak memory, share of the roofline.
+        One record for each case: times and, where measured, peak memory of both; ``speedup`` (textbook's median over
+        ours); ``least_ms``, the least time its operations take at the roofline's peaks; ``share`` = least_ms over our
+        median; for the attention in eval mode the same of the bare op (``op_ms``, ``op_share``).
     """
-    records = []
-    for side, channels in sizes:
-        for k in topk:
-            cases = {
-                kind: partial(_step, *_build(kind, side, channels, k, train, device), train=train) for kind in KINDS
-            }
-            times = interleave(cases, seconds=seconds)
-            record: dict[str, Any] = {"n": side * side, "channels": channels, "topk": k, "train": train}
-            record |= {f"{kind}_ms": times[kind].__dict__ for kind in KINDS}
-            record["speedup"] = times["textbook"].median / times["pst"].median
-            if not train:
-                keys = side * side // 4 + 4 * min(k, side * side // 4)
-                record["roofline_ms"] = roofline.attention_ms(side * side, keys, channels)
-            if memory and device == "cpu":
-                threads = torch.get_num_threads()
-                peaks = {kind: peak_memory(one_call, kind, side, channels, k, train, threads=threads) for kind in KINDS}
-                record |= {f"{kind}_mb": peak for kind, peak in peaks.items()}
-            records.append(record)
-    return records
+    return [_run_case(case, roofline, seconds, min_runs, memory(case)) for case in cases]
 
 
 def run_models(
     models: dict[str, Callable[[], nn.Module]], *, imgsz: int = 640, batch: int = 1, seconds: float = 20.0,
-    device: str = "cpu",
+    device: str = "cpu", dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Whole models side by side: forward pass in eval mode, channels_last, float32; the first is the baseline.
+    """Whole models side by side: forward pass in eval mode, channels_last; the first is the baseline.
 
     Args:
         models: Name -> function that builds it.
@@ -75,50 +53,52 @@ def run_models(
         batch: Images in a batch.
         seconds: Time for all of them together.
         device: Where to run.
+        dtype: Of weights and images.
 
     Returns:
         One record for each model: time, ratio to the first, parameters.
     """
-    x = torch.rand(batch, 3, imgsz, imgsz, device=device).to(memory_format=torch.channels_last)
-    built = {name: _place(build().eval(), device) for name, build in models.items()}
+    x = torch.rand(batch, 3, imgsz, imgsz).to(device, dtype, memory_format=torch.channels_last)
+    built = {
+        name: build().eval().to(device, dtype).to(memory_format=torch.channels_last) for name, build in models.items()
+    }
     with torch.inference_mode():
         times = interleave({name: partial(model, x) for name, model in built.items()}, seconds=seconds)
-    base = next(iter(times.values())).median
     return [
-        {
-            "model": name,
-            "ms": times[name].__dict__,
-            "ratio": times[name].median / base,
-            "parameters": sum(p.numel() for p in model.parameters()),
-        }
-        for name, model in built.items()
+        record | {"parameters": sum(p.numel() for p in built[record["name"]].parameters())}
+        for record in ratio_records(times)
     ]
 
 
-KINDS = ("pst", "textbook")
+def ratio_records(times: dict[str, Timing]) -> list[dict[str, Any]]:
+    """One record for each timing: name, times, ratio of its median to the first's."""
+    base = next(iter(times.values())).median
+    return [{"name": name, "ms": t.__dict__, "ratio": t.median / base} for name, t in times.items()]
 
 
-def one_call(kind: str, side: int, channels: int, topk: int, train: bool, *, warmup: bool = False) -> None:
-    """What `peak_memory` runs; with ``warmup`` on a map of 8×8."""
-    _step(*_build(kind, 8 if warmup else side, channels, topk, train, "cpu"), train=train)
+def _run_case(case: Case, roofline: Roofline, seconds: float, min_runs: int, memory: bool) -> dict[str, Any]:
+    calls = {kind: case.call(kind) for kind in KINDS}
+    bare = case.layer == "attention" and not case.train
+    times = interleave(calls | ({"op": case.op()} if bare else {}), seconds=seconds, min_runs=min_runs)
+    work = case.work()
+    least = roofline.least_ms(work)
+    record: dict[str, Any] = {
+        "layer": case.layer, "train": case.train, "batch": case.batch, "n": case.side**2, "channels": case.channels,
+        "topk": case.topk, **{f"{kind}_ms": t.__dict__ for kind, t in times.items()},
+        "speedup": times["textbook"].median / times["pst"].median, "gflops": work.flops / 1e9,
+        "gexp": work.exponentials / 1e9, "least_ms": least, "share": least / times["pst"].median,
+    }  # fmt: skip
+    if bare:
+        record["op_share"] = roofline.least_ms(case.op_work()) / times["op"].median
+    if memory:
+        record |= {f"{kind}_mb": mb for kind, mb in _memory(case, calls).items()}
+    return record
 
 
-def _build(kind: str, side: int, channels: int, topk: int, train: bool, device: str) -> tuple[Any, Tensor, Tensor]:
-    torch.manual_seed(0)
-    module = PyramidSparseAttention(channels, channels // 32, topk=topk).train(train)
-    module = _place(module, device)
-    maps = [torch.randn(1, channels, s, s, device=device).requires_grad_(train) for s in (side, side // 2)]
-    x, upper = (m.detach().to(memory_format=torch.channels_last).requires_grad_(train) for m in maps)
-    return module if kind == "pst" else partial(textbook_forward, module), x, upper
-
-
-def _place(module: Any, device: str) -> Any:
-    return module.to(device).to(memory_format=torch.channels_last)
-
-
-def _step(forward: Callable[[Tensor, Tensor], Tensor], x: Tensor, upper: Tensor, *, train: bool) -> None:
-    if train:
-        forward(x, upper).sum().backward()
-        return
-    with torch.inference_mode():
-        forward(x, upper)
+def _memory(case: Case, calls: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Peak memory of both kinds in 10⁶ bytes; nothing on a CPU whose system does not tell it."""
+    if case.device != "cpu":
+        return {kind: peak_memory_cuda(call) for kind, call in calls.items()}
+    if sys.platform != "linux":
+        return {}
+    return {kind: peak_memory(one_call, kind, case, threads=torch.get_num_threads()) for kind in KINDS}

@@ -1,4 +1,4 @@
-"""The attention as a textbook writes it: the rival every speed ratio is taken against."""
+"""The method as a textbook writes it: the rival every speed ratio is taken against."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pst.functional.selection import child_index
-from pst.modules import PyramidSparseAttention
+from pst.modules import PST, PyramidSparseAttention
 
 
-def textbook_forward(self: PyramidSparseAttention, x: Tensor, upper: Tensor) -> Tensor:
+def textbook_attention(self: PyramidSparseAttention, x: Tensor, upper: Tensor) -> Tensor:
     """Forward pass of ``self`` by the formulas of the paper, vectorised over images and heads.
 
     Keeps the N×M logits and the softmax of them, takes the mean over the queries of those logits as scores, projects
@@ -34,3 +34,12 @@ def textbook_forward(self: PyramidSparseAttention, x: Tensor, upper: Tensor) -> 
     position = self.pe(value.transpose(2, 3).flatten(1, 2).unflatten(2, coarse))
     position = F.interpolate(position, size=size, mode="bilinear", align_corners=False)
     return self.proj(out.transpose(2, 3).flatten(1, 2).unflatten(2, size) + position)
+
+
+def textbook_layer(self: PST, x: Tensor, upper: Tensor) -> Tensor:
+    """Forward pass of ``self`` with `textbook_attention` in every block: same weights, same result ("gate")."""
+    outputs, upper = [self.reduce(x)], self.reduce_upper(upper)
+    for block in self.blocks:
+        z = outputs[-1] + textbook_attention(block.attn, outputs[-1], upper)  # type: ignore[attr-defined]
+        outputs.append(z + block.mlp(z))  # type: ignore[operator]
+    return self.project(torch.cat(outputs, 1))

@@ -43,7 +43,9 @@ def interleave(
         Name -> `Timing`, in the order of ``cases``.
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
-    with tqdm(total=seconds, desc="  rounds", bar_format="{desc} {bar} {n:.0f}/{total:.0f} s", leave=False) as bar:
+    with tqdm(
+        total=seconds, desc="  rounds", bar_format="{desc} {bar} {n:.0f}/{total:.0f} s", leave=False, disable=None
+    ) as bar:
         begin = time.perf_counter()
         for i in range(1_000_000):
             for name, case in cases.items():

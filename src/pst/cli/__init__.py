@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from pst import __version__
-from pst.cli import bench, convert, demo, export, info, reproduce, val, yolo
+from pst.cli import bench, convert, demo, export, info, predict, reproduce, study, train, val, yolo
 
 _USAGE_ERROR = 2
 _INTERRUPTED = 130  # as shells report a command that Ctrl+C ended
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pst", description="Pyramid Sparse Transformer for vision models.")
     parser.add_argument("--version", action="version", version=f"pst {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (demo, yolo, val, bench, reproduce, export, convert, info):
+    for verb in (demo, yolo, train, val, predict, bench, reproduce, study, export, convert, info):
         verb.add_parser(verbs)
     for each, default in [(parser, False), *((p, argparse.SUPPRESS) for p in verbs.choices.values())]:
         each.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
@@ -56,8 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments of ours, and those after a verb that hands everything on to another program."""
+    """Arguments of ours, and what argparse is not to see: all after a verb that hands it on, key=value anywhere."""
     verb = next((i for i, arg in enumerate(argv) if not arg.startswith("-")), len(argv))
     if argv[verb : verb + 1] == ["yolo"]:
         return list(argv[: verb + 1]), list(argv[verb + 1 :])
+    if argv[verb : verb + 1] == ["train"]:
+        settings = [arg for arg in argv[verb:] if "=" in arg and not arg.startswith("-")]
+        return [arg for arg in argv if arg not in settings], settings
     return list(argv), []

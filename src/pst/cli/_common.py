@@ -15,6 +15,22 @@ def positive(text: str) -> int:
     return _integer(text, 1)
 
 
+def share(text: str) -> float:
+    """Argument type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
+
+
+def natural(text: str) -> int:
+    """Argument type: an integer ≥ 0."""
+    return _integer(text, 0)
+
+
 def topk_list(text: str) -> list[int]:
     """Argument type: integers ≥ 0 with commas between them, e.g. ``0,4,8``."""
     return [_integer(item, 0) for item in text.split(",")]

@@ -1,14 +1,13 @@
-"""`pst bench`: speed and memory side by side on this machine, as a table, JSON and a plot."""
+"""`pst bench`: speed and memory side by side on this machine, as tables, JSON and plots, and the project's targets."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import asdict
-from datetime import datetime, timezone
-from functools import partial
+import os
+import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,103 +15,148 @@ from pst.cli._common import Verbs, format_table, positive, require
 from pst.files import write_text
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pst.bench import Plan
 
-_MODELS = ("yolo11n.yaml", "yolo11n-pst.yaml")
+_SUITES = ("module", "train", "model", "export", "import")
+_NEEDS = {"model": ("ultralytics",), "export": ("ultralytics", "onnx", "onnxruntime", "openvino")}
+_MARKS = ("<!-- figures: made by pst bench report -->", "<!-- end of figures -->")
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "bench",
-        help="speed and memory against the textbook attention and plain models",
-        description="Cases of one comparison take turns in one process; the median is quoted. module and train: the "
-        "attention layer, forward pass or training step, against the textbook's. model: whole detectors.",
+        help="speed and memory against the textbook attention, other necks and plain models",
+        description="Cases of one comparison take turns in one process; the median is quoted. module: the attention "
+        "layer, and other layers and necks. train: a training step of a PST layer. model: whole detectors. export: "
+        "their files in ONNX Runtime and OpenVINO. import: fresh interpreters. targets: all five, and which targets "
+        "they meet. check: the same in about two minutes, nothing written. report: the page of what was measured.",
     )
-    parser.add_argument("suite", nargs="?", choices=("module", "train", "model"), default="module")
-    parser.add_argument("--seconds", type=positive, default=5, help="time for each comparison (%(default)s)")
+    parser.add_argument("suite", nargs="?", choices=(*_SUITES, "targets", "check", "report"), default="module")
+    parser.add_argument("--seconds", type=positive, help="time for each comparison (4; 1 with --quick and check)")
     parser.add_argument("--threads", type=positive, help="PyTorch threads (every core)")
-    parser.add_argument("--quick", action="store_true", help="maps up to 40×40, images of 320 px")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="maps up to 40×40, images of 320 px, few models")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for module, train and model (%(default)s)")
+    parser.add_argument("--only", type=_suites, default=_SUITES, metavar="SUITE,…", help="targets and check: these")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--page", type=Path, default=Path("docs/speed.md"), help="report: the page (%(default)s)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one suite, write its files, print its table."""
-    require("tqdm", "viz")
-    require("matplotlib", "viz")
+    """Measure, write and print; a missed target is no error."""
+    if args.suite == "report":
+        return _report(args)
+    suites = args.only if args.suite in ("targets", "check") else (args.suite,)
+    require("tqdm", "bench")
+    require("matplotlib", "bench")
+    for package in (package for suite in suites for package in _NEEDS.get(suite, ())):
+        require(package, "bench")
     _set_threads(args.threads)
-    from pst.bench import measure_roofline
-    from pst.environment import environment
-
-    roofline = measure_roofline(args.device)
-    print(
-        f"This machine at best: {roofline.matmul_gflops:.0f} GFLOP/s in matrix products, {roofline.exp_gops:.2f}·10⁹ "
-        f"exp/s, {roofline.copy_gbs:.1f} GB/s copied"
-    )
-    result: dict[str, Any] = {
-        "suite": args.suite,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "settings": {"seconds": args.seconds, "quick": args.quick, "device": args.device, "dtype": "float32"},
-        "roofline": asdict(roofline),
-        **environment(),
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"{args.suite}.json"
-    result["records"] = _models(args) if args.suite == "model" else _modules(args, roofline)
-    write_text(path, json.dumps(result, indent=2) + "\n")
-    print(f"Written: {path}")
+    plan = _plan(args)
+    if args.suite == "check":
+        with tempfile.TemporaryDirectory() as folder:
+            _measure(suites, plan, Path(folder))
+            _print_targets(Path(folder))
+        return 0
+    _measure(suites, plan, args.out)
+    if args.suite == "targets":
+        _print_targets(args.out)
     return 0
 
 
-def _modules(args: argparse.Namespace, roofline: Any) -> list[dict[str, Any]]:
-    from pst.bench import SIZES, run_modules
-    from pst.bench.report import MODULE_HEADER, module_rows, plot_modules
+def _plan(args: argparse.Namespace) -> Plan:
+    from pst.bench import CHECK, FULL, QUICK
 
-    sizes = [size for size in SIZES if size[0] <= 40 or not args.quick]
-    train = args.suite == "train"
-    records = run_modules(
-        sizes, train=train, memory=sys.platform == "linux", roofline=roofline, seconds=args.seconds, device=args.device
-    )
-    print(format_table(MODULE_HEADER, module_rows(records)))
-    plot_modules(records, args.out / f"{args.suite}.png")
-    return records
+    plan = QUICK if args.quick else CHECK if args.suite == "check" else FULL
+    plan = replace(plan, device=args.device)
+    return plan if args.seconds is None else replace(plan, seconds=float(args.seconds))
 
 
-def _models(args: argparse.Namespace) -> list[dict[str, Any]]:
-    require("ultralytics", "ultralytics")
-    from pst.bench import run_models
-    from pst.bench.report import MODEL_HEADER, model_rows
-    from pst.integrations.ultralytics.flops import gflops
+def _measure(suites: tuple[str, ...], plan: Plan, out: Path) -> None:
+    """Each suite into its own file as soon as it is done: a run that was stopped goes on with --only."""
+    from pst.bench import measure_suite
+    from pst.bench.plots import plot_cases
+    from pst.bench.report import origin, tables
 
-    builders: dict[str, Callable[[], nn.Module]] = {}
-    for name in _MODELS:
-        for k in (0, 8) if "pst" in name else (0,):
-            builders[Path(name).stem + (f" k={k}" if "pst" in name else "")] = partial(_build, name, k)
-    imgsz = 320 if args.quick else 640
-    records = run_models(builders, imgsz=imgsz, seconds=args.seconds * len(builders), device=args.device)
-    for record, build in zip(records, builders.values(), strict=True):
-        record["gflops"] = gflops(build(), imgsz)
-    print(format_table(MODEL_HEADER, model_rows(records)))
-    return records
+    for name in suites:
+        begin = time.monotonic()
+        print(f"{name} …", flush=True)
+        result = measure_suite(name, plan)
+        path = out / f"{name}.json"
+        write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        print(f"{origin(result)}")
+        for title, (header, rows) in tables(result).items():
+            print(f"\n{title}\n{format_table(header, rows)}")
+        if name in ("module", "train"):
+            plot_cases(result["records"], out / f"{name}.png", f"{name}: {result['hardware']['cpu']}")
+        print(f"\nWritten: {path} ({time.monotonic() - begin:.0f} s)\n", flush=True)
 
 
-def _build(name: str, topk: int) -> nn.Module:
-    """A detector, BatchNorm folded as Ultralytics does for inference."""
-    from pst.control import set_topk
-    from pst.integrations.ultralytics import YOLO
+def _print_targets(folder: Path) -> None:
+    """Judge every suite that ``folder`` holds, write targets.json beside them, print the table."""
+    from pst.bench.report import targets_table
 
-    yolo: Any = YOLO(name)
-    if "pst" in name:
-        set_topk(yolo, topk)
-    return yolo.model.fuse(verbose=False)
+    judged = _judge(folder)
+    write_text(folder / "targets.json", json.dumps(judged, indent=1, ensure_ascii=False) + "\n")
+    header, rows = targets_table(judged["targets"])
+    print(format_table(header[:-1], [row[:-1] for row in rows]))
+    for row, record in zip(rows, judged["targets"], strict=True):
+        if record["met"] is False:
+            print(f"missed: {row[0]} {row[2]}, wanted {row[1]} ({row[-1]})")
+
+
+def _judge(folder: Path) -> dict[str, Any]:
+    from pst.bench.targets import judge
+    from pst.environment import environment
+
+    suites = _load(folder)
+    origins = {name: {key: suite[key] for key in ("created", "commit", "roofline")} for name, suite in suites.items()}
+    return {"targets": judge(suites), "suites": origins, **environment()}
+
+
+def _load(folder: Path) -> dict[str, Any]:
+    paths = {name: folder / f"{name}.json" for name in _SUITES}
+    return {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.is_file()}
+
+
+def _report(args: argparse.Namespace) -> int:
+    """Write the figures between the marks of the page again, and its plots."""
+    require("matplotlib", "bench")
+    from pst.bench.plots import plot_cases
+    from pst.bench.report import page_part
+
+    suites = _load(args.out)
+    if not suites:
+        raise FileNotFoundError(f"no results in {args.out}: run pst bench targets --out {args.out} first")
+    text = args.page.read_text("utf-8")
+    if any(text.count(mark) != 1 for mark in _MARKS):
+        raise ValueError(f"{args.page} must hold the lines {_MARKS[0]} and {_MARKS[1]} once each")
+    judged = json.loads((args.out / "targets.json").read_text("utf-8"))["targets"]
+    plots = []
+    for name in ("module", "train"):
+        if name in suites:
+            plots.append(f"assets/speed-{name}.png")
+            plot_cases(
+                suites[name]["records"], args.page.parent / plots[-1], f"{name}: {suites[name]['hardware']['cpu']}"
+            )
+    before, _, rest = text.partition(_MARKS[0])
+    after = rest.partition(_MARKS[1])[2]
+    write_text(args.page, f"{before}{_MARKS[0]}\n\n{page_part(judged, suites, plots)}\n\n{_MARKS[1]}{after}")
+    print(f"Written: {args.page}")
+    return 0
+
+
+def _suites(text: str) -> tuple[str, ...]:
+    """Argument type: suites with commas between them."""
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in _SUITES]:
+        raise argparse.ArgumentTypeError(f"no suite {', '.join(unknown)}: choose from {','.join(_SUITES)}")
+    return names
 
 
 def _set_threads(threads: int | None) -> None:
     """Fix the number before ultralytics is imported, which sets one thread where OMP_NUM_THREADS is unset."""
-    import os
-
     import torch
 
     from pst.environment import hardware

@@ -1,26 +1,35 @@
-"""`pst info`: versions, hardware, which extras are installed; or the models that Ultralytics can build by name."""
+"""`pst info`: versions, hardware, installed extras; or the models of Ultralytics and timm with their sizes."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from importlib import metadata
+from importlib.util import find_spec
 
-from pst.cli._common import Verbs, require
+from pst.cli._common import Verbs, format_table, require
 
 _DISTRIBUTION = "pyramid-sparse-transformer"
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[([\w,-]+)\])?.*;.*\bextra == ['\"]([\w-]+)['\"]")
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("info", help="versions, hardware and installed extras; --models lists the models")
+    parser = verbs.add_parser("info", help="versions, hardware, installed extras; sizes of models")
     parser.add_argument(
         "--models",
         nargs="?",
         const="",
         metavar="TEXT",
         help="list the models for Ultralytics, with true GFLOPs, instead; only those with TEXT in the name",
+    )
+    parser.add_argument(
+        "--timm",
+        nargs="*",
+        metavar="NAME",
+        help="sizes of these timm backbones with PST instead, next to the plain ones; without a NAME, of the ResNets",
     )
     parser.set_defaults(run=run)
 
@@ -29,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     """Print one fact a line, or one model."""
     if args.models is not None:
         list_models(args.models)
+        return 0
+    if args.timm is not None:
+        list_timm(_RESNETS if args.timm == [] else args.timm)
         return 0
     from pst.environment import commit, hardware, versions
 
@@ -41,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     print("extras")
     for extra, missing in missing_packages().items():
         print(f"  {extra:<12} {'installed' if not missing else 'missing ' + ', '.join(sorted(missing))}")
+    if find_spec("timm") is not None:
+        list_timm(_RESNETS)
     return 0
 
 
@@ -63,6 +77,26 @@ def list_models(text: str) -> None:
     for name in names:
         size = measure(name)
         print(columns.format(name, size.task, f"{size.parameters:,}", f"{size.gflops:.2f}", size.imgsz), flush=True)
+
+
+def list_timm(names: Sequence[str]) -> None:
+    """Print parameters and GFLOPs of timm backbones with PST (k = 0), next to the plain models; 1000 classes each.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: timm has no such model.
+    """
+    require("timm", "timm")
+    from pst.integrations.timm import measure
+
+    rows = []
+    for name in names:
+        plain = measure(name.removeprefix("pst_"))
+        fused = measure(f"pst_{plain.name}")
+        sizes = (f"{n:,}" for n in (fused.parameters, plain.parameters))
+        gflops = (f"{n:.2f}" for n in (fused.gflops, plain.gflops))
+        rows.append([fused.name, *sizes, *gflops, "x".join(map(str, fused.image_size))])
+    print(format_table(["timm model", "parameters", "plain", "GFLOPs", "plain", "px"], rows))
 
 
 def missing_packages() -> dict[str, set[str]]:

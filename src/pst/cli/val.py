@@ -6,34 +6,39 @@ import argparse
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pst.cli._common import Verbs, format_table, fusion_list, positive, require, topk_list
 from pst.files import write_text
 
-if TYPE_CHECKING:
-    from pst.integrations.ultralytics import SweepRow
-
-_HEADER = ("fusion", "k", "mAP50-95", "mAP50", "ms/image", "peak MB")
+Row = dict[str, Any]
+_HEADER = {"topk": "k", "map50_95": "mAP50-95", "map50": "mAP50", "latency_ms": "ms/image", "peak_memory_mb": "peak MB"}
+_DIGITS = {"latency_ms": 2, "ms/image": 2, "peak_memory_mb": 1}
+_IMGSZ, _BATCH = 640, 16  # where the checkpoint does not say
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "val",
-        help="mAP, latency and memory of a trained model over k and fusion",
-        description="Validate a trained detector once for every k and fusion; k = 0 is the same model with each "
-        "fusion and runs once. Writes val.json and val.csv.",
+        help="metrics, latency and memory of a trained model over k and fusion",
+        description="Validate a trained model once for every k and fusion; k = 0 is the same model with each "
+        "fusion and runs once. Writes val.json and val.csv. Takes checkpoints of Ultralytics (.pt), run folders of "
+        "pst train and their .safetensors.",
     )
-    parser.add_argument("--model", type=Path, required=True, metavar="PT", help="checkpoint, e.g. best.pt")
-    parser.add_argument("--data", required=True, metavar="YAML", help="dataset in the Ultralytics layout")
+    parser.add_argument("--model", type=Path, required=True, metavar="MODEL", help="best.pt, a run, best.safetensors")
+    parser.add_argument("--data", help="data set (that of the run); a YAML in the Ultralytics layout for a .pt")
     parser.add_argument("--topk", type=topk_list, default="0,4,8,16", metavar="K,…", help="values of k (%(default)s)")
     parser.add_argument("--fusion", type=fusion_list, default="gate,refine", metavar="NAME,…", help="(%(default)s)")
-    parser.add_argument("--imgsz", type=positive, default=640, metavar="PX", help="image size (%(default)s)")
-    parser.add_argument("--batch", type=positive, default=16, metavar="N", help="images in a batch (%(default)s)")
+    parser.add_argument(
+        "--selection", default="mean", metavar="RULE", help="of a run: rule of the tokens (%(default)s)"
+    )
+    parser.add_argument("--split", default="val", help="of a run: split of the data (%(default)s)")
+    parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size (that of the run; .pt: 640)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (that of the run; .pt: 16)")
     parser.add_argument("--device", help="cpu, 0, … (the best there is)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (runs/val/ and the model's name)")
     parser.set_defaults(run=run)
@@ -41,20 +46,24 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sweep, write the files after each row so that an interrupted sweep keeps what it has, print the table."""
-    require("ultralytics", "ultralytics")
+    own = args.model.is_dir() or args.model.suffix == ".safetensors"
+    if not own and args.data is None:
+        raise ValueError("--data is missing: name a data set YAML in the Ultralytics layout")
+    require(*("accelerate", "train") if own else ("ultralytics", "ultralytics"))
     from pst.environment import environment
-    from pst.integrations.ultralytics import sweep
 
     out = Path("runs/val") / args.model.stem if args.out is None else args.out
     settings = {name: getattr(args, name) for name in ("topk", "fusion", "imgsz", "batch", "device")}
+    if own:
+        settings |= {"selection": args.selection, "split": args.split}
     result = {
         "model": str(args.model),
-        "data": str(args.data),
+        "data": args.data,
         "settings": settings,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    rows: list[SweepRow] = []
-    for row in sweep(args.model, args.data, **settings, project=out):
+    rows: list[Row] = []
+    for row in _trained_here(args) if own else _ultralytics(args, out):
         rows.append(row)
         _write(out, {**result, **environment()}, rows)  # after a run, for Ultralytics sets the number of threads
     print(_table(rows))
@@ -62,20 +71,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write(out: Path, result: dict[str, object], rows: Sequence[SweepRow]) -> None:
+def _ultralytics(args: argparse.Namespace, out: Path) -> Iterator[Row]:
+    """Rows of a checkpoint of Ultralytics."""
+    from pst.integrations.ultralytics import sweep
+
+    imgsz, batch = _IMGSZ if args.imgsz is None else args.imgsz, _BATCH if args.batch is None else args.batch
+    sizes = {"imgsz": imgsz, "batch": batch, "device": args.device}
+    for row in sweep(args.model, args.data, topk=args.topk, fusion=args.fusion, **sizes, project=out):
+        yield row._asdict()
+
+
+def _trained_here(args: argparse.Namespace) -> Iterator[Row]:
+    """Rows of a model of `pst train`."""
+    from pst.train import sweep
+
+    given = {name: getattr(args, name) for name in ("data", "imgsz", "batch", "device")}
+    given = {name: value for name, value in given.items() if value is not None}
+    yield from sweep(
+        args.model, topk=args.topk, fusion=args.fusion, selection=args.selection, split=args.split, **given
+    )
+
+
+def _write(out: Path, result: dict[str, object], rows: Sequence[Row]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    records = [row._asdict() for row in rows]
-    write_text(out / "val.json", json.dumps({**result, "rows": records}, indent=2) + "\n")
+    write_text(out / "val.json", json.dumps({**result, "rows": rows}, indent=2) + "\n")
     table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(records[0]))
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]))
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows(rows)
     write_text(out / "val.csv", table.getvalue())
 
 
-def _table(rows: Sequence[SweepRow]) -> str:
-    cells = [
-        (r.fusion, str(r.topk), f"{r.map50_95:.4f}", f"{r.map50:.4f}", f"{r.latency_ms:.2f}", f"{r.peak_memory_mb:.1f}")
-        for r in rows
-    ]
-    return format_table(_HEADER, cells)
+def _table(rows: Sequence[Row]) -> str:
+    """All columns but the number of images and the IoU of single classes."""
+    names = [name for name in rows[0] if name != "images" and not name.startswith("iou_")]
+    cells = [[_cell(name, row[name]) for name in names] for row in rows]
+    return format_table([_HEADER.get(name, name) for name in names], cells)
+
+
+def _cell(name: str, value: object) -> str:
+    return f"{value:.{_DIGITS.get(name, 4)}f}" if isinstance(value, float) else str(value)

@@ -2,54 +2,133 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pst.functional._dispatch import is_eager
 from pst.functional._types import FineTokens, Gate, Inputs
-from pst.functional.selection import child_index, child_slots, select_tokens
+from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
+from pst.functional.selection import Selected
 
 
-def fused(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Tensor:
-    """See `pst.functional.pyramid_sparse_attention`, which checks everything this relies on."""
+def fused(
+    inputs: Inputs, fine: FineTokens | None, gate: Gate | None, kernel: Callable[..., Tensor] | None = None
+) -> Tensor:
+    """See `pst.functional.pyramid_sparse_attention`, which checks everything this relies on.
+
+    ``kernel`` does both softmaxes and the gate, or their joint softmax, in one pass: `pst.functional._triton.attend`.
+    """
     size = inputs.fine_size
     query, key, value = (t.flatten(2, 3) for t in (inputs.query, inputs.key, inputs.value))
     if fine is None:
-        out = F.scaled_dot_product_attention(query, key, value, scale=inputs.scale)
-        return _unflatten(out, size)
+        attend = F.scaled_dot_product_attention if kernel is None else kernel
+        return _unflatten(attend(query, key, value, scale=inputs.scale), size)
 
-    selected = select_tokens(
-        query, key, inputs.topk, scale=inputs.scale, selection=inputs.selection, generator=inputs.generator
-    )
+    with torch.no_grad():
+        selected = inputs.rule.select(inputs.tokens(query, key))
     if inputs.observer is not None:
-        inputs.observer(selected)
-    index, valid = child_index(selected, inputs.fine_size, inputs.coarse_size)
-    fine_key, fine_value = fine(index)
-    if inputs.fusion == "refine":
-        valid = torch.ones_like(index, dtype=torch.bool) if valid is None else valid
-        slots = child_slots(inputs.fine_size, inputs.coarse_size)
-        bias = refinement_bias(selected, valid, slots, key.shape[2], query.dtype)
-        out = F.scaled_dot_product_attention(
-            query,
-            torch.cat([key, fine_key.to(key.dtype)], 2),
-            torch.cat([value, fine_value.to(value.dtype)], 2),
-            attn_mask=bias,
-            scale=inputs.scale,
-        )
-        return _unflatten(out, size)
+        inputs.observer(selected.marked())
+    children = _gather_children(inputs, fine, selected)
+    own = query if selected.grid is None else split_blocks(query, size, selected.grid)
+    gate = gate if inputs.fusion == "gate" else None
+    if kernel is not None:
+        out = _in_one_pass(kernel, own, key, value, children, gate, inputs.scale)
+    elif gate is None:
+        out = _refined(own, key, value, children, inputs.scale)
+    else:
+        out = _attended(own, children, inputs.scale)
+    if selected.grid is not None:
+        out = join_blocks(out, size, selected.grid)
+    if gate is not None and kernel is None:
+        out = gate_fusion(F.scaled_dot_product_attention(query, key, value, scale=inputs.scale), out, gate)
+    return _unflatten(out, size)
 
-    assert gate is not None  # checked by the caller; tells the type checker
-    mask = None if valid is None else _exclusion_bias(valid, query.dtype)[:, :, None]
-    coarse_out = F.scaled_dot_product_attention(query, key, value, scale=inputs.scale)
-    fine_out = F.scaled_dot_product_attention(query, fine_key, fine_value, attn_mask=mask, scale=inputs.scale)
-    return _unflatten(gate_fusion(coarse_out, fine_out, gate), size)
+
+class _Children(NamedTuple):
+    """The fine tokens of each image and head; G blocks of queries with their own stand side by side, as heads do.
+
+    Attributes:
+        key: (B, h·G, T, d), T = k·slots.
+        value: (B, h·G, T, d).
+        parent: (B, h·G, k) flat coarse indices.
+        used: (B, h·G, k) bool, which parents give way to their children; None when all do.
+        valid: (B, h·G, T) bool, which slots are children of such; None when all are.
+        slots: Slots of each parent.
+    """
+
+    key: Tensor
+    value: Tensor
+    parent: Tensor
+    used: Tensor | None
+    valid: Tensor | None
+    slots: int
+
+
+def _gather_children(inputs: Inputs, fine: FineTokens, selected: Selected) -> _Children:
+    parent, used = selected.indices, selected.valid
+    index, valid = child_index(parent, inputs.fine_size, inputs.coarse_size)
+    slots = child_slots(inputs.fine_size, inputs.coarse_size)
+    if used is not None:
+        spread = used[..., None].expand(*[-1] * used.ndim, slots).flatten(-2)
+        valid = spread if valid is None else valid & spread
+    key, value = fine(index.flatten(2))
+    if selected.grid is not None:
+        key, value = (t.reshape(t.shape[0], -1, index.shape[-1], t.shape[-1]) for t in (key, value))
+        parent = parent.flatten(1, 2)
+        used, valid = (None if t is None else t.flatten(1, 2) for t in (used, valid))
+    return _Children(key, value, parent, used, valid, slots)
+
+
+def _attended(query: Tensor, children: _Children, scale: float) -> Tensor:
+    """Softmax over the children alone (spec, step 4)."""
+    mask = None if children.valid is None else _exclusion_bias(children.valid, query.dtype)[:, :, None]
+    return F.scaled_dot_product_attention(query, children.key, children.value, attn_mask=mask, scale=scale)
+
+
+def _refined(query: Tensor, key: Tensor, value: Tensor, children: _Children, scale: float) -> Tensor:
+    """One softmax over the tokens not chosen and the children of the chosen (spec, last section)."""
+    key, value = _for_each_block(query, key, value)
+    return F.scaled_dot_product_attention(
+        query,
+        torch.cat([key, children.key.to(key.dtype)], 2),
+        torch.cat([value, children.value.to(value.dtype)], 2),
+        attn_mask=refinement_bias(children, key.shape[2], query.dtype),
+        scale=scale,
+    )
+
+
+def _in_one_pass(
+    kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, children: _Children, gate: Gate | None,
+    scale: float,
+) -> Tensor:  # fmt: skip
+    """The whole attention of a kernel that knows logit biases and the gate."""
+    key, value = _for_each_block(query, key, value)
+    if gate is None:
+        bias = refinement_bias(children, key.shape[2], torch.float32)[:, :, 0]
+    else:
+        bias = None if children.valid is None else _exclusion_bias(children.valid, torch.float32)
+        gate = Gate(*(t.to(query.dtype) for t in gate))
+    fine_key, fine_value = children.key.to(query.dtype), children.value.to(query.dtype)
+    return kernel(query, key, value, fine_key, fine_value, scale=scale, bias=bias, gate=gate)
+
+
+def _for_each_block(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Coarse keys and values for each block of queries that stands where a head does."""
+    blocks = query.shape[1] // key.shape[1]
+    if blocks == 1:
+        return key, value
+    return key.repeat_interleave(blocks, 1), value.repeat_interleave(blocks, 1)
 
 
 def gate_fusion(coarse: Tensor, fine: Tensor, gate: Gate) -> Tensor:
     """o = g·o_f + (1 − g)·o_c with g = σ(W [o_c ; o_f] + b) (spec, step 5).
 
-    Works in the (B, N, h, d) memory order that attention kernels write, and never subtracts the two branches, so
-    that no float16 intermediate exceeds the larger of them.
+    Works in the (B, N, h, d) memory order that attention kernels write, and never subtracts the two branches in
+    float16, so that no intermediate of it exceeds the larger of them.
 
     Args:
         coarse: (B, h, N, d).
@@ -58,27 +137,35 @@ def gate_fusion(coarse: Tensor, fine: Tensor, gate: Gate) -> Tensor:
     """
     coarse, fine = coarse.transpose(1, 2), fine.transpose(1, 2)
     g = F.linear(torch.cat([coarse, fine], -1), gate.weight, gate.bias).sigmoid()
+    if is_eager() and g.dtype == coarse.dtype == fine.dtype:
+        return torch.lerp(coarse, fine, g).transpose(1, 2)  # the same in one pass over memory, in float32 at least
     return (g * fine + (1 - g) * coarse).transpose(1, 2)
 
 
-def refinement_bias(selected: Tensor, valid: Tensor, slots: int, tokens: int, dtype: torch.dtype) -> Tensor:
+def refinement_bias(children: _Children, tokens: int, dtype: torch.dtype) -> Tensor:
     """Logit bias that replaces each selected coarse token by its children (spec, last section).
 
     Args:
-        selected: (B, h, k) flat coarse indices.
-        valid: (B, h, T) bool, which of the slots are children.
-        slots: T/k, slots of each selected token.
+        children: The fine tokens.
         tokens: M.
         dtype: Of the result; that of the query.
 
     Returns:
-        (B, h, 1, M + T): −∞ at selected parents and spare slots, −log n_j at the children of j, else 0.
+        (B, h·G, 1, M + T): −∞ at parents that give way and at spare slots, −log n_j at the children of j, else 0.
     """
-    coarse = torch.zeros((*selected.shape[:2], tokens), device=selected.device, dtype=dtype)
-    coarse = coarse.scatter(-1, selected, float("-inf"))
+    parent, used, valid = children.parent, children.used, children.valid
+    valid = torch.ones_like(children.key[..., 0], dtype=torch.bool) if valid is None else valid
+    coarse = torch.zeros((*parent.shape[:2], tokens), device=parent.device, dtype=dtype)
+    if used is None:
+        coarse = coarse.scatter(-1, parent, float("-inf"))
+    else:
+        coarse = coarse.scatter(-1, parent, _exclusion_bias(~used, dtype))
     # -1, not k: an exported program may meet a coarse map of fewer than k tokens
-    count = valid.unflatten(-1, (-1, slots)).sum(-1, keepdim=True)
-    fine = -count.to(torch.promote_types(dtype, torch.float32)).log().to(dtype).expand(-1, -1, -1, slots).flatten(-2)
+    count = valid.unflatten(-1, (-1, children.slots)).sum(-1, keepdim=True)
+    if used is not None:
+        count = count.clamp_min(1)  # the log of none would be -∞ twice over
+    fine = -count.to(torch.promote_types(dtype, torch.float32)).log().to(dtype)
+    fine = fine.expand(-1, -1, -1, children.slots).flatten(-2)
     return torch.cat([coarse, fine + _exclusion_bias(valid, dtype)], -1)[:, :, None]
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from pst.functional._types import FineTokens, Gate, Inputs
-from pst.functional.selection import SELECTIONS, parent_index
+from pst.functional.grid import Size, parent_index
+from pst.functional.scores import gumbel_scores
+from pst.functional.selection import Gumbel, Mass, Mean, Nucleus, Random, Window
 
 
 def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Tensor:
@@ -20,35 +22,98 @@ def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Ten
     if fine is None:
         return (logits.softmax(-1) @ value).unflatten(2, inputs.fine_size)
 
-    selected = _select(inputs, logits)
+    with torch.no_grad():
+        selected, grid = _select(inputs, logits)
     if inputs.observer is not None:
-        inputs.observer(selected)
+        inputs.observer(selected[:, :, 0] if grid is None else selected)
+    block = _block_of(inputs.fine_size, (1, 1) if grid is None else grid).to(key.device)
     owner = parent_index(inputs.fine_size, inputs.coarse_size, device=key.device)
     everywhere = torch.arange(len(owner), device=key.device).expand(*key.shape[:2], -1)
     fine_key, fine_value = fine(everywhere)
     fine_logits = torch.einsum("bhnd,bhmd->bhnm", query, fine_key) * inputs.scale
 
     out = torch.empty_like(query)
-    for b in range(query.shape[0]):
-        for head in range(query.shape[1]):
-            chosen = selected[b, head]
-            children = torch.isin(owner, chosen)
-            args = (logits[b, head], value[b, head], fine_logits[b, head][:, children], fine_value[b, head][children])
-            if inputs.fusion == "gate":
-                assert gate is not None  # checked by the caller; tells the type checker
-                out[b, head] = _gated(*args, gate)
-            else:
-                out[b, head] = _refined(*args, chosen, owner[children])
+    for b, head, i in torch.cartesian_prod(*(torch.arange(n) for n in selected.shape[:3])).tolist():
+        here = block == i
+        chosen = selected[b, head, i]
+        chosen = chosen[chosen >= 0]
+        children = torch.isin(owner, chosen)
+        fine_part = fine_logits[b, head][here][:, children], fine_value[b, head][children]
+        args = (logits[b, head][here], value[b, head], *fine_part)
+        if inputs.fusion == "gate":
+            assert gate is not None  # checked by the caller; tells the type checker
+            out[b, head, here] = _gated(*args, gate)
+        else:
+            out[b, head, here] = _refined(*args, chosen, owner[children])
     return out.unflatten(2, inputs.fine_size)
 
 
-def _select(inputs: Inputs, logits: Tensor) -> Tensor:
-    """(B, h, min(k, M)) flat coarse indices, highest mean logit first."""
-    score, draws = SELECTIONS[inputs.selection]
-    query, key = inputs.query.flatten(2, 3), inputs.key.flatten(2, 3)
-    scores = score(query, key, inputs.scale, generator=inputs.generator) if draws else logits.mean(2)
-    dtype = torch.promote_types(scores.dtype, torch.float32)
-    return scores.detach().to(dtype).argsort(dim=-1, descending=True, stable=True)[..., : inputs.topk]
+def _select(inputs: Inputs, logits: Tensor) -> tuple[Tensor, Size | None]:
+    """Every rule of `pst.functional.selection` as its definition reads; any other rule is asked.
+
+    Args:
+        inputs: Maps and settings.
+        logits: (B, h, N, M).
+
+    Returns:
+        (B, h, G, min(k, M)) flat coarse indices for each of G blocks of queries, highest score first, −1 where
+        unused; and the rows and columns of blocks. Where all queries share one selection G = 1 and these are None.
+    """
+    rule, (height, width) = inputs.rule, inputs.fine_size
+    if not isinstance(rule, (Gumbel, Mass, Mean, Nucleus, Random, Window)):
+        asked = rule.select(inputs.tokens(inputs.query.flatten(2, 3), inputs.key.flatten(2, 3)))
+        return asked.marked() if asked.grid is not None else asked.marked()[:, :, None], asked.grid
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    grid = (min(rule.grid, height), min(rule.grid, width)) if isinstance(rule, Window) else None
+    block = _block_of(inputs.fine_size, (1, 1) if grid is None else grid).to(logits.device)
+    scores = torch.stack([_scores(inputs, logits[:, :, block == i]) for i in block.unique()], 2)
+    selected = scores.argsort(dim=-1, descending=True, stable=True)[..., : inputs.topk]
+    return _nucleus(scores, selected, rule.p) if isinstance(rule, Nucleus) else selected, grid
+
+
+def _scores(inputs: Inputs, logits: Tensor) -> Tensor:
+    """(B, h, M) scores of the tokens for the queries whose logits are given."""
+    if isinstance(inputs.rule, Gumbel):
+        return gumbel_scores(inputs.query.flatten(2, 3), inputs.key.flatten(2, 3), inputs.scale, inputs.generator)
+    if isinstance(inputs.rule, Mass):
+        return logits.softmax(-1).mean(2)
+    if isinstance(inputs.rule, Random):
+        return _random_scores(inputs.rule.seed, logits)
+    return logits.mean(2)
+
+
+def _nucleus(scores: Tensor, selected: Tensor, p: float) -> Tensor:
+    """``selected`` with −1 from the slot on before which the softmax of the scores has reached ``p``."""
+    selected = selected.clone()
+    for row, mass in zip(selected.flatten(0, 2), scores.softmax(-1).flatten(0, 2), strict=True):
+        reached = 0.0
+        for slot, token in enumerate(row.tolist()):
+            if reached >= p:
+                row[slot] = -1
+            reached += mass[token].item()
+    return selected
+
+
+def _block_of(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """(N,) block of each query."""
+    (height, width), (rows, columns) = size, grid
+    return torch.tensor(
+        [y * rows // height * columns + x * columns // width for y in range(height) for x in range(width)]
+    )
+
+
+def _random_scores(seed: int, logits: Tensor) -> Tensor:
+    """(B, h, M) int64, every image alike: Python's integers, one head and token at a time."""
+    batch, heads, _, tokens = logits.shape
+    scores = torch.empty(batch, heads, tokens, dtype=torch.int64, device=logits.device)
+    prime = 2**31 - 1
+    for head in range(heads):
+        for token in range(tokens):
+            x = seed % prime
+            for offset in (1, head, token, 1):
+                x = pow(x * 48271 + offset, 5, prime)
+            scores[:, head, token] = x
+    return scores
 
 
 def _gated(logits: Tensor, value: Tensor, fine_logits: Tensor, fine_value: Tensor, gate: Gate) -> Tensor:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pst.functional.selection import SelectionRule, Tokens
+
 # (B, h, T) flat fine indices -> fine keys and values, (B, h, T, d) each
 FineTokens = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -27,9 +29,13 @@ class Inputs(NamedTuple):
     value: Tensor
     topk: int
     fusion: str
-    selection: str
+    rule: SelectionRule
     scale: float
     generator: torch.Generator | None
     observer: Callable[[Tensor], None] | None
     fine_size: tuple[int, int]  # fields, not properties: torch.compile of 2.4 knows no properties of a NamedTuple
     coarse_size: tuple[int, int]
+
+    def tokens(self, query: Tensor, key: Tensor) -> Tokens:
+        """What the rule selects from; ``query`` (B, h, N, d) and ``key`` (B, h, M, d) are the maps, flattened."""
+        return Tokens(query, key, self.topk, self.scale, self.fine_size, self.generator)

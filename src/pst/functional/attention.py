@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pst.functional._dispatch import implementation_for, refusal_of_triton
 from pst.functional._fused import fused
 from pst.functional._reference import reference
 from pst.functional._types import FineTokens, Gate, Inputs
-from pst.functional.selection import check_selection
+from pst.functional.selection import SelectionRule, check_selection
 
 Fusion = Literal["gate", "refine"]
-Implementation = Literal["fused", "reference"]
+Implementation = Literal["auto", "fused", "triton", "reference"]
 FUSIONS = ("gate", "refine")
-_IMPLEMENTATIONS = {"fused": fused, "reference": reference}
+IMPLEMENTATIONS = ("auto", "fused", "triton", "reference")
 
 
 def pyramid_sparse_attention(
@@ -29,11 +31,11 @@ def pyramid_sparse_attention(
     topk: int = 0,
     fusion: Fusion = "gate",
     gate: tuple[Tensor, Tensor] | None = None,
-    selection: str = "mean",
+    selection: str | SelectionRule = "mean",
     scale: float | None = None,
     generator: torch.Generator | None = None,
     observer: Callable[[Tensor], None] | None = None,
-    impl: Implementation = "fused",
+    impl: Implementation = "auto",
 ) -> Tensor:
     """Coarse-to-fine attention between two pyramid levels (arXiv 2505.12772, section 3; spec steps 2-5).
 
@@ -53,20 +55,23 @@ def pyramid_sparse_attention(
         fusion: "gate" mixes the coarse and the fine result with a learned gate (the paper); "refine" replaces the
             selected tokens by their children inside one softmax and has no parameters.
         gate: Weight (d, 2d) and bias (d) of the gate; needed by "gate" when ``topk`` > 0.
-        selection: "mean" takes the largest mean logit over all queries (the paper, without noise); "gumbel" adds
-            Gumbel noise to it (the authors' code; for training studies only). Ties go to the lower index.
+        selection: "mean" takes the largest mean logit over all queries (the paper, without noise); or another name or
+            object of `pst.functional.selection`: "gumbel", "mass", "nucleus", "random", "window". Ties go to the
+            lower index.
         scale: Factor on the logits; None means 1/√d.
         generator: Source of random numbers for "gumbel"; None means PyTorch's global one.
-        observer: Called with the (B, h, min(k, M)) int64 indices of the selected tokens.
-        impl: "fused" needs O(N·d) memory; "reference" is the readable O(N·M) definition, for tests.
+        observer: Called with the (B, h, min(k, M)) int64 indices of the selected tokens; −1 in slots that "nucleus"
+            leaves unused; (B, h, G, min(k, M)) where each of G blocks of queries has its own.
+        impl: "fused" is PyTorch's attention and gathers, "triton" one kernel on a GPU, both in O(N·d) memory; "auto"
+            takes the faster one, see `implementation_for`; "reference" is the readable O(N·M) definition, for tests.
 
     Returns:
         (B, h, H, W, d), dtype of ``query``.
 
     Raises:
-        TypeError: A dtype is not floating or differs; ``topk`` is not an integer.
-        ValueError: Shapes, devices or sizes do not fit, ``topk`` < 0, an option is unknown, or an argument that
-            ``topk`` > 0 needs is missing.
+        TypeError: A dtype is not floating or differs; ``topk`` is not an integer; ``selection`` is no rule.
+        ValueError: Shapes, devices or sizes do not fit, ``topk`` < 0, an option is unknown, an argument that
+            ``topk`` > 0 needs is missing, or ``impl="triton"`` cannot run here.
     """
     check_maps(query, key, value)
     topk = check_topk(topk)
@@ -77,17 +82,32 @@ def pyramid_sparse_attention(
         value=value,
         topk=topk,
         fusion=fusion,
-        selection=check_selection(selection),
+        rule=check_selection(selection),
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         generator=generator,
         observer=observer,
         fine_size=(query.shape[2], query.shape[3]),
         coarse_size=(key.shape[2], key.shape[3]),
     )
+    run = _implementation(impl, inputs)
     if topk == 0 or fine is None:
-        return _IMPLEMENTATIONS[impl](inputs, None, None)
+        return run(inputs, None, None)
     tokens = fine if callable(fine) else gather_tokens(*fine, like=query)
-    return _IMPLEMENTATIONS[impl](inputs, tokens, None if gate is None else _check_gate(gate, query))
+    return run(inputs, tokens, None if gate is None else _check_gate(gate, query))
+
+
+def _implementation(impl: str, inputs: Inputs) -> Callable[..., Tensor]:
+    """The function that ``impl`` stands for."""
+    if impl == "auto":
+        impl = implementation_for(inputs.query, topk=inputs.topk, fusion=inputs.fusion).impl
+    if impl != "triton":
+        return reference if impl == "reference" else fused
+    refusal = refusal_of_triton(inputs.query)
+    if refusal is not None:
+        raise ValueError(f'impl="triton" cannot run: {refusal}. impl="auto" takes what can')
+    from pst.functional._triton import attend
+
+    return partial(fused, kernel=attend)
 
 
 def gather_tokens(fine_key: Tensor, fine_value: Tensor, *, like: Tensor) -> FineTokens:
@@ -161,8 +181,8 @@ def check_sizes(fine: torch.Size, coarse: torch.Size) -> None:
 
 def _check_options(fusion: str, impl: str, fine: object, gate: object, topk: int) -> None:
     check_fusion(fusion)
-    if impl not in _IMPLEMENTATIONS:
-        raise ValueError(f"impl must be one of {list(_IMPLEMENTATIONS)}, got {impl!r}")
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be one of {list(IMPLEMENTATIONS)}, got {impl!r}")
     if topk > 0 and fine is None:
         raise ValueError(f"topk={topk} needs the fine keys and values: pass fine=(key, value), or topk=0")
     if topk > 0 and fusion == "gate" and gate is None:

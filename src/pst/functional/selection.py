@@ -1,55 +1,248 @@
-"""Which coarse tokens have their children attended: scores, top-k, and the coarse-to-fine index map.
+"""Selection rules: which coarse tokens have their children attended.
 
-Letters: B batch, h heads, d head width, N = H·W query tokens, M = Hu·Wu coarse tokens, k selected tokens,
-T = k·⌈H/Hu⌉·⌈W/Wu⌉ gathered children.
+Letters: B batch, h heads, d head width, N = H·W query tokens, M coarse tokens, k selected tokens, G blocks of queries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-Size = tuple[int, int]
+from pst.functional.grid import Size, block_grid, child_index
+from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores
+
+__all__ = [
+    "RULES",
+    "Gumbel",
+    "Mass",
+    "Mean",
+    "Nucleus",
+    "Random",
+    "Selected",
+    "SelectionRule",
+    "Tokens",
+    "Window",
+    "check_selection",
+    "child_index",
+    "highest",
+    "select_tokens",
+]
 
 
-def mean_logit_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Mean over all queries of the attention logits, without forming the N×M logits (spec, step 3).
+class Tokens(NamedTuple):
+    """What a rule selects from.
 
-    Uses mean_i(q_i·k_j) = (mean_i q_i)·k_j, in float32 (float64 for float64 input).
+    Attributes:
+        query: (B, h, N, d).
+        key: (B, h, M, d), of the coarse tokens.
+        topk: k ≥ 1; more than M means M.
+        scale: Factor on every logit.
+        size: (H, W) of the query map, N = H·W.
+        generator: Of random numbers; None means PyTorch's global one.
+    """
+
+    query: Tensor
+    key: Tensor
+    topk: int
+    scale: float
+    size: Size
+    generator: torch.Generator | None = None
+
+
+class Selected(NamedTuple):
+    """What a rule selected.
+
+    Attributes:
+        indices: (B, h, k) int64 flat coarse indices, highest score first; (B, h, G, k) where each block of queries has
+            its own. No token stands twice in a row.
+        valid: Bool, shape of ``indices``: which slots are used, at least one in each row; None when all are.
+        grid: Rows and columns of blocks that the queries are divided into, G of them (`block_index`); None without.
+    """
+
+    indices: Tensor
+    valid: Tensor | None = None
+    grid: Size | None = None
+
+    def marked(self) -> Tensor:
+        """``indices`` with −1 in unused slots."""
+        return self.indices if self.valid is None else self.indices.masked_fill(~self.valid, -1)
+
+
+@runtime_checkable
+class SelectionRule(Protocol):
+    """What every selection rule is: an object with `select`. Any such object is accepted where a rule's name is."""
+
+    def select(self, tokens: Tokens) -> Selected:
+        """Select at most ``tokens.topk`` coarse tokens for each image and head.
+
+        Runs without gradients. Draws random numbers from ``tokens.generator`` alone, if from any.
+        """
+        ...
+
+
+def highest(scores: Tensor, topk: int) -> Tensor:
+    """(..., M) -> (..., min(topk, M)) indices of the highest scores, highest first, equal ones in index order."""
+    if torch.onnx.is_in_onnx_export():  # ONNX has no stable sort, but its TopK takes the lower index of a tie
+        return scores.topk(min(topk, scores.shape[-1])).indices
+    if torch.jit.is_tracing():  # Core ML cannot read the stable overload; on the CPU this one is stable as well
+        return scores.sort(dim=-1, descending=True).indices[..., :topk]
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+
+
+def _check_integer(name: str, value: object, least: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be ≥ {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The rule "mean", the paper: the k largest mean logits over all queries. O((N + M)·d)."""
+
+    def select(self, tokens: Tokens) -> Selected:
+        """See `SelectionRule`."""
+        return Selected(highest(mean_logit_scores(tokens.query, tokens.key, tokens.scale), tokens.topk))
+
+
+@dataclass(frozen=True)
+class Gumbel:
+    """The rule "gumbel", the authors' code: `Mean` with Gumbel noise on the scores. For training studies only."""
+
+    def select(self, tokens: Tokens) -> Selected:
+        """See `SelectionRule`."""
+        scores = gumbel_scores(tokens.query, tokens.key, tokens.scale, tokens.generator)
+        return Selected(highest(scores, tokens.topk))
+
+
+@dataclass(frozen=True)
+class Mass:
+    """The rule "mass": the k largest mean attention probabilities over all queries. Costs three passes of attention."""
+
+    def select(self, tokens: Tokens) -> Selected:
+        """See `SelectionRule`."""
+        return Selected(highest(mass_scores(tokens.query, tokens.key, tokens.scale), tokens.topk))
+
+
+@dataclass(frozen=True)
+class Window:
+    """The rule "window": each block of queries picks its own k tokens, the largest mean logits over that block.
 
     Args:
-        query: (B, h, N, d).
-        key: (B, h, M, d).
-        scale: Factor on every logit, usually 1/√d.
-
-    Returns:
-        (B, h, M) scores.
+        grid: Blocks along each axis of the query map; as many as there are positions on a smaller map.
     """
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    mean_query = query.mean(-2, keepdim=True, dtype=dtype)
-    return (mean_query * key.to(dtype)).sum(-1) * scale
+
+    grid: int = 4
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _check_integer("grid", self.grid, least=1)
+
+    def select(self, tokens: Tokens) -> Selected:
+        """See `SelectionRule`."""
+        grid = block_grid(self.grid, tokens.size)
+        scores = block_scores(tokens.query, tokens.key, tokens.scale, tokens.size, grid)
+        return Selected(highest(scores, tokens.topk), grid=grid)
 
 
-def gumbel_scores(query: Tensor, key: Tensor, scale: float, generator: torch.Generator | None = None) -> Tensor:
-    """`mean_logit_scores` plus standard Gumbel noise −log E, E ~ Exp(1). For training studies only."""
-    scores = mean_logit_scores(query, key, scale)
-    return scores - torch.empty_like(scores).exponential_(generator=generator).log()
+@dataclass(frozen=True)
+class Nucleus:
+    """The rule "nucleus": of the k tokens of `Mean`, as many as together reach a share of the mass, at least one.
+
+    The mass is that of the softmax over the mean logits, the attention that the mean query pays: it costs O(M), and
+    takes the tokens in `Mean`'s order. The shape stays that of k tokens; slots not used are masked.
+
+    Args:
+        p: Share of the mass, 0 < p ≤ 1.
+    """
+
+    p: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not 0 < self.p <= 1:
+            raise ValueError(f"p must be a share of the mass, above 0 and at most 1, got {self.p!r}")
+
+    def select(self, tokens: Tokens) -> Selected:
+        """See `SelectionRule`."""
+        scores = mean_logit_scores(tokens.query, tokens.key, tokens.scale)
+        indices = highest(scores, tokens.topk)
+        mass = scores.softmax(-1).gather(-1, indices)
+        return Selected(indices, mass.cumsum(-1) - mass < self.p)
 
 
-# name -> (scoring function, draws random numbers)
-SELECTIONS: dict[str, tuple[Callable[..., Tensor], bool]] = {
-    "mean": (mean_logit_scores, False),
-    "gumbel": (gumbel_scores, True),
+@dataclass(frozen=True)
+class Random:
+    """The rule "random", a control for studies: k tokens that depend on seed, head and M alone.
+
+    The same in training and in eval mode, for every image, in every layer of as many tokens, on every device.
+
+    Args:
+        seed: Any integer.
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _check_integer("seed", self.seed)
+
+    def select(self, tokens: Tokens) -> Selected:
+        """See `SelectionRule`."""
+        return Selected(highest(random_scores(tokens.key, self.seed), tokens.topk))
+
+
+# name -> the rule's class, built without arguments when asked for by name
+RULES: dict[str, Callable[..., SelectionRule]] = {
+    "gumbel": Gumbel,
+    "mass": Mass,
+    "mean": Mean,
+    "nucleus": Nucleus,
+    "random": Random,
+    "window": Window,
 }
+_DEFAULTS = {name: rule() for name, rule in RULES.items()}
 
 
-def check_selection(selection: str) -> str:
-    """Return ``selection``; raise ValueError unless it names a selection rule."""
-    if selection not in SELECTIONS:
-        raise ValueError(f"selection must be one of {sorted(SELECTIONS)}, got {selection!r}")
+def check_selection(selection: str | SelectionRule) -> SelectionRule:
+    """The rule that a name in `RULES` stands for, or the rule itself.
+
+    Raises:
+        TypeError: It is a class, or an object without a method ``select``.
+        ValueError: It names no rule.
+    """
+    if isinstance(selection, str):
+        if selection not in _DEFAULTS:
+            raise ValueError(f"selection must be one of {sorted(RULES)}, got {selection!r}")
+        return _DEFAULTS[selection]
+    if isinstance(selection, type):
+        raise TypeError(f"selection must be a rule, got its class {selection.__name__}: write {selection.__name__}()")
+    if not hasattr(selection, "select"):
+        raise TypeError(
+            f"selection must be one of {sorted(RULES)} or a rule with a method select, "
+            f"got {selection!r} ({type(selection).__name__})"
+        )
     return selection
+
+
+def to_plain(selection: str | SelectionRule) -> object:
+    """A rule of this module as (name, settings), so that a pickle names no class of ours; anything else as it is."""
+    for name, rule in RULES.items():
+        if type(selection) is rule and is_dataclass(selection):
+            return name, asdict(selection)
+    return selection
+
+
+def from_plain(plain: object) -> object:
+    """The inverse of `to_plain`."""
+    if isinstance(plain, tuple):
+        name, settings = plain
+        return RULES[name](**settings)
+    return plain
 
 
 def select_tokens(
@@ -58,10 +251,11 @@ def select_tokens(
     topk: int,
     *,
     scale: float,
-    selection: str = "mean",
+    selection: str | SelectionRule = "mean",
+    size: Size | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Flat indices of the ``topk`` highest-scoring coarse tokens of each image and head.
+    """Flat indices of the coarse tokens that a rule selects for each image and head.
 
     Equal scores are taken in index order, on every device. Not differentiable.
 
@@ -70,92 +264,15 @@ def select_tokens(
         key: (B, h, M, d).
         topk: Number of tokens; more than M means M.
         scale: Factor on every logit.
-        selection: A name in `SELECTIONS`.
+        selection: A name in `RULES`, or a rule.
+        size: (H, W) with N = H·W, which "window" needs; None means (1, N).
         generator: Source of the random numbers of the rules that draw any.
 
     Returns:
-        (B, h, min(topk, M)) int64, highest score first.
+        (B, h, min(topk, M)) int64, highest score first, −1 in slots that "nucleus" leaves unused; with "window"
+        (B, h, G, min(topk, M)).
     """
-    score, draws = SELECTIONS[check_selection(selection)]
-    extra = {"generator": generator} if draws else {}
+    rule = check_selection(selection)
+    size = (1, query.shape[-2]) if size is None else size
     with torch.no_grad():
-        scores = score(query, key, scale, **extra)
-        if torch.onnx.is_in_onnx_export():  # ONNX has no stable sort, but its TopK takes the lower index of a tie
-            return scores.topk(min(topk, scores.shape[-1])).indices
-        if torch.jit.is_tracing():  # Core ML cannot read the stable overload; on the CPU this one is stable as well
-            return scores.sort(dim=-1, descending=True).indices[..., :topk]
-        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
-
-
-def parent_index(fine_size: Size, coarse_size: Size, device: torch.device | None = None) -> Tensor:
-    """The one coarse token that owns each fine position: (⌊y·Hu/H⌋, ⌊x·Wu/W⌋), flattened.
-
-    Args:
-        fine_size: (H, W).
-        coarse_size: (Hu, Wu).
-        device: Where the result lives.
-
-    Returns:
-        (H·W,) int64, values in [0, Hu·Wu).
-    """
-    (height, width), (rows, columns) = fine_size, coarse_size
-    y = torch.arange(height, device=device) * rows // height
-    x = torch.arange(width, device=device) * columns // width
-    return (y[:, None] * columns + x).flatten()
-
-
-def child_slots(fine_size: Size, coarse_size: Size) -> int:
-    """⌈H/Hu⌉·⌈W/Wu⌉: slots for children that `child_index` gives every coarse token."""
-    return -(-fine_size[0] // coarse_size[0]) * -(-fine_size[1] // coarse_size[1])
-
-
-def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Tensor, Tensor | None]:
-    """Fine positions owned by each given coarse token: the inverse of `parent_index`.
-
-    Works for any ratio ≥ 1. Every token is given `child_slots` slots; where it owns fewer positions the spare
-    slots hold an owned position again and are marked invalid.
-
-    Args:
-        parent: (..., k) int64, flat coarse indices.
-        fine_size: (H, W).
-        coarse_size: (Hu, Wu).
-
-    Returns:
-        index: (..., T) int64, flat fine indices, the slots of one token side by side.
-        valid: (..., T) bool, or None when the sizes divide evenly and every slot is valid.
-    """
-    (height, width), (rows, columns) = fine_size, coarse_size
-    row = parent // columns
-    y, y_valid = _axis_children(row, height, rows)
-    x, x_valid = _axis_children(parent - row * columns, width, columns)  # no %: not every export target has it
-    index = (y[..., :, None] * width + x[..., None, :]).flatten(-3)
-    index = index.to(parent.dtype)  # as it is already, but Core ML's converter takes the result of // for a float
-    if y_valid is None and x_valid is None:
-        return index, None
-    y_valid = torch.ones_like(y, dtype=torch.bool) if y_valid is None else y_valid
-    x_valid = torch.ones_like(x, dtype=torch.bool) if x_valid is None else x_valid
-    return index, (y_valid[..., :, None] & x_valid[..., None, :]).flatten(-3)
-
-
-def _axis_children(parent: Tensor, fine: int, coarse: int) -> tuple[Tensor, Tensor | None]:
-    """Positions in [⌈p·fine/coarse⌉, ⌈(p+1)·fine/coarse⌉) of one axis: (..., ⌈fine/coarse⌉), and which are real."""
-    slots = torch.arange(-(-fine // coarse), device=parent.device)
-    if _divides(coarse, fine):
-        return parent[..., None] * (fine // coarse) + slots, None
-    first = (parent * fine + coarse - 1) // coarse
-    last = ((parent + 1) * fine + coarse - 1) // coarse - 1
-    position = first[..., None] + slots
-    return torch.minimum(position, last[..., None]), position <= last[..., None]
-
-
-def _divides(coarse: int, fine: int) -> bool:
-    """Whether ``fine`` is a multiple of ``coarse``; for symbolic sizes, whether that holds for all of their values.
-
-    So an exported program with independent dynamic sizes takes the general path and runs at any of them.
-    """
-    remainder = fine % coarse
-    if isinstance(remainder, torch.SymInt):
-        from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-        return statically_known_true(remainder == 0)
-    return remainder == 0
+        return rule.select(Tokens(query, key, topk, scale, size, generator)).marked()

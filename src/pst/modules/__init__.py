@@ -4,5 +4,6 @@ from pst.modules.attention import PyramidSparseAttention
 from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fusion import PST
+from pst.modules.pyramid import PSTPyramid
 
-__all__ = ["PST", "ConvFactory", "ConvNormAct", "PSTBlock", "PyramidSparseAttention"]
+__all__ = ["PST", "ConvFactory", "ConvNormAct", "PSTBlock", "PSTPyramid", "PyramidSparseAttention"]

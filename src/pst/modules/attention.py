@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,9 @@ from pst.functional.attention import (
     gather_tokens,
     pyramid_sparse_attention,
 )
-from pst.functional.selection import check_selection
-from pst.modules.conv import ConvFactory, ConvNormAct, pointwise_affine
+from pst.functional.selection import Gumbel, SelectionRule, check_selection, from_plain, to_plain
+from pst.modules.conv import ConvFactory, ConvNormAct, Folded, fold, pointwise, project
+from pst.modules.fine_statistics import FineStatistics, plain_norm
 
 
 class PyramidSparseAttention(nn.Module):
@@ -36,19 +38,24 @@ class PyramidSparseAttention(nn.Module):
         num_heads: h; must divide ``dim``.
         topk: k, coarse tokens per image and head whose children are attended; more than M means all; 0 is none.
         fusion: "gate" (the paper; has parameters) or "refine" (has none).
-        selection: "mean", or "gumbel" (training studies: noise while training, none in eval mode).
+        selection: "mean" (the paper), "mass", "nucleus", "window", "random", or a rule of `pst.functional.selection`
+            with settings of its own; or "gumbel" (training studies: noise while training, none in eval mode).
         conv: Factory of the projections, see `pst.modules.ConvFactory`.
 
     Attributes:
         generator: `torch.Generator` for "gumbel", None for PyTorch's global one; neither copied nor pickled.
-        impl: "fused", or "reference" to run the slow definition instead.
+        impl: "auto", or the implementation to run, see `pst.functional.pyramid_sparse_attention`.
+        fine_statistics: BatchNorm statistics of the fine map, see `pst.calibrate`; None is those of the coarse map. In
+            the state dict only where there are any, and made where a state dict has some.
+        drawn_topk: k of a training step in place of ``topk``, see `pst.stochastic_topk`; neither copied nor pickled.
 
     Raises:
-        TypeError: ``topk`` is not an integer.
+        TypeError: ``topk`` is not an integer, ``selection`` no rule.
         ValueError: ``num_heads`` does not divide ``dim``, ``topk`` < 0, or an option is unknown.
     """
 
     generator: torch.Generator | None = None
+    drawn_topk: int | None = None
     observer: Callable[[Tensor, tuple[int, int], tuple[int, int]], None] | None = None
 
     def __init__(
@@ -58,7 +65,7 @@ class PyramidSparseAttention(nn.Module):
         *,
         topk: int = 0,
         fusion: Fusion = "gate",
-        selection: str = "mean",
+        selection: str | SelectionRule = "mean",
         conv: ConvFactory = ConvNormAct,
     ) -> None:
         super().__init__()
@@ -67,13 +74,15 @@ class PyramidSparseAttention(nn.Module):
         check_fusion(fusion)
         head_dim = dim // num_heads
         self.dim, self.num_heads = dim, num_heads
-        self.selection = check_selection(selection)
-        self.impl: Implementation = "fused"
+        check_selection(selection)
+        self.selection = selection
+        self.impl: Implementation = "auto"
         self.q = conv(dim, dim, act=False)
         self.kv = conv(dim, 2 * dim, act=False)
         self.pe = conv(dim, dim, 7, groups=dim, act=False)
         self.proj = conv(dim, dim, act=False)
         self.gate = nn.Linear(2 * head_dim, head_dim) if fusion == "gate" else None
+        self.fine_statistics: FineStatistics | None = None
         self.topk = topk
         self.fusion = fusion
 
@@ -113,50 +122,84 @@ class PyramidSparseAttention(nn.Module):
             ValueError: Shapes or devices do not fit.
         """
         check_pair(x, upper, self.dim, self.dim)
-        query = self._heads(self.q(x), 1)[0]
-        key, value = self._heads(self.kv(upper), 2)
+        topk = self._topk if self.drawn_topk is None or not self.training else self.drawn_topk
+        query = self._heads(project(self.q, x), 1)[0]
+        kv = fold(self.kv) if topk > 0 else None  # serves both maps
+        key, value = self._heads(project(self.kv, upper, kv), 2)
+        if topk == 0 and (tracker := self._tracker()) is not None:
+            with torch.no_grad():
+                tracker(self.kv, x)
         out = pyramid_sparse_attention(
             query,
             key,
             value,
-            self._fine_tokens(x, query) if self._topk > 0 else None,
-            topk=self._topk,
+            self._fine_tokens(x, query, kv) if topk > 0 else None,
+            topk=topk,
             fusion=self._fusion,
             gate=None if self.gate is None else (self.gate.weight, self.gate.bias),
-            selection=self.selection if self.training or self.selection != "gumbel" else "mean",
+            selection=self.selection if self.training or not _is_noisy(self.selection) else "mean",
             generator=self.generator,
             observer=self._observe(x, upper),
             impl=self.impl,
         )
-        position = self.pe(_to_map(value))
-        gated = self._topk > 0 and self._fusion == "gate"
+        position = project(self.pe, _to_map(value))
+        gated = topk > 0 and self._fusion == "gate"
         if self.training and self.gate is not None and not gated:
             # Zero, but ties the idle gate to the loss: DistributedDataParallel wants a gradient for every parameter.
             position = position + 0.0 * (self.gate.weight.sum() + self.gate.bias.sum())
         position = F.interpolate(position, size=x.shape[2:], mode="bilinear", align_corners=False)
-        return self.proj(_like(_to_map(out) + position, x))
+        return project(self.proj, _like(_to_map(out) + position, x))
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, parts·C, H, W) -> ``parts`` of (B, h, H, W, d), last dimension contiguous; free from channels_last."""
         tokens = projected.permute(0, 2, 3, 1).contiguous()
         d = self.dim // self.num_heads
         heads = tokens.reshape(*tokens.shape[:3], self.num_heads, parts * d).permute(0, 3, 1, 2, 4)
+        if parts == 1:
+            return (heads,)
         return tuple(heads[..., i * d : (i + 1) * d] for i in range(parts))  # never six dimensions: Core ML has five
 
-    def _fine_tokens(self, x: Tensor, query: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def _fine_tokens(self, x: Tensor, query: Tensor, kv: Folded | None) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Keys and values of the finer map: projected after gathering where the projection is affine."""
-        affine = pointwise_affine(self.kv)
+        if (tracker := self._tracker()) is not None:
+            return gather_tokens(*self._heads(tracker(self.kv, x), 2), like=query)
+        correction = self._correction()
+        affine = None if kv is None else pointwise(kv)
         if affine is None:  # in training BatchNorm needs the statistics of the whole map
-            return gather_tokens(*self._heads(self.kv(x), 2), like=query)
-        weight, bias = (t.reshape(self.num_heads, -1, *t.shape[1:]) for t in affine)
-        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)[:, None].expand(-1, self.num_heads, -1, -1)  # (B, h, N, C)
+            projected = self.kv(x)
+            if correction is not None:
+                scale, shift = (t.to(projected.dtype)[:, None, None] for t in correction)
+                projected = projected * scale + shift
+            return gather_tokens(*self._heads(projected, 2), like=query)
+        weight, bias = affine
+        if correction is not None:
+            scale, shift = correction
+            weight, bias = (weight * scale[:, None]).to(weight.dtype), (bias * scale + shift).to(bias.dtype)
+        weight, bias = (t.reshape(self.num_heads, -1, *t.shape[1:]) for t in (weight, bias))
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, C)
 
         def project(index: Tensor) -> tuple[Tensor, Tensor]:
-            picked = tokens.gather(2, index[..., None].expand(-1, -1, -1, self.dim))  # (B, h, T, C)
+            flat = index.flatten(1)[..., None].expand(-1, -1, self.dim)  # one gather for all heads: see its backward
+            picked = tokens.gather(1, flat).reshape(*index.shape, self.dim)  # (B, h, T, C)
             key, value = (picked @ weight.transpose(1, 2) + bias[:, None]).chunk(2, -1)
             return key.contiguous(), value.contiguous()
 
         return project
+
+    def _tracker(self) -> FineStatistics | None:
+        """The fine statistics if this pass updates them: they are tracked, and the BatchNorm is in training mode."""
+        statistics = self.fine_statistics
+        if statistics is None or not statistics.tracked:
+            return None
+        norm = plain_norm(self.kv)
+        return statistics if norm is not None and norm.training else None
+
+    def _correction(self) -> tuple[Tensor, Tensor] | None:
+        """What turns the coarse map's BatchNorm into the fine map's; None without statistics, or with a batch's own."""
+        if self.fine_statistics is None:
+            return None
+        norm = plain_norm(self.kv)
+        return None if norm is not None and norm.training else self.fine_statistics.correction(self.kv)
 
     def _observe(self, x: Tensor, upper: Tensor) -> Callable[[Tensor], None] | None:
         observer = self.observer
@@ -164,8 +207,27 @@ class PyramidSparseAttention(nn.Module):
             return None
         return lambda selected: observer(selected, (upper.shape[2], upper.shape[3]), (x.shape[2], x.shape[3]))
 
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride] the rest is passed on
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        """Make the fine statistics that a state dict has and this layer has not."""
+        if self.fine_statistics is None and f"{prefix}fine_statistics.mean" in state_dict:
+            norm = plain_norm(self.kv)
+            if norm is None:
+                raise ValueError(
+                    f"the state dict has fine statistics for {prefix}kv, which has no BatchNorm any more: load it "
+                    "before fusing"
+                )
+            self.fine_statistics = FineStatistics(norm)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def __getstate__(self) -> dict[str, object]:
-        return {k: v for k, v in super().__getstate__().items() if k != "generator"}
+        state = {k: v for k, v in super().__getstate__().items() if k not in ("generator", "drawn_topk")}
+        return state | {"selection": to_plain(self.selection)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"selection": from_plain(state["selection"])})
+        self._modules.setdefault("fine_statistics", None)  # a pickle of version 0.1 has none
 
     def extra_repr(self) -> str:
         """Settings shown in ``print(module)``."""
@@ -173,6 +235,10 @@ class PyramidSparseAttention(nn.Module):
             f"dim={self.dim}, num_heads={self.num_heads}, topk={self._topk}, "
             f"fusion={self._fusion!r}, selection={self.selection!r}"
         )
+
+
+def _is_noisy(selection: str | SelectionRule) -> bool:
+    return selection == "gumbel" or isinstance(selection, Gumbel)
 
 
 def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int) -> None:

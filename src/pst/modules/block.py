@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pst.functional.attention import Fusion
+from pst.functional.selection import SelectionRule
 from pst.modules.attention import PyramidSparseAttention
 from pst.modules.conv import ConvFactory, ConvNormAct
 
@@ -18,7 +19,7 @@ class PSTBlock(nn.Module):
         mlp_ratio: Hidden width of the MLP as a multiple of C.
         topk: See `PyramidSparseAttention`, as for the rest.
         fusion: "gate" or "refine".
-        selection: "mean" or "gumbel".
+        selection: A name or rule, as in `PyramidSparseAttention`.
         conv: Factory of the convolutions.
 
     Raises:
@@ -34,7 +35,7 @@ class PSTBlock(nn.Module):
         mlp_ratio: float = 2.0,
         topk: int = 0,
         fusion: Fusion = "gate",
-        selection: str = "mean",
+        selection: str | SelectionRule = "mean",
         conv: ConvFactory = ConvNormAct,
     ) -> None:
         super().__init__()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pst.functional._dispatch import is_eager
 
 
 class ConvFactory(Protocol):
@@ -27,15 +31,23 @@ class ConvNormAct(nn.Module):
         kernel_size: Odd; the padding keeps the size.
         groups: As in Conv2d.
         act: Whether SiLU follows.
+        norm_layer: Called with the number of channels; what it builds stands in BatchNorm2d's place.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, *, groups: int = 1, act: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        groups: int = 1,
+        act: bool = True,
+        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn = norm_layer(out_channels)
         self.act = nn.SiLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,36 +55,95 @@ class ConvNormAct(nn.Module):
         return self.act(self.bn(self.conv(x)))
 
 
-def pointwise_affine(block: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Weight (out, in) and bias (out) when ``block`` in eval mode is one affine map of each pixel, else None.
+_PARTS = {"conv", "bn", "act"}
+_LARGE = 2**14  # numbers in a map from which folding costs less than BatchNorm's own pass
 
-    Understands any block made of a plain 1×1 ``.conv`` and an optional plain ``.bn`` that uses running statistics
+
+class Folded(NamedTuple):
+    """A convolution that does the work of a block in eval mode.
+
+    Attributes:
+        conv: The block's own, for its stride, padding and groups.
+        weight: (out, in / groups, kernel, kernel), BatchNorm folded in.
+        bias: (out) or None.
+    """
+
+    conv: nn.Conv2d
+    weight: Tensor
+    bias: Tensor | None
+
+
+def fold(block: nn.Module) -> Folded | None:
+    """One convolution that is the same as ``block`` in eval mode, or None if there is none.
+
+    Understands any block made of a plain ``.conv`` and an optional plain ``.bn`` that uses running statistics
     (`ConvNormAct`, Ultralytics' ``Conv`` before and after ``fuse()``). A block with an activation, with any other
     child, with hooks or of quantised layers is None: call it as a whole. Differentiable in the block's parameters.
     """
-    children = dict(block.named_children())
-    conv, bn, act = children.pop("conv", None), children.pop("bn", None), children.pop("act", nn.Identity())
-    if children or type(act) is not nn.Identity or any(_has_hooks(m) for m in block.modules()):
+    children = block._modules  # not named_children(): this runs in every forward pass
+    conv, bn, act = children.get("conv"), children.get("bn"), children.get("act")
+    if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or not children.keys() <= _PARTS:
         return None
-    if type(conv) is not nn.Conv2d or conv.kernel_size != (1, 1) or conv.groups != 1 or conv.stride != (1, 1):
+    if (act is not None and type(act) is not nn.Identity) or _has_hooks(block, conv, bn, act):
         return None
-    if conv.padding != (0, 0):
-        return None
-    weight = conv.weight.flatten(1)
-    bias = torch.zeros_like(weight[:, 0]) if conv.bias is None else conv.bias
     if bn is None:
-        return weight, bias
-    if type(bn) is not nn.BatchNorm2d or bn.training or bn.running_mean is None or bn.running_var is None:
+        return Folded(conv, conv.weight, conv.bias)
+    if type(bn) is not nn.BatchNorm2d or bn.training or bn.running_mean is None:
         return None
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    scale = (bn.running_var.to(dtype) + bn.eps).rsqrt()
-    if bn.affine:
-        scale = scale * bn.weight
-    shift = (bias - bn.running_mean.to(dtype)) * scale
-    if bn.affine:
-        shift = shift + bn.bias
-    return (weight * scale[:, None]).to(weight.dtype), shift.to(weight.dtype)
+    return _fold(conv, bn)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def _fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Folded:
+    weight, bias = conv.weight, conv.bias
+    statistics = (bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    halved = weight.dtype in (torch.float16, torch.bfloat16)
+    mean, var, gain, offset = (t if t is None else t.float() for t in statistics) if halved else statistics
+    assert mean is not None  # checked above; tells the type checker
+    assert var is not None
+    scale = (var + bn.eps).rsqrt()
+    if gain is not None:
+        scale = scale * gain
+    shift = -mean * scale if offset is None else torch.addcmul(offset, mean, scale, value=-1)
+    if bias is not None:
+        shift = shift + bias * scale
+    weight = weight * scale.view(-1, 1, 1, 1)
+    return Folded(conv, *(t.to(conv.weight.dtype) for t in (weight, shift))) if halved else Folded(conv, weight, shift)
+
+
+def pointwise_affine(block: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Weight (out, in) and bias (out) when ``block`` in eval mode is one affine map of each pixel, else None."""
+    folded = fold(block)
+    return None if folded is None else pointwise(folded)
+
+
+def pointwise(folded: Folded) -> tuple[Tensor, Tensor] | None:
+    """Weight (out, in) and bias (out) of a 1×1 convolution of stride 1 without padding or groups, else None."""
+    conv, weight, bias = folded
+    if conv.kernel_size != (1, 1) or conv.groups != 1 or conv.stride != (1, 1) or conv.padding != (0, 0):
+        return None
+    weight = weight.flatten(1)
+    return weight, torch.zeros_like(weight[:, 0]) if bias is None else bias
+
+
+def project(block: nn.Module, x: Tensor, folded: Folded | None = None) -> Tensor:
+    """``block(x)``; for larger maps in eval mode on the CPU as one operator, which spares a pass over the map.
+
+    Args:
+        block: Any block.
+        x: (B, in, H, W).
+        folded: ``fold(block)`` where it is known already, which pays for small maps as well.
+    """
+    if not is_eager() or block.training or x.device.type != "cpu" or (folded is None and x.numel() < _LARGE):
+        return block(x)
+    folded = fold(block) if folded is None else folded
+    if folded is None:
+        return block(x)
+    affine = pointwise(folded)
+    if affine is not None and x.is_contiguous(memory_format=torch.channels_last):
+        return F.linear(x.permute(0, 2, 3, 1), *affine).permute(0, 3, 1, 2)
+    conv, weight, bias = folded
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _has_hooks(*modules: nn.Module | None) -> bool:
+    return any(m is not None and (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks) for m in modules)

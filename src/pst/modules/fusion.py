@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pst.functional.attention import Fusion
+from pst.functional.selection import SelectionRule
 from pst.modules.attention import check_pair
 from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
@@ -28,7 +29,7 @@ class PST(nn.Module):
         topk: k, coarse tokens per image and head whose children are attended; 0 (train with this) is none. Change
             it on a finished model with `pst.set_topk`.
         fusion: "gate" (the paper) or "refine" (no parameters).
-        selection: "mean", or "gumbel" for training studies.
+        selection: "mean" (the paper) or another name or rule, see `pst.functional.selection`.
         conv: Factory of the convolutions, see `pst.modules.ConvFactory`.
 
     Raises:
@@ -48,7 +49,7 @@ class PST(nn.Module):
         head_dim: int = 32,
         topk: int = 0,
         fusion: Fusion = "gate",
-        selection: str = "mean",
+        selection: str | SelectionRule = "mean",
         conv: ConvFactory = ConvNormAct,
     ) -> None:
         super().__init__()

@@ -102,11 +102,13 @@ def selection_panels(image: Image, records: Mapping[str, list[Selection]], *, it
 
 
 def _tokens(selection: Selection, head: int, item: int) -> list[int]:
-    batch, heads, _ = selection.index.shape
+    """Selected tokens, best rank first; those of all blocks of queries together, each once."""
+    batch, heads = selection.index.shape[:2]
     for name, value, count in (("item", item, batch), ("head", head, heads)):
         if not 0 <= value < count:
             raise IndexError(f"{name} must be from 0 to {count - 1}, got {value}")
-    return selection.index[item, head].tolist()
+    ranks = selection.index[item, head].transpose(0, -1).flatten().tolist()
+    return [token for token in dict.fromkeys(ranks) if token >= 0]
 
 
 def _opacity(rank: int, count: int) -> float:

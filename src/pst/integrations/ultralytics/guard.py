@@ -16,7 +16,10 @@ from ultralytics.nn import tasks as host_tasks
 from pst import modules
 from pst._unpickle import Record
 from pst.integrations.ultralytics.layer import PSTRow
-from pst.integrations.ultralytics.parser import ROW_NAME
+from pst.integrations.ultralytics.parser import ROW_NAME, SUM_NAME
+from pst.integrations.ultralytics.sums import SumRow
+from pst.modules.fine_statistics import FineStatistics
+from pst.modules.hooks import DrawTopk, FreezeNorms
 from pst.pickle_reader import PickledCheckpoint
 
 _AUTHORS_LAYERS = {("ultralytics.nn.modules.block", name) for name in ("PST", "PSAttnBlock", "PSAttn")}
@@ -94,13 +97,13 @@ def allow_safe_load() -> None:
     """Let ``ULTRALYTICS_SAFE_LOAD=1`` and ``torch.load(weights_only=True)`` open checkpoints with PST layers."""
     layers = [getattr(modules, name) for name in modules.__all__]
     layers = [layer for layer in layers if isinstance(layer, type) and issubclass(layer, nn.Module)]
-    torch.serialization.add_safe_globals([*layers, PSTRow])
+    torch.serialization.add_safe_globals([*layers, FineStatistics, DrawTopk, FreezeNorms, PSTRow, SumRow])
 
 
 def _is_layer(name: Any) -> bool:
     if not isinstance(name, str):
         return False
-    if name == ROW_NAME or re.fullmatch(r"torchvision\.ops\.[A-Z]\w*", name):
+    if name in (ROW_NAME, SUM_NAME) or re.fullmatch(r"torchvision\.ops\.[A-Z]\w*", name):
         return True
     kind = vars(nn).get(name[3:]) if name.startswith("nn.") else vars(host_tasks).get(name)
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):

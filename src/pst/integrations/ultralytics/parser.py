@@ -1,8 +1,8 @@
-"""Building a model whose YAML has PST rows with Ultralytics' own, unchanged parser.
+"""Building a model whose YAML has PST or Sum rows with Ultralytics' own, unchanged parser.
 
-``parse_model`` resolves row names in its own module and knows no row of ours with two inputs. So it is given a copy in
-which each PST row is a one-input row of the same, already scaled width, followed by one BatchNorm2d per PST source:
-their widths are read off, they are dropped, and the PST layers take their places.
+``parse_model`` resolves row names in its own module and knows no row of ours with several inputs. So it is given a
+copy in which each row of ours is a one-input row of the same, already scaled width, followed by one BatchNorm2d per
+source of it: their widths are read off, they are dropped, and our layers take their places.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from ultralytics.utils.ops import make_divisible
 
 from pst.integrations.ultralytics import compat
 from pst.integrations.ultralytics.layer import PSTRow
+from pst.integrations.ultralytics.sums import SumRow
 
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 ROW_NAME = "PST"
+SUM_NAME = "Sum"
 _OPTIONS = {"topk", "fusion", "selection", "head_dim"}
 
 
 class _Row(NamedTuple):
     number: int
-    sources: tuple[int, int]  # absolute layer indices of (x, upper)
+    name: str
+    sources: tuple[int, ...]  # absolute layer indices; of a PST row (x, upper)
     from_: list[int]  # as written
     out_channels: int
     options: dict[str, Any]
@@ -37,7 +40,8 @@ def parse(original: ParseModel, d: dict[str, Any], ch: int, verbose: bool = True
     """``parse_model`` that also knows ``[[x, upper], repeats, PST, [out_channels, mlp_ratio, expansion, {options}]]``.
 
     ``out_channels`` is scaled by width and ``repeats`` (the depth) by depth, as for any Ultralytics row. The options
-    are ``topk``, ``fusion``, ``selection`` and ``head_dim`` of `pst.PST`. A YAML without PST rows goes straight to
+    are ``topk``, ``fusion``, ``selection`` and ``head_dim`` of `pst.PST`. The other row is
+    ``[[a, b, …], 1, Sum, [channels, {weighted: false}]]``, see `SumRow`. A YAML without such rows goes straight to
     ``original``.
 
     Args:
@@ -50,20 +54,19 @@ def parse(original: ParseModel, d: dict[str, Any], ch: int, verbose: bool = True
         The layers, and the sorted indices of those whose output a later row uses.
 
     Raises:
-        ValueError: A PST row is malformed; the message holds the row.
+        ValueError: A row of ours is malformed; the message holds the row.
     """
     rows = d["backbone"] + d["head"]
-    pst_rows = [_read(d, i, row) for i, row in enumerate(rows) if row[2] == ROW_NAME]
-    if not pst_rows:
+    own = [_READERS[row[2]](d, i, row) for i, row in enumerate(rows) if row[2] in _READERS]
+    if not own:
         return original(d, ch, verbose)
 
-    layers, activation = _host_layers(original, d, ch, pst_rows)
-    probes = layers[len(rows) :]
+    layers, activation = _host_layers(original, d, ch, own)
+    probes = iter(layers[len(rows) :])
     default_act, Conv.default_act = Conv.default_act, activation
     try:
-        for i, row in enumerate(pst_rows):
-            c1, cu = (probes[2 * i + j].num_features for j in (0, 1))
-            layers[row.number] = _build(row, int(c1), int(cu))
+        for row in own:
+            layers[row.number] = _build(row, [int(next(probes).num_features) for _ in row.sources])
     finally:
         Conv.default_act = default_act
     layers = layers[: len(rows)]
@@ -95,18 +98,17 @@ def check(original: ParseModel) -> None:
         raise compat.incompatible("parse_model", f"widths and rows in use are {found}, wanted (8, 16, 32, [0, 1])")
 
 
-def _host_layers(original: ParseModel, d: dict[str, Any], ch: int, pst_rows: list[_Row]) -> tuple[list[Any], Any]:
-    """Layers of the host's parser with stand-ins for the PST rows, then two probes for each; and its activation."""
+def _host_layers(original: ParseModel, d: dict[str, Any], ch: int, own: list[_Row]) -> tuple[list[Any], Any]:
+    """Layers of the host's parser with stand-ins for rows of ours, then a probe for each source; and its activation."""
     d = copy.deepcopy(d)
     rows = d["backbone"] + d["head"]
-    for row in pst_rows:
+    for row in own:
         rows[row.number] = [row.sources[0], 1, "Index", [row.out_channels]]
-    rows += [[source, 1, "nn.BatchNorm2d", []] for row in pst_rows for source in row.sources]
-    rows.append([0, 1, "Conv", [8, 1]])  # carries the activation that this YAML asks for
-    d["backbone"], d["head"] = [], rows
+    probes = [[source, 1, "nn.BatchNorm2d", []] for row in own for source in row.sources]
+    d["backbone"], d["head"] = [], rows + probes + [[0, 1, "Conv", [8, 1]]]  # this one for the YAML's activation
     *layers, conv = original(d, ch, False)[0]
-    _verify([layers[row.number] for row in pst_rows], "Index")
-    _verify(layers[-2 * len(pst_rows) :], "BatchNorm2d")
+    _verify([layers[row.number] for row in own], "Index")
+    _verify(layers[-len(probes) :], "BatchNorm2d")
     return layers, conv.act
 
 
@@ -117,7 +119,7 @@ def _verify(layers: list[Any], kind: str) -> None:
             raise compat.incompatible("parse_model", f"a row {kind} gave a {type(layer).__name__}")
 
 
-def _read(d: dict[str, Any], index: int, row: list[Any]) -> _Row:
+def _read_pst(d: dict[str, Any], index: int, row: list[Any]) -> _Row:
     """Check one PST row and scale its width and depth."""
     from_, repeats, _, args = row
     options = dict(args[-1]) if args and isinstance(args[-1], dict) else {}
@@ -128,15 +130,36 @@ def _read(d: dict[str, Any], index: int, row: list[Any]) -> _Row:
             "wanted [[x, upper], repeats, PST, [out_channels, mlp_ratio, expansion]], "
             f"the last argument optionally a mapping with any of {sorted(_OPTIONS)}"
         )
-    depth, width, max_channels = _scale(d)
+    depth, _, _ = _scale(d)
     out_channels, mlp_ratio, expansion = (*numbers, *(2.0, 0.5)[len(numbers) - 1 :])
     options |= {
         "depth": max(round(repeats * depth), 1) if repeats > 1 else repeats,
         "mlp_ratio": mlp_ratio,
         "expansion": expansion,
     }
-    x, upper = (source if source >= 0 else index + source for source in from_)
-    return _Row(index, (x, upper), from_, int(make_divisible(min(out_channels, max_channels) * width, 8)), options)
+    return _row(d, index, row, out_channels, options)
+
+
+def _read_sum(d: dict[str, Any], index: int, row: list[Any]) -> _Row:
+    """Check one Sum row and scale its width."""
+    from_, repeats, _, args = row
+    options = args[1] if len(args) == 2 else {}
+    if not isinstance(from_, list) or repeats != 1 or not 1 <= len(args) <= 2 or not options.keys() <= {"weighted"}:
+        raise ValueError(
+            f"row {index} {row} is no Sum row: wanted [[a, b, …], 1, Sum, [channels, {{weighted: false}}]]"
+        )
+    return _row(d, index, row, args[0], options)
+
+
+_READERS: dict[str, Callable[..., _Row]] = {ROW_NAME: _read_pst, SUM_NAME: _read_sum}
+
+
+def _row(d: dict[str, Any], index: int, row: list[Any], channels: float, options: dict[str, Any]) -> _Row:
+    """The row with absolute sources and scaled width."""
+    _, width, max_channels = _scale(d)
+    sources = tuple(source if source >= 0 else index + source for source in row[0])
+    out_channels = int(make_divisible(min(channels, max_channels) * width, 8))
+    return _Row(index, row[2], sources, row[0], out_channels, options)
 
 
 def _scale(d: dict[str, Any]) -> tuple[float, float, float]:
@@ -147,9 +170,16 @@ def _scale(d: dict[str, Any]) -> tuple[float, float, float]:
     return d.get("depth_multiple", 1.0), d.get("width_multiple", 1.0), float("inf")
 
 
-def _build(row: _Row, c1: int, cu: int) -> PSTRow:
-    layer = PSTRow(c1, cu, row.out_channels, **row.options)
-    layer.i, layer.f, layer.type = row.number, row.from_, f"{PSTRow.__module__}.{PSTRow.__qualname__}"
+def _build(row: _Row, widths: list[int]) -> PSTRow | SumRow:
+    """The layer, for sources of these widths."""
+    if row.name == ROW_NAME:
+        x, upper = widths
+        layer = PSTRow(x, upper, row.out_channels, **row.options)
+    elif set(widths) == {row.out_channels}:
+        layer = SumRow(len(widths), **row.options)
+    else:
+        raise ValueError(f"row {row.number}: a Sum of {row.out_channels} channels has sources of {widths} channels")
+    layer.i, layer.f, layer.type = row.number, row.from_, f"{type(layer).__module__}.{type(layer).__qualname__}"
     layer.np = sum(p.numel() for p in layer.parameters())
     return layer
 

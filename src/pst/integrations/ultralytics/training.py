@@ -11,9 +11,10 @@ from torch import nn
 from ultralytics.utils.torch_utils import unwrap_model
 
 from pst.functional.attention import Fusion
+from pst.functional.selection import SelectionRule
 from pst.modules.attention import PyramidSparseAttention
 
-Settings: TypeAlias = "list[tuple[int, Fusion]]"
+Settings: TypeAlias = "list[tuple[int, Fusion, str | SelectionRule]]"
 
 
 def train(original: Callable[..., Any], yolo: Any, *args: Any, **kwargs: Any) -> Any:
@@ -62,12 +63,12 @@ def _attention(model: Any) -> list[PyramidSparseAttention]:
 
 
 def _settings(model: Any) -> Settings:
-    return [(layer.topk, layer.fusion) for layer in _attention(model)]
+    return [(layer.topk, layer.fusion, layer.selection) for layer in _attention(model)]
 
 
 def _apply(model: Any, settings: Settings) -> None:
     """Set them layer by layer; a model of other layers, such as ``train(model=…)`` gives, is left as it is."""
     layers = _attention(model)
     if len(layers) == len(settings):
-        for layer, (topk, fusion) in zip(layers, settings, strict=True):
-            layer.topk, layer.fusion = topk, fusion
+        for layer, (topk, fusion, selection) in zip(layers, settings, strict=True):
+            layer.topk, layer.fusion, layer.selection = topk, fusion, selection

@@ -1,0 +1,71 @@
+"""Classification networks of timm and torchvision as bodies: modules that give all of their feature maps.
+
+A body maps images (B, 3, H, W) to an OrderedDict with one map (B, C_i, ~H/r_i, ~W/r_i) for each of its reductions r_i,
+finest first, under the name ``str(r_i)``. It stops at the coarsest map that was asked for, so that no parameter is
+without a gradient. Each library is imported when one of its bodies is built.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Literal, Protocol, get_args
+
+from torch import Tensor, nn
+
+from pst.backbones.stages import freeze_stages
+
+Library = Literal["timm", "torchvision"]
+
+__all__ = ["Body", "Library", "build_body", "freeze_stages"]
+
+
+class Body(Protocol):
+    """What both libraries' bodies have.
+
+    Attributes:
+        reductions: Pixels of the image per position of each map, finest first.
+        channels: Of each map.
+    """
+
+    reductions: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """Images (B, in_channels, H, W) -> maps by ``str(reduction)``."""
+        ...
+
+
+def build_body(
+    name: str,
+    library: Library = "timm",
+    *,
+    pretrained: bool | str = False,
+    coarsest: int = 32,
+    frozen_batchnorm: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """Build the body of a classification network.
+
+    Args:
+        name: The library's name of the network.
+        library: "timm" (any hierarchical network with ``features_only``) or "torchvision" (ResNets, RegNets, and every
+            network with a ``features`` part of several resolutions).
+        pretrained: Load the library's default weights, or those of this tag (timm: "a1_in1k") or name (torchvision:
+            "IMAGENET1K_V2").
+        coarsest: Reduction of the last map; later stages are left out.
+        frozen_batchnorm: Replace every BatchNorm2d by one with fixed statistics, weight and bias.
+        options: Passed to the library's constructor.
+
+    Returns:
+        A Module that is a `Body`.
+
+    Raises:
+        ValueError: Library or network is unknown, it has no such map, or its maps are no hierarchy.
+    """
+    if library not in get_args(Library):
+        raise ValueError(f"library must be one of {list(get_args(Library))}, got {library!r}")
+    if library == "timm":
+        from pst.backbones.timm import TimmBody as Chosen
+    else:
+        from pst.backbones.torchvision import torchvision_body as Chosen
+    return Chosen(name, pretrained=pretrained, coarsest=coarsest, frozen_batchnorm=frozen_batchnorm, **options)

@@ -1,0 +1,123 @@
+"""Bodies from timm."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+PROBE = (96, 128)  # a size that no network has as its one fixed size
+
+
+class TimmBody(nn.Module):
+    """All feature maps of a timm network, NCHW; see `pst.backbones.build_body`.
+
+    Images whose sides are no multiple of 4 (of the finest reduction, if that is larger) get zeros at the right and
+    bottom, so that networks that cut images into patches take any size and no map drops the last pixels. A network that
+    takes images of one size only says so by name.
+
+    Args:
+        name: timm's name of the network, with or without a tag.
+        pretrained: Load timm's default weights, or those of this tag.
+        coarsest: Reduction of the last map.
+        frozen_batchnorm: Fix statistics, weight and bias of every BatchNorm2d.
+        in_channels: Of the images.
+        options: Passed to ``timm.create_model``.
+
+    Attributes:
+        name: Of the network.
+        reductions: Of each map, finest first.
+        channels: Of each map.
+        multiple: What the sides of images are filled up to.
+        image_size: The one (H, W) that the network takes; None means any.
+
+    Raises:
+        ValueError: The network is unknown, has no such map, or its maps are no hierarchy.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool | str = False,
+        coarsest: int = 32,
+        frozen_batchnorm: bool = False,
+        in_channels: int = 3,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.name = name if not isinstance(pretrained, str) else f"{name}.{pretrained}"
+        options |= {"in_chans": in_channels, "features_only": True}
+        indices, self.reductions, self.channels = _plan(self.name, coarsest, options)
+        self.multiple = max(4, self.reductions[0])
+        weights = bool(pretrained)
+        self.model: Any = timm.create_model(self.name, pretrained=weights, out_indices=indices, **options)
+        if any(getattr(m, "strict_img_size", False) for m in self.model.modules()) and "img_size" not in options:
+            options["strict_img_size"] = False  # the network can take any size, and wants to be asked for it
+            self.model = timm.create_model(self.name, pretrained=weights, out_indices=indices, **options)
+        if frozen_batchnorm:
+            self.model = freeze_batch_norm_2d(self.model)
+        self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        self.image_size: tuple[int, int] | None = None
+        self.image_size = self._fixed_size(in_channels)
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """Images (B, in_channels, H, W) -> map (B, C_i, ~H/r_i, ~W/r_i) by ``str(r_i)``, finest first.
+
+        Raises:
+            ValueError: The network takes images of another size only.
+        """
+        if self.image_size is not None and tuple(x.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"{self.name} takes images of size {self.image_size} only, got {tuple(x.shape[2:])}: resize them, set "
+                "another size with its options (often img_size=…), or take a convolutional network"
+            )
+        height, width = x.shape[2:]
+        maps = self.model(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
+        if self.channels_last:
+            maps = [y.permute(0, 3, 1, 2) for y in maps]
+        return OrderedDict((str(r), y) for r, y in zip(self.reductions, maps, strict=True))
+
+    @torch.no_grad()
+    def _fixed_size(self, in_channels: int) -> tuple[int, int] | None:
+        """The network's own size if it refuses another one."""
+        training = self.training
+        try:
+            self.eval()(torch.zeros(1, in_channels, *PROBE))
+        except (AssertionError, RuntimeError):
+            size = self.model.pretrained_cfg["input_size"][1:]
+            self(torch.zeros(1, in_channels, *size))  # what fails here as well is no question of size
+            return size
+        finally:
+            self.train(training)
+        return None
+
+    def extra_repr(self) -> str:
+        """Settings shown in ``print(module)``."""
+        return f"{self.name!r}, channels={self.channels}, reductions={self.reductions}"
+
+
+def _plan(
+    name: str, coarsest: int, options: dict[str, Any]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Indices, reductions and channels of the maps up to ``coarsest``, read off a network without weights."""
+    if not timm.is_model(name):
+        near = get_close_matches(name.partition(".")[0], timm.list_models(), 3)
+        raise ValueError(f"timm has no network {name!r}; names like it: {near}")
+    with torch.device("meta"):
+        network: Any = timm.create_model(name, pretrained=False, **options)
+    reductions, channels = tuple(network.feature_info.reduction()), tuple(network.feature_info.channels())
+    if any(a >= b for a, b in pairwise(reductions)) or coarsest not in reductions:
+        raise ValueError(
+            f"{name} has maps of reductions {list(reductions)}; wanted are rising reductions up to {coarsest}: take a "
+            "hierarchical network such as resnet18, convnext_atto or swin_tiny_patch4_window7_224"
+        )
+    n = reductions.index(coarsest) + 1
+    return tuple(range(n)), reductions[:n], channels[:n]

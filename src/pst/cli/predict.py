@@ -1,0 +1,38 @@
+"""`pst predict`: pictures and JSON of what a model of `pst train` finds in images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pst.cli._common import Verbs, natural, require, share
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "predict",
+        help="classes, boxes or masks of images, as pictures and JSON",
+        description="Run a model of pst train on images. Checkpoints of Ultralytics: pst yolo predict model=best.pt.",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="run folder or its .safetensors")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of images")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (runs/predict/ and the model's)")
+    parser.add_argument("--topk", type=natural, default=0, metavar="K", help="k of all PST layers (%(default)s)")
+    parser.add_argument("--fusion", choices=("gate", "refine"), default="gate", help="(%(default)s)")
+    parser.add_argument("--selection", default="mean", metavar="RULE", help="which tokens are refined (%(default)s)")
+    parser.add_argument("--score", type=share, default=0.3, metavar="S", help="least of a box (%(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="(%(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, and say where the result is."""
+    require("accelerate", "train")
+    from pst.train.pictures import predict_images
+
+    out = Path("runs/predict") / args.model.stem if args.out is None else args.out
+    options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device")}
+    entries = predict_images(args.model, args.images, out, **options)
+    print(f"Written: {len(entries)} pictures and {out / 'predictions.json'}")
+    return 0

@@ -1,0 +1,44 @@
+"""`pst train`: classification, detection and segmentation without Ultralytics."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from pst.cli._common import Verbs, require
+
+_TASKS = ("classify", "detect", "segment")
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "train",
+        usage="pst train {classify,detect,segment} [KEY=VALUE …] [--config YAML] [--resume] [--skip-corrupt]",
+        help="train a classifier, detector or segmenter: pst train classify data=FOLDER model=pst_resnet18",
+        description="Train a model. Every setting is key=value, or a line of a YAML file; docs/train.md lists them. "
+        "Several processes: torchrun --nproc-per-node 2 -m pst train …",
+    )
+    parser.add_argument("task", choices=_TASKS, help="what the model does")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="settings in a file")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder `out`, if there is one")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be decoded")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and say where the result is."""
+    for module in ("accelerate", "timm", "torchvision", "torchmetrics", "faster_coco_eval", "yaml"):
+        require(module, "train")
+    from pst.train import fit, load_config
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("pst").setLevel(logging.INFO)
+    overrides = [*args.passed_on, *(["skip_corrupt=true"] if args.skip_corrupt else [])]
+    from accelerate import PartialState
+
+    folder = fit(load_config(args.task, args.config, overrides), resume=args.resume)
+    PartialState().destroy_process_group()
+    print(f"Written: {folder}")
+    return 0

@@ -1,0 +1,77 @@
+"""Which implementation `impl="auto"` runs, and why."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+HEAD_WIDTHS = (16, 32, 64, 128)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_INSTALLED = find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when it is imported; runs on the CPU
+
+# Where the Triton kernel was faster than SDPA, forward and with backward, on every size of benchmarks/gpu_kernel.py.
+FASTER = {
+    "coarse": (),
+    "gate": (torch.float16, torch.bfloat16),
+    "refine": (torch.float16, torch.bfloat16),
+}
+
+
+class Choice(NamedTuple):
+    """An implementation, "fused" or "triton", and the reason for it in words."""
+
+    impl: str
+    reason: str
+
+
+def implementation_for(query: Tensor, *, topk: int = 0, fusion: str = "gate") -> Choice:
+    """What ``impl="auto"`` runs for such a query, and why.
+
+    Triton's kernel runs where it can and where it was measured to be faster than `scaled_dot_product_attention`, but
+    never inside `torch.compile` and exports, which are given operators of PyTorch alone; ``impl="triton"`` is obeyed
+    in the former.
+
+    Args:
+        query: (..., d), the query map or one like it: device, dtype and d count.
+        topk: k.
+        fusion: "gate" or "refine".
+    """
+    if not is_eager():
+        return Choice("fused", "a compiled or exported program gets PyTorch's own operators")
+    refusal = refusal_of_triton(query)
+    if refusal is not None:
+        return Choice("fused", refusal)
+    mode = "coarse" if topk == 0 else fusion
+    if query.dtype not in FASTER[mode]:
+        return Choice("fused", f"for {mode} attention in {query.dtype}, SDPA measured at least as fast as Triton")
+    return Choice("triton", f"for {mode} attention in {query.dtype}, Triton measured faster than SDPA")
+
+
+def is_eager() -> bool:
+    """Whether operators run as they are called. `torch.compile`, `torch.export`, `torch.jit.trace` only record them.
+
+    Exports to ONNX are one of the last two.
+    """
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def refusal_of_triton(query: Tensor) -> str | None:
+    """Why the Triton kernel cannot run for such a query; None if it can."""
+    if query.device.type != "cuda" and not _INTERPRETED:
+        return f"Triton needs a CUDA GPU, and the query is on {query.device}"
+    if not _INSTALLED:
+        return "Triton is not installed"
+    if query.dtype not in DTYPES:
+        return f"Triton's kernel is for float16, bfloat16 and float32, and the query is {query.dtype}"
+    if query.shape[-1] not in HEAD_WIDTHS:
+        return f"Triton's kernel is for head widths {HEAD_WIDTHS}, and the query has {query.shape[-1]}"
+    if torch.version.hip is not None:
+        return "Triton's kernel is not tested on ROCm"
+    if query.device.type == "cuda" and torch.cuda.get_device_capability(query.device) < (8, 0):
+        return "Triton's kernel needs compute capability 8.0"
+    return None

@@ -1,0 +1,135 @@
+"""Where coarse tokens and blocks of queries lie on the fine map: index maps for any ratio ≥ 1 and odd sizes.
+
+Letters: B batch, h heads, d head width, N = H·W positions of the fine map, k coarse tokens,
+T = k·⌈H/Hu⌉·⌈W/Wu⌉ gathered children, G blocks of queries of n slots each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def parent_index(fine_size: Size, coarse_size: Size, device: torch.device | None = None) -> Tensor:
+    """The one coarse token that owns each fine position: (⌊y·Hu/H⌋, ⌊x·Wu/W⌋), flattened.
+
+    Args:
+        fine_size: (H, W).
+        coarse_size: (Hu, Wu).
+        device: Where the result lives.
+
+    Returns:
+        (H·W,) int64, values in [0, Hu·Wu).
+    """
+    (height, width), (rows, columns) = fine_size, coarse_size
+    y = torch.arange(height, device=device) * rows // height
+    x = torch.arange(width, device=device) * columns // width
+    return (y[:, None] * columns + x).flatten()
+
+
+def child_slots(fine_size: Size, coarse_size: Size) -> int:
+    """⌈H/Hu⌉·⌈W/Wu⌉: slots for children that `child_index` gives every coarse token."""
+    return _ceil(fine_size[0], coarse_size[0]) * _ceil(fine_size[1], coarse_size[1])
+
+
+def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Tensor, Tensor | None]:
+    """Fine positions owned by each given coarse token: the inverse of `parent_index`.
+
+    Works for any ratio ≥ 1. Every token is given `child_slots` slots; where it owns fewer positions the spare
+    slots hold an owned position again and are marked invalid.
+
+    Args:
+        parent: (..., k) int64, flat coarse indices.
+        fine_size: (H, W).
+        coarse_size: (Hu, Wu).
+
+    Returns:
+        index: (..., T) int64, flat fine indices, the slots of one token side by side.
+        valid: (..., T) bool, or None when the sizes divide evenly and every slot is valid.
+    """
+    (height, width), (rows, columns) = fine_size, coarse_size
+    row = parent // columns
+    y, y_valid = _axis_children(row, height, rows)
+    x, x_valid = _axis_children(parent - row * columns, width, columns)  # no %: not every export target has it
+    index = (y[..., :, None] * width + x[..., None, :]).flatten(-3)
+    index = index.to(parent.dtype)  # as it is already, but Core ML's converter takes the result of // for a float
+    if y_valid is None and x_valid is None:
+        return index, None
+    y_valid = torch.ones_like(y, dtype=torch.bool) if y_valid is None else y_valid
+    x_valid = torch.ones_like(x, dtype=torch.bool) if x_valid is None else x_valid
+    return index, (y_valid[..., :, None] & x_valid[..., None, :]).flatten(-3)
+
+
+def _axis_children(parent: Tensor, fine: int, coarse: int) -> tuple[Tensor, Tensor | None]:
+    """Positions in [⌈p·fine/coarse⌉, ⌈(p+1)·fine/coarse⌉) of one axis: (..., ⌈fine/coarse⌉), and which are real."""
+    slots = torch.arange(_ceil(fine, coarse), device=parent.device)
+    if _divides(coarse, fine):
+        return parent[..., None] * (fine // coarse) + slots, None
+    first = (parent * fine + coarse - 1) // coarse
+    last = ((parent + 1) * fine + coarse - 1) // coarse - 1
+    position = first[..., None] + slots
+    return torch.minimum(position, last[..., None]), position <= last[..., None]
+
+
+def _ceil(fine: int, coarse: int) -> int:
+    """⌈fine/coarse⌉ without negative numbers, of which ONNX rounds quotients up."""
+    return (fine + coarse - 1) // coarse
+
+
+def _divides(coarse: int, fine: int) -> bool:
+    """Whether ``fine`` is a multiple of ``coarse``; for symbolic sizes, whether that holds for all of their values.
+
+    So an exported program with independent dynamic sizes takes the general path and runs at any of them.
+    """
+    remainder = fine % coarse
+    if isinstance(remainder, torch.SymInt):
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(remainder == 0)
+    return remainder == 0
+
+
+def block_grid(blocks: int, size: Size) -> Size:
+    """Rows and columns of blocks that a map of ``size`` is divided into: ``blocks`` of each, at least 1×1 positions."""
+    return min(blocks, size[0]), min(blocks, size[1])
+
+
+def block_index(size: Size, grid: Size, device: torch.device | None = None) -> tuple[Tensor, Tensor | None]:
+    """Positions of each block of a map that is divided into ``grid`` blocks as even as can be.
+
+    Block (r, c) holds the positions (y, x) with ⌊y·rows/H⌋ = r and ⌊x·columns/W⌋ = c. Every block has as many slots
+    as the largest; the spare ones of a smaller block hold one of its positions again and are marked invalid.
+
+    Args:
+        size: (H, W).
+        grid: Rows and columns of blocks, no more than H and W.
+        device: Where the result lives.
+
+    Returns:
+        index: (G, n) int64, flat positions.
+        valid: (G, n) bool, or None when every slot is valid.
+    """
+    blocks = torch.arange(grid[0] * grid[1], device=device)[:, None]
+    return child_index(blocks, size, grid)
+
+
+def split_blocks(tokens: Tensor, size: Size, grid: Size) -> Tensor:
+    """(B, h, N, d) -> (B, h·G, n, d): the tokens of each block by themselves, spare slots included."""
+    index, _ = block_index(size, grid, tokens.device)
+    picked = tokens.index_select(2, index.flatten())
+    return picked.reshape(tokens.shape[0], -1, index.shape[1], tokens.shape[3])
+
+
+def join_blocks(tokens: Tensor, size: Size, grid: Size) -> Tensor:
+    """(B, h·G, n, d) -> (B, h, N, d): the inverse of `split_blocks`."""
+    (height, width), (rows, columns) = size, grid
+    slots = _ceil(height, rows), _ceil(width, columns)
+    y, x = (torch.arange(n, device=tokens.device) for n in size)
+    row, column = y * rows // height, x * columns // width
+    y = y - (row * height + rows - 1) // rows  # offset in its block
+    x = x - (column * width + columns - 1) // columns
+    index = (row * columns * slots[0] + y)[:, None] * slots[1] + (column * slots[0] * slots[1] + x)
+    flat = tokens.reshape(tokens.shape[0], -1, rows * columns * tokens.shape[2], tokens.shape[3])
+    return flat.index_select(2, index.flatten())

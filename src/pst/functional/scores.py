@@ -1,0 +1,135 @@
+"""Scores of coarse tokens. None of them forms the N×M logits; all are float32 at least (float64 for float64).
+
+Letters: B batch, h heads, d head width, N query tokens, M coarse tokens.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pst.functional.grid import Size, block_index
+
+_PRIME = 2**31 - 1  # x -> x⁵ permutes the residues of this one, and a product of two residues fits an int64
+
+
+def mean_logit_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Mean over all queries of the attention logits, without forming the N×M logits (spec, step 3).
+
+    Uses mean_i(q_i·k_j) = (mean_i q_i)·k_j.
+
+    Args:
+        query: (B, h, N, d).
+        key: (B, h, M, d).
+        scale: Factor on every logit, usually 1/√d.
+
+    Returns:
+        (B, h, M) scores.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    mean_query = query.mean(-2, keepdim=True, dtype=dtype)
+    return (mean_query * key.to(dtype)).sum(-1) * scale
+
+
+def gumbel_scores(query: Tensor, key: Tensor, scale: float, generator: torch.Generator | None = None) -> Tensor:
+    """`mean_logit_scores` plus standard Gumbel noise −log E, E ~ Exp(1). For training studies only."""
+    scores = mean_logit_scores(query, key, scale)
+    return scores - torch.empty_like(scores).exponential_(generator=generator).log()
+
+
+def mass_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Attention that each coarse token receives: mean over all queries of the attention probabilities.
+
+    Exact, in three calls of attention and O((N + M)·d) memory. Attention returns weighted means and no normaliser, but
+    one more key of known logit, the sink, gives it away. First call: t_i, the expected logit of each query, which lies
+    at most log M below the logarithm of Z_i = Σ_j exp(s_ij). Second call: Z_i, from the attention to a sink of logit
+    t_i, exp(t_i) / (exp(t_i) + Z_i). Third call, keys and queries exchanged: Σ_i exp(s_ij) / Z_i in the same manner.
+
+    Args:
+        query: (B, h, N, d).
+        key: (B, h, M, d).
+        scale: Factor on every logit, usually 1/√d.
+
+    Returns:
+        (B, h, M), non-negative, sums to 1 over the tokens.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    query, key = query.to(dtype), key.to(dtype)
+    with _without_autocast(query):
+        expected = (F.scaled_dot_product_attention(query, key, key, scale=scale) * query).sum(-1, keepdim=True)
+        # One more coordinate gives the sink its logit; a multiple of 8 keeps the kernels of GPUs in use.
+        sink = F.pad(torch.ones_like(key[..., :1, :1]), (key.shape[-1] + 7, 0))
+        sink_share = F.scaled_dot_product_attention(
+            torch.cat([F.pad(query, (0, 7)), expected], -1),
+            torch.cat([F.pad(key, (0, 8)), sink], -2),
+            torch.cat([torch.zeros_like(F.pad(key, (0, 8))), sink], -2),
+            scale=scale,
+        )[..., -1]
+        normaliser = expected[..., 0] * scale + torch.log1p(-sink_share) - sink_share.log()  # log Z
+        sink_logit = torch.ones_like(normaliser).sum(-1, keepdim=True).log()  # log N: no share exceeds a half
+        zero = torch.zeros_like(query[..., :1, :])
+        share = F.scaled_dot_product_attention(
+            key,
+            torch.cat([query, zero], -2),
+            torch.cat([torch.ones_like(query), zero], -2),
+            attn_mask=torch.cat([-normaliser, sink_logit], -1)[..., None, :],
+            scale=scale,
+        )[..., 0]
+    return share / (1 - share)
+
+
+def block_scores(query: Tensor, key: Tensor, scale: float, size: Size, grid: Size) -> Tensor:
+    """`mean_logit_scores` of each block of queries by itself.
+
+    Args:
+        query: (B, h, N, d), N = H·W.
+        key: (B, h, M, d).
+        scale: Factor on every logit, usually 1/√d.
+        size: (H, W).
+        grid: Rows and columns of blocks; G = rows·columns.
+
+    Returns:
+        (B, h, G, M) scores.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    index, valid = block_index(size, grid, query.device)
+    blocks = query.index_select(2, index.flatten()).to(dtype)
+    blocks = blocks.reshape(*query.shape[:2], *index.shape, query.shape[3])
+    if valid is None:
+        mean_query = blocks.mean(-2)
+    else:
+        share = valid.to(dtype) / valid.sum(-1, keepdim=True)
+        mean_query = (blocks * share[..., None]).sum(-2)
+    with _without_autocast(query):
+        return mean_query @ key.to(dtype).transpose(-2, -1) * scale
+
+
+def random_scores(key: Tensor, seed: int) -> Tensor:
+    """Numbers that depend on the seed, the head and the token's index alone: the same on every device.
+
+    Residues modulo a prime; seed, head and index enter one after the other, each scrambled by a fifth power.
+
+    Args:
+        key: (B, h, M, d), of which the sizes and the device matter.
+        seed: Any integer.
+
+    Returns:
+        (B, h, M) int64 scores; every image has the same.
+    """
+    batch, heads, tokens = key.shape[:3]
+    head, token = torch.arange(heads, device=key.device)[:, None], torch.arange(tokens, device=key.device)
+    x = torch.zeros_like(head) + seed % _PRIME
+    for offset in (1, head, token, 1):
+        x = (x * 48271 + offset) % _PRIME
+        x = x * (x * x % _PRIME * x % _PRIME * x % _PRIME) % _PRIME
+    return x.expand(batch, -1, -1)
+
+
+def _without_autocast(t: Tensor) -> AbstractContextManager[object]:
+    """Keeps matrix products in the dtype of their arguments; meta tensors have no autocast."""
+    if not t.is_meta and torch.is_autocast_enabled(t.device.type):
+        return torch.autocast(t.device.type, enabled=False)
+    return nullcontext()

@@ -1,0 +1,135 @@
+"""Models on the Hugging Face Hub: `save_pretrained`, `from_pretrained`, `push_to_hub`. Needs huggingface_hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from torch import nn
+
+from pst.functional.selection import check_selection, from_plain, to_plain
+from pst.modules import PyramidSparseAttention
+
+_SETTINGS = "pst_settings"  # where config.json has what may be set on each PST layer at any time
+_KEPT = ("selection",)  # arguments that stand there and nowhere else
+
+MODEL_CARD = """\
+---
+{{ card_data }}
+---
+
+# {{ title | default("A model with Pyramid Sparse Transformer layers", true) }}
+
+{{ description | default("", true) }}
+
+Built of [PST](https://arxiv.org/abs/2505.12772) layers, which fuse feature maps of two resolutions by attention.
+`config.json` says how many tokens each of them refines; `pst.set_topk(model, k)` changes that at any time.
+
+```python
+from {{ module }} import {{ class_name }}
+
+model = {{ class_name }}.from_pretrained("{{ repo_id | default("path or repository", true) }}")
+```
+
+| | |
+| --- | --- |
+| class | `{{ module }}.{{ class_name }}` |
+| parameters | {{ parameters }} |
+{% for name, value in config.items() %}| {{ name }} | `{{ value }}` |
+{% endfor %}
+"""
+
+
+class PSTHubMixin(
+    PyTorchModelHubMixin,
+    library_name="pst",
+    paper_url="https://arxiv.org/abs/2505.12772",
+    model_card_template=MODEL_CARD,
+    tags=["pyramid-sparse-transformer"],
+):
+    """Gives a Module `save_pretrained`, `from_pretrained` and `push_to_hub`, as huggingface_hub documents them.
+
+    A folder or repository holds ``config.json`` (the arguments of ``__init__``, which must be JSON), the weights as
+    ``model.safetensors``, and a model card. Unlike huggingface_hub's own mixin this one keeps what was set after
+    building (k, fusion and selection of every PST layer), asks no library for pretrained weights when it loads, and
+    refuses weights that do not fit.
+
+    Inherit from it after the Module: ``class Model(nn.Module, PSTHubMixin)``.
+
+    Attributes:
+        hub_start: Arguments of ``__init__`` that say only where weights come from -> what they are when it loads.
+    """
+
+    _hub_lost: list[str]
+    hub_start: ClassVar[dict[str, Any]] = {"pretrained": False}
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        """Also notes which arguments JSON cannot describe: huggingface_hub leaves those out without a word."""
+        model: Any = super().__new__(cls, *args, **options)
+        given = {**dict(zip([*cls._hub_mixin_init_parameters][1:], args, strict=False)), **options}
+        model._hub_lost = [name for name, value in given.items() if name not in _KEPT and not cls._is_jsonable(value)]
+        return model
+
+    def hub_config(self) -> dict[str, Any]:
+        """Arguments that build this model again; override it where they can change after building."""
+        config: Any = self._hub_mixin_config  # None for a class without arguments
+        return {} if config is None else {k: v for k, v in config.items() if k not in {*self.hub_start, *_KEPT}}
+
+    def save_pretrained(self, save_directory: str | Path, *, config: Any = None, **options: Any) -> str | None:
+        """Write configuration, weights and model card to a folder; arguments as in `huggingface_hub.ModelHubMixin`.
+
+        Raises:
+            TypeError: The model was built with an argument, or a PST layer has a selection rule, that JSON cannot
+                describe. Then nothing is written.
+        """
+        if config is None and self._hub_lost:
+            raise TypeError(f"JSON cannot describe the arguments {self._hub_lost} of this model: pass config=…")
+        if config is None:
+            config = self.hub_config() | {_SETTINGS: _settings(self)}
+        return super().save_pretrained(save_directory, config=config, **options)
+
+    def push_to_hub(self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any) -> str:
+        """Upload what `save_pretrained` writes; arguments as in `huggingface_hub.ModelHubMixin`."""
+        card = {"repo_id": repo_id} | ({} if model_card_kwargs is None else model_card_kwargs)
+        return super().push_to_hub(repo_id, model_card_kwargs=card, **options)
+
+    def generate_model_card(self, **facts: Any) -> ModelCard:
+        """The model card; ``title``, ``description`` and whatever else the template names can be given."""
+        own = {"module": type(self).__module__, "class_name": type(self).__qualname__, "config": self.hub_config()}
+        parameters = sum(p.numel() for p in self.parameters()) if isinstance(self, nn.Module) else 0
+        return super().generate_model_card(**(own | {"parameters": f"{parameters:,}"} | facts))
+
+    @classmethod
+    def _from_pretrained(cls, *, config: dict[str, Any] | None = None, strict: bool = True, **options: Any) -> Any:
+        if config is None:
+            raise ValueError(f"{options['model_id']} has no config.json: it holds no model that save_pretrained wrote")
+        settings = config.get(_SETTINGS, {})
+        options = {k: v for k, v in options.items() if k != _SETTINGS}
+        start = {k: v for k, v in cls.hub_start.items() if k in cls._hub_mixin_init_parameters}
+        model: Any = super()._from_pretrained(strict=strict, **(start | options))
+        for name, values in settings.items():
+            _apply(model.get_submodule(name), values)
+        return model
+
+
+def _settings(model: Any) -> dict[str, dict[str, Any]]:
+    """What may be set at any time on each PST layer, as JSON."""
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
+    settings = {}
+    for name, layer in layers.items():
+        rule = to_plain(layer.selection)
+        if not isinstance(rule, (str, tuple)):
+            raise TypeError(
+                f"JSON cannot describe the selection rule {rule!r} of {name}: set one of pst.functional.selection"
+            )
+        settings[name] = {"topk": layer.topk, "fusion": layer.fusion, "selection": rule}
+    return settings
+
+
+def _apply(layer: Any, values: dict[str, Any]) -> None:
+    rule: Any = values["selection"]
+    if isinstance(rule, list):
+        rule = from_plain(tuple(rule))
+    check_selection(rule)
+    layer.topk, layer.fusion, layer.selection = values["topk"], values["fusion"], rule

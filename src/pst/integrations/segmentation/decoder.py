@@ -1,0 +1,68 @@
+"""From the encoder's maps to one map: a pyramid and the sum of its levels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pst.modules import PSTPyramid
+from pst.modules.conv import ConvNormAct
+
+Neck = Literal["pst", "fpn"]
+
+FINEST = 4  # reduction of the finest map that is decoded
+
+
+class SegmentationDecoder(nn.Module):
+    """A pyramid and the sum of its levels.
+
+    Args:
+        reductions: Of the encoder's maps, finest first; maps finer than `FINEST` are not used.
+        channels: Of the encoder's maps.
+        pyramid_channels: Width of the pyramid.
+        out_channels: Width of the sum.
+        neck: "pst" or "fpn".
+        options: More arguments of the neck.
+    """
+
+    def __init__(
+        self,
+        reductions: Sequence[int],
+        channels: Sequence[int],
+        pyramid_channels: int,
+        out_channels: int,
+        neck: Neck = "pst",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        used = {str(r): c for r, c in zip(reductions, channels, strict=True) if r >= FINEST}
+        self.names, self.out_channels = list(used), out_channels
+        if neck == "pst":
+            self.neck: nn.Module = PSTPyramid(list(used.values()), pyramid_channels, **options)
+        else:
+            from torchvision.ops import FeaturePyramidNetwork
+
+            self.neck = FeaturePyramidNetwork(list(used.values()), pyramid_channels, **options)
+        self.levels = nn.ModuleList(ConvNormAct(pyramid_channels, out_channels, 3) for _ in used)
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """Maps by ``str(reduction)`` -> (B, out_channels, H, W), the size of the finest one."""
+        fused = self.neck(OrderedDict((name, maps[name]) for name in self.names))
+        levels = [conv(y) for conv, y in zip(self.levels, fused.values(), strict=True)]
+        out = levels[0]
+        for y in levels[1:]:
+            out = out + F.interpolate(y, out.shape[2:], mode="bilinear", align_corners=False)
+        return out
+
+
+def decoder_options(neck: str, topk: int | Sequence[int], options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``topk`` and the others in one, where they fit the neck."""
+    if neck not in get_args(Neck):
+        raise ValueError(f"neck must be one of {list(get_args(Neck))}, got {neck!r}")
+    if neck == "fpn" and topk != 0:
+        raise ValueError(f'topk is an option of neck="pst"; neck="fpn" has no attention, got topk={topk}')
+    return ({"topk": topk} if neck == "pst" else {}) | ({} if options is None else dict(options))

@@ -1,0 +1,148 @@
+"""The encoder-decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pst.backbones import build_body
+from pst.hub import PSTHubMixin
+from pst.integrations.segmentation.decoder import Neck, SegmentationDecoder, decoder_options
+from pst.integrations.segmentation.heads import Activation, build_activation, build_classifier
+
+
+class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
+    """An encoder, a PST pyramid over its maps of reduction 4 to 32, and a light head.
+
+    Each level of the pyramid passes a 3×3 convolution to a common width, is resized to the finest level and added; a
+    1×1 convolution gives the classes, which are resized to the image (Semantic FPN, arXiv 1901.02446, with one
+    convolution per level). Images may have any size, also with sides that are no multiple of 32. `save_pretrained` and
+    `from_pretrained` are those of `pst.hub`.
+
+    Args:
+        encoder_name: timm's name of the backbone; a leading "tu-" is dropped.
+        encoder_weights: None or False for random weights, True or "imagenet" for timm's default ones, else timm's tag.
+        in_channels: Of the images.
+        classes: Channels of the result.
+        activation: Of the result: None or "identity", "sigmoid", "softmax" or "softmax2d", "logsoftmax", "tanh",
+            "argmax" or "argmax2d", "clamp", or a class or function that makes a Module.
+        encoder_depth: The coarsest map has reduction 2^encoder_depth; 3 to 5.
+        decoder_pyramid_channels: Width of the pyramid.
+        decoder_segmentation_channels: Common width of the head.
+        aux_params: Adds a classifier of the image on the coarsest map, and a second result: ``classes``, and optionally
+            ``pooling`` ("avg", "max"), ``dropout`` and ``activation``.
+        neck: "pst", or "fpn" for torchvision's FeaturePyramidNetwork: the same model with its usual neck.
+        topk: k of the PST layers, see `pst.PSTPyramid`; change it later with `pst.set_topk`.
+        neck_options: More arguments of `pst.PSTPyramid` or FeaturePyramidNetwork.
+        encoder_options: More arguments of ``timm.create_model``.
+
+    Attributes:
+        encoder: Images -> OrderedDict of maps by ``str(reduction)``.
+        decoder: Those maps -> (B, decoder_segmentation_channels, ~H/4, ~W/4).
+        segmentation_head: That map -> logits (B, classes, ~H/4, ~W/4).
+        activation: After resizing.
+        classification_head: Coarsest map -> (B, classes); None without ``aux_params``.
+
+    Raises:
+        ValueError: The backbone is unknown or no hierarchy, an option is unknown, or ``topk`` is given with an FPN.
+    """
+
+    hub_start: ClassVar[dict[str, Any]] = {"encoder_weights": None}
+
+    def __init__(
+        self,
+        encoder_name: str = "resnet18",
+        encoder_weights: str | bool | None = None,
+        in_channels: int = 3,
+        classes: int = 1,
+        activation: Activation = None,
+        *,
+        encoder_depth: int = 5,
+        decoder_pyramid_channels: int = 256,
+        decoder_segmentation_channels: int = 128,
+        aux_params: Mapping[str, Any] | None = None,
+        neck: Neck = "pst",
+        topk: int | Sequence[int] = 0,
+        neck_options: Mapping[str, Any] | None = None,
+        encoder_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if encoder_depth not in (3, 4, 5):
+            raise ValueError(
+                f"encoder_depth must be 3, 4 or 5 (coarsest map of reduction 8, 16, 32), got {encoder_depth}"
+            )
+        if classes < 1:
+            raise ValueError(f"classes must be ≥ 1, got {classes}")
+        self.activation = build_activation(activation)
+        self.encoder: Any = build_body(
+            encoder_name.removeprefix("tu-"),
+            pretrained=_weights(encoder_weights),
+            coarsest=2**encoder_depth,
+            in_channels=in_channels,
+            **({} if encoder_options is None else encoder_options),
+        )
+        options = decoder_options(neck, topk, neck_options)
+        widths = decoder_pyramid_channels, decoder_segmentation_channels
+        self.decoder = SegmentationDecoder(self.encoder.reductions, self.encoder.channels, *widths, neck, **options)
+        self.segmentation_head = nn.Conv2d(decoder_segmentation_channels, classes, 1)
+        aux = None if aux_params is None else build_classifier(self.encoder.channels[-1], **aux_params)
+        self.classification_head = aux
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Segment.
+
+        Args:
+            x: (B, in_channels, H, W), normalised as the encoder was trained.
+
+        Returns:
+            (B, classes, H, W), without the second dimension for "argmax"; with ``aux_params`` also labels (B, n).
+
+        Raises:
+            ValueError: The shape does not fit, or the encoder takes one size only.
+        """
+        if x.ndim != 4:
+            raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
+        height, width = x.shape[2:]
+        maps = self.encoder(x)
+        logits = self.segmentation_head(self.decoder(maps))
+        m = self.encoder.multiple
+        filled = height + -height % m, width + -width % m  # the maps stand for the image as the encoder filled it up
+        logits = F.interpolate(logits, filled, mode="bilinear", align_corners=False)
+        masks = self.activation(logits[..., :height, :width])
+        if self.classification_head is None:
+            return masks
+        return masks, self.classification_head(next(reversed(maps.values())))
+
+    @torch.inference_mode()
+    def predict(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """`forward` in eval mode, without gradients; the model keeps its own mode."""
+        training = self.training
+        self.eval()
+        try:
+            return self(x)
+        finally:
+            self.train(training)
+
+
+def register_smp() -> None:
+    """Make ``segmentation_models_pytorch.create_model("pst", encoder_name=…, classes=…)`` build a `PSTSegmenter`.
+
+    Raises:
+        ImportError: segmentation_models_pytorch is not installed, or keeps its architectures elsewhere.
+    """
+    try:
+        from segmentation_models_pytorch import MODEL_ARCHITECTURES_MAPPING  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError("register_smp needs segmentation_models_pytorch ≥ 0.4 beside pst") from error
+    MODEL_ARCHITECTURES_MAPPING["pst"] = PSTSegmenter
+
+
+def _weights(encoder_weights: str | bool | None) -> str | bool:
+    """segmentation_models_pytorch's argument as timm's."""
+    if encoder_weights is None:
+        return False
+    return True if encoder_weights == "imagenet" else encoder_weights

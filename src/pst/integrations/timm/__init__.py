@@ -1,0 +1,13 @@
+"""timm models with PST: importing this registers ``pst_<name>`` for every model of timm.
+
+>>> import timm, pst.integrations.timm
+>>> timm.create_model("pst_resnet18", pretrained=True, num_classes=10)
+>>> timm.create_model("pst_convnext_tiny", features_only=True, out_indices=(1, 2, 3))
+"""
+
+from pst.integrations.timm.classifier import PSTClassifier
+from pst.integrations.timm.entrypoints import register
+from pst.integrations.timm.features import PSTFeatures
+from pst.integrations.timm.size import ModelSize, measure
+
+__all__ = ["ModelSize", "PSTClassifier", "PSTFeatures", "measure", "register"]

@@ -1,0 +1,94 @@
+"""Feature maps of a timm backbone, fused by a PST pyramid: what ``features_only=True`` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.models import FeatureInfo
+from torch import Tensor
+
+from pst.functional.attention import Fusion
+from pst.functional.selection import SelectionRule
+from pst.hub import PSTHubMixin
+from pst.integrations.timm.host import OnTimmBackbone
+from pst.modules import PSTPyramid
+from pst.modules.pyramid import Share
+
+
+class PSTFeatures(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-feature-extraction", tags=["timm"]):
+    """A timm backbone and a `pst.PSTPyramid` over its maps, with the interface of timm's feature extractors.
+
+    Args:
+        backbone: timm's name of the backbone, with or without a tag.
+        out_indices: Which of its maps, as in timm; n means the last n. The default suits reductions 8, 16 and 32.
+        out_channels: Channels of every fused map.
+        in_chans: Channels of the images.
+        pretrained: Load the backbone's timm weights; the pyramid starts fresh.
+        depth: See `pst.PSTPyramid`, as for the rest.
+        mlp_ratio: Hidden width of the MLPs as a multiple of the hidden width.
+        expansion: Hidden width as a share of ``out_channels``.
+        head_dim: Must divide the hidden width.
+        topk: k, or one for each pair of levels, finest first.
+        fusion: "gate" or "refine".
+        selection: A rule or its name.
+        share: "none" or "attention".
+        bottom_up: Adds the path from fine to coarse.
+        options: Passed to `timm.create_model` for the backbone.
+
+    Attributes:
+        feature_info: timm's FeatureInfo: channels, reduction and module of every fused map.
+
+    Raises:
+        TypeError: ``topk`` holds something else than integers, or timm's model knows no such option.
+        ValueError: timm has no such backbone or no feature maps of it, widths do not fit, or an option is unknown.
+    """
+
+    output_fmt = "NCHW"
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        out_indices: int | Sequence[int] = 3,
+        out_channels: int = 256,
+        in_chans: int = 3,
+        pretrained: bool = False,
+        depth: int = 1,
+        mlp_ratio: float = 2.0,
+        expansion: float = 0.5,
+        head_dim: int = 32,
+        topk: int | Sequence[int] = 0,
+        fusion: Fusion = "gate",
+        selection: str | SelectionRule = "mean",
+        share: Share = "none",
+        bottom_up: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(backbone, out_indices, pretrained=pretrained, in_chans=in_chans, **options)
+        self.pyramid = PSTPyramid(
+            self.levels.channels(),
+            out_channels,
+            depth=depth,
+            mlp_ratio=mlp_ratio,
+            expansion=expansion,
+            head_dim=head_dim,
+            topk=topk,
+            fusion=fusion,
+            selection=selection,
+            share=share,
+            bottom_up=bottom_up,
+            reductions=self.levels.reduction(),
+        )
+        self.feature_info = self._fused_info(out_channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images (B, in_chans, H, W) -> a map (B, out_channels, ~H/r_i, ~W/r_i) for each index, finest first."""
+        return self.pyramid(self.forward_maps(x))
+
+    def _fused_info(self, out_channels: int) -> FeatureInfo:
+        info = self.levels.from_other(tuple(self.indices))
+        modules = [*(f"pyramid.layers.{i}" for i in range(len(self.indices) - 1)), "pyramid.top"]
+        for i, module in zip(self.indices, modules, strict=True):
+            info.info[i] |= {"num_chs": out_channels, "module": module}
+        return info

@@ -1,0 +1,109 @@
+"""What the models here have in common: feature maps of a timm backbone, and timm's own methods handed on to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import timm
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+
+# where the weights of a whole timm model come from: no such weights exist for a model with PST
+_SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
+_START_OF_NAME = re.compile(r"(?<![\[\\])\^")
+
+
+class OnTimmBackbone(nn.Module):
+    """Base of the models here.
+
+    Args:
+        backbone: timm's name of the backbone, with or without a tag.
+        out_indices: Which of its feature maps are used, as in timm; n means the last n.
+        pretrained: Load the backbone's timm weights.
+        options: Passed to `timm.create_model`.
+
+    Attributes:
+        backbone: The timm model without what lies behind its last map; its state dict keys are timm's.
+        levels: timm's FeatureInfo of the maps that are used, finest first.
+
+    Raises:
+        ValueError: timm has no such model, or no feature maps of it.
+    """
+
+    hub_start: ClassVar[dict[str, Any]] = {
+        "pretrained": False,
+        "pretrained_cfg": None,
+        "pretrained_cfg_overlay": None,
+        "cache_dir": None,
+    }
+
+    def __init__(self, backbone: str, out_indices: int | Sequence[int], *, pretrained: bool, **options: Any) -> None:
+        super().__init__()
+        if not timm.is_model(backbone):
+            raise ValueError(f"timm has no model {backbone!r}: timm.list_models('*name*') searches by name")
+        try:
+            getter: Any = timm.create_model(
+                backbone,
+                pretrained=pretrained,
+                features_only=True,
+                feature_cls="getter",
+                out_indices=out_indices,
+                **options,
+            )
+        except (AttributeError, TypeError) as error:
+            if "feature_" not in str(error):  # an option that the backbone does not know
+                raise
+            raise ValueError(f"timm {timm.__version__} has no feature maps of {backbone!r}: {error}") from error
+        if not hasattr(getter.model, "forward_intermediates"):
+            raise ValueError(f"timm {timm.__version__} has no feature maps of {backbone!r}: no forward_intermediates")
+        self.indices = sorted(i % len(getter.feature_info) for i in getter.feature_info.out_indices)
+        self.backbone: Any = getter.model
+        if hasattr(self.backbone, "head"):  # timm before 1.0.31 leaves parameters there that nothing uses
+            self.backbone.head = nn.Identity()
+        self.levels: FeatureInfo = getter.feature_info.from_other(tuple(self.indices))
+        self.in_chans = options.get("in_chans", 3)
+        self.pretrained_cfg = self.default_cfg = _config(backbone, dict(getter.pretrained_cfg))
+
+    def forward_maps(self, x: Tensor) -> list[Tensor]:
+        """Images (B, in_chans, H, W) -> the backbone's maps (B, C_i, ~H/r_i, ~W/r_i), finest first."""
+        return self.backbone.forward_intermediates(
+            x, indices=self.indices, norm=False, output_fmt="NCHW", intermediates_only=True
+        )
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the backbone's activations in the backward pass, where timm's model can."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The backbone's groups of layers, for layer-wise learning rates; neck and head come last."""
+
+        def inside(pattern: str) -> str:
+            return rf"^backbone\.(?:{_START_OF_NAME.sub('', pattern)})"
+
+        groups: dict[str, Any] = self.backbone.group_matcher(coarse=coarse)
+        return {name: _map_patterns(spec, inside) for name, spec in groups.items()}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the backbone's parameters that timm does not decay."""
+        names = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else ()
+        return {f"backbone.{name}" for name in names}
+
+
+def _map_patterns(spec: Any, function: Callable[[str], str]) -> Any:
+    """``function`` of a matcher's regular expression, or of those in its list of (regular expression, suffix)."""
+    if isinstance(spec, str):
+        return function(spec)
+    return None if spec is None else [(function(pattern), suffix) for pattern, suffix in spec]
+
+
+def _config(backbone: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The backbone's pretrained_cfg for the model around it: same input, no source of weights."""
+    config = {name: value for name, value in config.items() if name not in _SOURCES}
+    first = config.get("first_conv")
+    if first is not None:
+        config["first_conv"] = (
+            f"backbone.{first}" if isinstance(first, str) else tuple(f"backbone.{name}" for name in first)
+        )
+    return config | {"architecture": f"pst_{backbone.partition('.')[0]}"}

@@ -1,0 +1,168 @@
+"""torchvision's four detectors, each built on a PST pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
+
+from pst.backbones import Library
+from pst.integrations.torchvision.backbone import Neck, PyramidBackbone, pst_backbone
+
+DEFAULTS = {"neck": "pst", "library": "timm", "pretrained": False, "topk": 0, "backbone_options": None}
+ONE_STAGE = {"returned_layers": (2, 3, 4), "extra_levels": "p6p7"}
+TWO_STAGE = {"returned_layers": (1, 2, 3, 4), "extra_levels": "pool"}
+
+
+def anchors(
+    backbone: PyramidBackbone, *, scale: float, octaves: int = 1, ratios: Sequence[float] = (0.5, 1.0, 2.0)
+) -> AnchorGenerator:
+    """Anchors whose sides grow with each level's reduction.
+
+    Args:
+        backbone: Its ``reductions`` say which levels there are.
+        scale: Side of a level's smallest anchor as a multiple of the level's reduction.
+        octaves: Anchors per doubling of the side.
+        ratios: Height by width.
+
+    Returns:
+        A generator of sides ``int(scale · reduction · 2^(i/octaves))``, i < octaves, in pixels of the resized image.
+    """
+    sizes = tuple(tuple(int(scale * r * 2 ** (i / octaves)) for i in range(octaves)) for r in backbone.reductions)
+    return AnchorGenerator(sizes, (tuple(ratios),) * len(sizes))
+
+
+def retinanet(
+    backbone: str | PyramidBackbone,
+    num_classes: int,
+    *,
+    neck: Neck = "pst",
+    library: Library = "timm",
+    pretrained: bool | str = False,
+    topk: int | Sequence[int] = 0,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> RetinaNet:
+    """RetinaNet (arXiv 1708.02002) on levels 3 to 7.
+
+    Args:
+        backbone: Name of a network, or a finished backbone, with which the next five stay at their defaults.
+        num_classes: Labels run from 0 to ``num_classes`` − 1. Data whose labels start at 1 need one more, as in
+            torchvision.
+        neck: "pst", or "fpn" for torchvision's own.
+        library: "timm" or "torchvision".
+        pretrained: Load the backbone's weights, default or of this tag or name.
+        topk: k of the PST layers.
+        backbone_options: More arguments of `pst_backbone`.
+        options: Arguments of torchvision's RetinaNet: ``min_size``, ``max_size``, ``image_mean``, ``score_thresh``, ….
+            ``anchor_generator`` is `anchors` of scale 4 and three octaves unless given: torchvision's own 32 to 813
+            pixels on these levels.
+
+    Returns:
+        torchvision's model.
+
+    Raises:
+        ValueError: See `pst_backbone`; or options are given beside a finished backbone.
+    """
+    given = _given(neck, library, pretrained, topk, backbone_options)
+    body = _build(backbone, ONE_STAGE, given)
+    options.setdefault("anchor_generator", anchors(body, scale=4, octaves=3))
+    return RetinaNet(body, num_classes, **options)
+
+
+def fcos(
+    backbone: str | PyramidBackbone,
+    num_classes: int,
+    *,
+    neck: Neck = "pst",
+    library: Library = "timm",
+    pretrained: bool | str = False,
+    topk: int | Sequence[int] = 0,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> FCOS:
+    """FCOS (arXiv 1904.01355) on levels 3 to 7.
+
+    Arguments and errors as in `retinanet`. The one anchor of a position is a square of the level's reduction, from
+    which torchvision derives the sizes of objects that a level is responsible for: 4 to 8 times it.
+
+    Returns:
+        torchvision's model.
+    """
+    given = _given(neck, library, pretrained, topk, backbone_options)
+    body = _build(backbone, ONE_STAGE, given)
+    options.setdefault("anchor_generator", anchors(body, scale=1, ratios=(1.0,)))
+    return FCOS(body, num_classes, **options)
+
+
+def faster_rcnn(
+    backbone: str | PyramidBackbone,
+    num_classes: int,
+    *,
+    neck: Neck = "pst",
+    library: Library = "timm",
+    pretrained: bool | str = False,
+    topk: int | Sequence[int] = 0,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> FasterRCNN:
+    """Faster R-CNN (arXiv 1506.01497, 1612.03144) on levels 2 to 6, RoIs from levels 2 to 5.
+
+    Arguments and errors as in `retinanet`, but ``num_classes`` counts the background, label 0. On level 2 PST has
+    H·W/16 queries: ``backbone_options={"returned_layers": (2, 3, 4)}`` costs a tenth.
+
+    Returns:
+        torchvision's model.
+    """
+    given = _given(neck, library, pretrained, topk, backbone_options)
+    body = _build(backbone, TWO_STAGE, given)
+    return FasterRCNN(body, num_classes, **_proposals(body, options))
+
+
+def mask_rcnn(
+    backbone: str | PyramidBackbone,
+    num_classes: int,
+    *,
+    neck: Neck = "pst",
+    library: Library = "timm",
+    pretrained: bool | str = False,
+    topk: int | Sequence[int] = 0,
+    backbone_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> MaskRCNN:
+    """Mask R-CNN (arXiv 1703.06870): `faster_rcnn` with a mask for each box.
+
+    Returns:
+        torchvision's model.
+    """
+    given = _given(neck, library, pretrained, topk, backbone_options)
+    body = _build(backbone, TWO_STAGE, given)
+    options.setdefault("mask_roi_pool", MultiScaleRoIAlign(body.fused, output_size=14, sampling_ratio=2))
+    return MaskRCNN(body, num_classes, **_proposals(body, options))
+
+
+def _given(*values: Any) -> dict[str, Any]:
+    return dict(zip(DEFAULTS, values, strict=True))
+
+
+def _build(backbone: str | PyramidBackbone, layout: Mapping[str, Any], given: dict[str, Any]) -> PyramidBackbone:
+    """A backbone by name, with the levels that the detector is used to unless others are asked for."""
+    if not isinstance(backbone, PyramidBackbone):
+        more = given.pop("backbone_options")
+        return pst_backbone(backbone, **{**layout, **given, **({} if more is None else more)})
+    changed = [name for name, value in given.items() if value != DEFAULTS[name]]
+    if changed:
+        raise ValueError(
+            f"{changed} describe a backbone to build, but a finished one was given: pass them to pst_backbone"
+        )
+    return backbone
+
+
+def _proposals(body: PyramidBackbone, options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` with anchors and RoI pooling that fit the backbone's levels."""
+    options.setdefault("rpn_anchor_generator", anchors(body, scale=8))
+    options.setdefault("box_roi_pool", MultiScaleRoIAlign(body.fused, output_size=7, sampling_ratio=2))
+    return options

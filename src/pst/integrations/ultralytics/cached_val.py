@@ -1,0 +1,103 @@
+"""A validation set held on the device, for evaluating many variants of a model quickly."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.cfg import get_cfg
+from ultralytics.data import build_yolo_dataset
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.utils import nms, ops
+
+_MAX_DETECTIONS = 300
+
+
+class CachedValidation:
+    """Images and boxes of a data set's validation split, preprocessed once as ``YOLO.val`` does (rect, letterbox).
+
+    Args:
+        data: Data set YAML.
+        imgsz: Longest side in pixels.
+        batch: Images in a batch; as in Ultralytics, those of a batch share one shape.
+        device: Where images and boxes stay.
+
+    Attributes:
+        names: Class names by index.
+        label: (G,) int64, labels of all boxes.
+        image: (G,) int64, their images.
+        box: (G, 4) float32, corners in pixels of the batch's image.
+        side: (I,) float32, longest side of each image in the same pixels, padding left out.
+    """
+
+    def __init__(self, data: str | Path, *, imgsz: int, batch: int = 16, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        overrides: Any = {"task": "detect", "mode": "val", "imgsz": imgsz, "rect": True, "data": str(data)}
+        args: Any = get_cfg(overrides=overrides)
+        found: Any = check_det_dataset(str(data))
+        self.names: dict[int, str] = found["names"]
+        dataset: Any = build_yolo_dataset(args, found["val"], batch, found, mode="val", stride=32)
+        items = [dataset[i] for i in range(len(dataset))]
+        loaded = [dataset.collate_fn(items[i : i + batch]) for i in range(0, len(items), batch)]
+        self._batches: list[Tensor] = [b["img"].to(self.device) for b in loaded]
+        self._collect(loaded)
+
+    def __len__(self) -> int:
+        """I, the number of images."""
+        return len(self.side)
+
+    def _collect(self, loaded: list[dict[str, Any]]) -> None:
+        labels, images, boxes, sides, first = [], [], [], [], 0
+        for b in loaded:
+            height, width = b["img"].shape[2:]
+            labels.append(b["cls"].squeeze(-1).long())
+            images.append(b["batch_idx"].long() + first)
+            boxes.append(ops.xywh2xyxy(b["bboxes"]) * torch.tensor([width, height, width, height]))
+            sides += [max(shape) * pad[0][0] for shape, pad in zip(b["ori_shape"], b["ratio_pad"], strict=True)]
+            first += len(b["ori_shape"])
+        self.label, self.image = torch.cat(labels).to(self.device), torch.cat(images).to(self.device)
+        self.box = torch.cat(boxes).float().to(self.device)
+        self.side = torch.tensor(sides, dtype=torch.float32, device=self.device)
+
+    @torch.inference_mode()
+    def predict(self, model: nn.Module) -> tuple[list[Tensor], float]:
+        """Detections of every image, after the non-maximum suppression of ``YOLO.val``.
+
+        Args:
+            model: A detector of Ultralytics in eval mode on the set's device.
+
+        Returns:
+            For each image (n, 6): corners, score, label, by falling score. And the forward pass's milliseconds for
+            each image, the first batch left out where there are several.
+        """
+        found: list[Tensor] = []
+        seconds = []
+        for images in self._batches:
+            batch = images.float() / 255
+            self._wait()
+            begin = time.perf_counter()
+            predictions = model(batch)
+            self._wait()
+            seconds.append((time.perf_counter() - begin) / len(images))
+            kept: Any = nms.non_max_suppression(
+                predictions, 0.001, 0.7, multi_label=True, max_det=_MAX_DETECTIONS, max_time_img=60.0
+            )
+            found += kept
+        timed = seconds[1:] if len(seconds) > 1 else seconds
+        return [f[:, :6] for f in found], 1e3 * sum(timed) / len(timed)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def scan(data: str | Path) -> None:
+    """Read all labels of a data set once, so that its cache of them is written."""
+    found: Any = check_det_dataset(str(data))
+    overrides: Any = {"task": "detect", "mode": "val", "data": str(data)}
+    args: Any = get_cfg(overrides=overrides)
+    for split in ("train", "val"):
+        build_yolo_dataset(args, found[split], 1, found, mode="val", stride=32)

@@ -1,0 +1,149 @@
+"""Training for comparisons: no validation on the way, checkpoints that survive a kill, a hook on the built model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils.torch_utils import init_seeds, unwrap_model
+
+from pst.files import replacing, write_text
+from pst.integrations.ultralytics.plugin import register
+
+Prepare = Callable[[nn.Module], None]
+
+
+class CellTrainer(DetectionTrainer):
+    """Ultralytics' detection trainer that spends its time on training alone.
+
+    It writes ``weights/last.pt`` after each epoch, whole or not at all, and goes on from there when it is built again
+    with the same ``save_dir``. The random numbers of a continued training are not those of an uninterrupted one:
+    Ultralytics keeps none. ``epochs.json`` holds loss and seconds of each epoch.
+
+    Args:
+        overrides: Arguments of the training, ``model``, ``data`` and ``save_dir`` among them.
+        prepare: Called with the model after it is built and before it is trained, e.g. to draw k in each step.
+        on_epoch: Called with (epochs done, of how many) after each checkpoint; may raise to interrupt.
+    """
+
+    def __init__(
+        self,
+        overrides: dict[str, Any],
+        *,
+        prepare: Prepare | None = None,
+        on_epoch: Callable[[int, int], None] | None = None,
+    ) -> None:
+        register()
+        self.prepare, self._on_epoch = prepare, on_epoch
+        last = Path(overrides["save_dir"]) / "weights" / "last.pt"
+        resume = {"model": str(last), "resume": str(last)} if last.is_file() else {}
+        super().__init__(overrides={**_QUIET, **overrides, **resume})
+        self.log_path = self.save_dir / "epochs.json"
+        self.log: list[dict[str, float]] = json.loads(self.log_path.read_text()) if resume else []
+        self._epoch_began = 0.0
+        self.add_callback("on_train_epoch_start", _begin)
+        self.add_callback("on_fit_epoch_end", _end)
+
+    def get_model(
+        self, cfg: str | dict[str, Any] | None = None, weights: nn.Module | None = None, verbose: bool = True
+    ) -> Any:
+        """The host's model, prepared before weights are loaded, so that what ``prepare`` adds is loaded as well."""
+        model = super().get_model(cfg, None, verbose)
+        if self.prepare is not None:
+            self.prepare(model)
+        if weights is not None:
+            model.load(weights)
+        return model
+
+    def save_model(self) -> Any:
+        """Write ``last.pt`` atomically, and no ``best.pt``: without validation there is none."""
+        last, best = self.last, self.best
+        with replacing(last) as part:
+            self.last = self.best = part
+            try:
+                return super().save_model()
+            finally:
+                self.last, self.best = last, best
+
+    def validate(self) -> Any:
+        """Nothing: the trained model is evaluated once, by whoever trains it."""
+        return self.metrics, 0.0
+
+    def final_eval(self) -> None:
+        """Nothing, for the same reason."""
+
+    def read_results_csv(self) -> dict[str, Any]:
+        """Nothing: `log` has what is needed, and the host reads its table with a library that may be missing."""
+        return {}
+
+    def trained(self) -> nn.Module:
+        """The averaged model (EMA) in float32 and eval mode, on the training's device."""
+        average: Any = self.ema
+        return unwrap_model(average.ema).float().eval()
+
+
+_QUIET = {
+    "task": "detect",
+    "mode": "train",
+    "val": False,
+    "plots": False,
+    "pretrained": False,
+    "verbose": False,
+    "exist_ok": True,
+}
+
+
+def _begin(trainer: CellTrainer) -> None:
+    trainer._epoch_began = time.perf_counter()
+
+
+def _end(trainer: CellTrainer) -> None:
+    loss = sum(float(v) for v in trainer.tloss.values()) if trainer.tloss else float("nan")
+    seconds = time.perf_counter() - trainer._epoch_began
+    trainer.log = [*trainer.log[: trainer.epoch], {"loss": round(loss, 4), "seconds": round(seconds, 2)}]
+    write_text(trainer.log_path, json.dumps(trainer.log))
+    if trainer._on_epoch is not None:
+        trainer._on_epoch(trainer.epoch + 1, trainer.epochs)
+
+
+def batches(model: nn.Module, overrides: dict[str, Any], seed: int) -> Iterator[dict[str, Any]]:
+    """One epoch of training batches on the model's device, without mosaic, for tuning or calibrating a trained model.
+
+    Args:
+        model: A detector of Ultralytics; gets the arguments that its loss needs.
+        overrides: Arguments of its training.
+        seed: Of order and augmentation.
+
+    Yields:
+        Batches as the model's ``loss`` takes them; ``batch["img"]`` is (B, 3, H, W) float32 in [0, 1].
+    """
+    trainer = CellTrainer({**overrides, "mosaic": 0.0, "close_mosaic": 0})
+    init_seeds(seed)
+    trainer.model = model
+    trainer.set_model_attributes()
+    loader = trainer.get_dataloader(trainer.data["train"], batch_size=trainer.args.batch, rank=-1, mode="train")
+    for batch in loader:
+        yield trainer.preprocess_batch(batch)
+
+
+def tune_gate(model: nn.Module, parameters: list[nn.Parameter], data: Iterator[dict[str, Any]], lr: float) -> float:
+    """One pass of AdamW over ``parameters`` alone; everything else must have been frozen.
+
+    Returns:
+        Mean loss of the pass.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=lr)
+    losses: list[float] = []
+    for batch in data:
+        loss = model(batch)[0].sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return sum(losses) / len(losses)

@@ -1,0 +1,27 @@
+"""A variant's settings on a model, for every runner."""
+
+from __future__ import annotations
+
+from torch import nn
+
+import pst
+from pst.functional.selection import Random
+from pst.study.grid import Cell, Variant
+
+
+def apply(model: nn.Module, variant: Variant) -> nn.Module:
+    """Set k, fusion, selection and constant gate of every PST layer; the model is changed and returned."""
+    if variant.k > 0:
+        pst.set_fusion(model, variant.fusion)  # pyright: ignore[reportArgumentType] checked there
+    pst.set_topk(model, variant.k)
+    name, _, seed = variant.selection.partition(":")
+    pst.set_selection(model, Random(seed=int(seed)) if name == "random" else name)
+    if variant.gate is not None:
+        pst.set_gate(model, variant.gate)
+    return model
+
+
+def counted(cell: Cell) -> list[Variant]:
+    """Variants whose operations are counted: one for each k, fusion and image size of the training."""
+    plain = [v for v in cell.variants if v.selection == "mean" and v.gate is None and v.imgsz is None]
+    return [v for v in plain if v.use == "trained"]

@@ -1,0 +1,207 @@
+"""Cells of the Ultralytics host: training, then every evaluation on a validation set held on the device."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pst
+from pst.files import replacing, write_text
+from pst.study import attention
+from pst.study.bootstrap import average_precision, pack, resample_weights
+from pst.study.costs import peak_memory
+from pst.study.grid import Variant
+from pst.study.matching import ap_by_size, match
+from pst.study.worker import Task
+
+_CALIBRATION_BATCHES = 8
+_TUNED_K = 8
+_TUNED_LR = 0.01
+
+
+def prepare_data(data: Path) -> None:
+    """Let Ultralytics scan a data set's labels and write its cache of them.
+
+    Raises:
+        FileNotFoundError: The data set is not there.
+    """
+    from pst.integrations.ultralytics import cached_val
+
+    if not data.is_file():
+        raise FileNotFoundError(f"no data set {data}: name the folder that holds it with --data-root")
+    cached_val.scan(data)
+
+
+def run(task: Task) -> Mapping[str, Any]:
+    """Train the cell's detector and evaluate it; docs/evidence.md lists the fields of a result."""
+    from pst.integrations.ultralytics.flops import gflops
+
+    settings = task.cell.settings
+    model, training = _trained(task)
+    imgsz = _overrides(task)["imgsz"]
+    counted, has_pst = copy.deepcopy(model).cpu(), settings["evaluations"] is not None
+    variants = attention.counted(task.cell)
+    counts = {v.name: gflops(attention.apply(counted, v) if has_pst else counted, imgsz) for v in variants}
+    evaluations = Evaluations(task, imgsz)
+    results = evaluations.run(model)
+    return {
+        "parameters": sum(p.numel() for p in counted.parameters()),
+        "gflops": {name: round(count, 4) for name, count in counts.items()},
+        "imgsz": imgsz,
+        "metric": "mAP50-95",
+        "images": evaluations.images,
+        "training": training,
+        **results,
+        "evaluated": settings["evaluations"],
+    }
+
+
+def _overrides(task: Task) -> dict[str, Any]:
+    """Arguments of the training: those of the data set, then the recipe's."""
+    settings = task.cell.settings
+    model = str(settings["models"]["yaml"])
+    file = task.study / model
+    return {
+        **settings["data"].get("train", {}),
+        **settings["recipes"].get("train", {}),
+        "model": str(file if file.is_file() else model),
+        "data": str(task.data_root / settings["data"]["path"]),
+        "seed": task.cell.seed,
+        "device": "0" if task.device == "cuda" else task.device,
+        "save_dir": str(task.work),
+    }
+
+
+def _trained(task: Task) -> tuple[nn.Module, dict[str, Any]]:
+    """The trained model in float32 and eval mode on the device, and what its training cost."""
+    from safetensors.torch import load_file, save_file
+
+    from pst.integrations.ultralytics.cell_training import CellTrainer
+
+    final, facts = task.work / "final.safetensors", task.work / "training.json"
+    overrides, recipe = _overrides(task), task.cell.settings["recipes"]
+    task.say("starting")
+    logging.getLogger("ultralytics").setLevel(logging.WARNING)  # no table of layers and no bars for each cell
+    trainer = CellTrainer(
+        overrides,
+        prepare=lambda model: _prepare(model, recipe),
+        on_epoch=lambda done, epochs: task.say(f"epoch {done}/{epochs}"),
+    )
+    torch.set_num_threads(1)  # the host takes all cores but one, and other cells run beside this one
+    if not final.is_file():
+        resumed_at = len(trainer.log)
+        with peak_memory(task.device) as peak:
+            trainer.train()
+        training = {
+            "seconds": round(sum(epoch["seconds"] for epoch in trainer.log), 1),
+            "loss": [epoch["loss"] for epoch in trainer.log],
+            "peak_memory_mb": round(peak[0], 1),
+            "resumed_at_epoch": resumed_at,
+        }
+        write_text(facts, json.dumps(training))
+        with replacing(final) as part:
+            save_file({name: t.contiguous() for name, t in trainer.trained().state_dict().items()}, part)
+        trainer.last.unlink()  # nothing to go on with any more
+    trainer.prepare = lambda model: _prepare(model, {**recipe, "stochastic_topk": None})  # drawing is for training
+    model = trainer.get_model(cfg=overrides["model"], verbose=False)
+    model.load_state_dict(load_file(final))
+    return model.to(task.device).eval(), json.loads(facts.read_text())
+
+
+def _prepare(model: nn.Module, recipe: Mapping[str, Any]) -> None:
+    """The recipe's options for the fine branch, set on the model to be trained."""
+    if "fusion" in recipe:
+        pst.set_fusion(model, recipe["fusion"])
+    if "selection" in recipe:
+        pst.set_selection(model, recipe["selection"])
+    if recipe.get("track_fine_statistics", False):
+        pst.track_fine_statistics(model, True)
+    if recipe.get("stochastic_topk") is not None:
+        pst.stochastic_topk(model, **recipe["stochastic_topk"])
+
+
+class Evaluations:
+    """Every variant of one trained model, evaluated on validation images that stay on the device.
+
+    Args:
+        task: Of the cell.
+        imgsz: Longest side of the images where a variant names none.
+    """
+
+    def __init__(self, task: Task, imgsz: int) -> None:
+        self.task, self.imgsz = task, imgsz
+        self.images = 0
+        self._models: dict[str, nn.Module] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._replicates: dict[str, Tensor] = {}
+
+    def run(self, model: nn.Module) -> dict[str, Any]:
+        """Evaluate all; the order is that of the variants' image sizes, so that one set is on the device at a time."""
+        self._models["trained"] = model
+        for imgsz in dict.fromkeys(v.imgsz for v in self.task.cell.variants):
+            self._at(imgsz)
+        return {"evaluations": self._rows, "replicates": pack(list(self._replicates.values()))}
+
+    def _at(self, imgsz: int | None) -> None:
+        from pst.integrations.ultralytics.cached_val import CachedValidation
+
+        data = self.task.data_root / self.task.cell.settings["data"]["path"]
+        size = self.imgsz if imgsz is None else imgsz
+        images = CachedValidation(data, imgsz=size, device=self.task.device)
+        self.images = len(images)
+        weights = resample_weights(self.task.cell.data, len(images)).to(self.task.device)
+        weights = torch.cat([torch.ones_like(weights[:1]), weights])
+        for variant in [v for v in self.task.cell.variants if v.imgsz == imgsz]:
+            self.task.say(f"evaluating {variant.name}")
+            self._row(variant, self._model(variant), images, weights)
+
+    def _model(self, variant: Variant) -> nn.Module:
+        """The model that a variant needs, set as it says; calibrated and tuned ones are made once."""
+        if self.task.cell.settings["evaluations"] is None:
+            return self._models["trained"]
+        if variant.use not in self._models:
+            self._models[variant.use] = derive(variant.use, self._models["trained"], self.task, _overrides(self.task))
+        model = self._models[variant.use]
+        model = copy.deepcopy(model) if variant.gate is not None else model  # a constant gate overwrites the learned
+        return attention.apply(model, variant)
+
+    def _row(self, variant: Variant, model: nn.Module, images: Any, weights: Tensor) -> None:
+        found, milliseconds = images.predict(model)
+        detections, matched = match(found, images.box, images.label, images.image)
+        ap = average_precision(detections, weights)
+        self._replicates[variant.name] = ap[1:].mean(1)
+        self._rows[variant.name] = {
+            "value": round(float(ap[0].mean()), 5),
+            "ap50": round(float(ap[0, 0]), 5),
+            **ap_by_size(found, detections, matched, images.box, images.side),
+            "ms": round(milliseconds, 3),
+        }
+
+
+def derive(use: str, model: nn.Module, task: Task, overrides: dict[str, Any]) -> nn.Module:
+    """A copy of the trained model that is calibrated, or calibrated and with its gate tuned for one epoch."""
+    from pst.integrations.ultralytics.cell_training import batches, tune_gate
+
+    derived = copy.deepcopy(model)
+    folder = {**overrides, "save_dir": str(task.work / use)}
+    images = _first(batches(derived, folder, task.cell.seed), _CALIBRATION_BATCHES)
+    pst.calibrate(derived, images)
+    if use == "tuned":
+        pst.set_fusion(derived, "gate")
+        pst.set_selection(derived, "mean")
+        pst.set_topk(derived, _TUNED_K)
+        derived.train()
+        with pst.freeze_except_gate(derived):
+            tune_gate(derived, pst.gate_parameters(derived), batches(derived, folder, task.cell.seed), _TUNED_LR)
+    return derived.eval()
+
+
+def _first(data: Iterator[dict[str, Any]], count: int) -> list[Tensor]:
+    return [batch["img"] for _, batch in zip(range(count), data, strict=False)]

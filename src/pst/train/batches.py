@@ -1,0 +1,50 @@
+"""The order of the training images, and the loader that deals them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Sampler
+
+from pst.data.images import Batch, Images
+from pst.train.config import Config
+
+
+class Order(Sampler[int]):
+    """A permutation that follows from seed and epoch alone, the same in all processes.
+
+    Attributes:
+        epoch: Set it before each pass.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        yield from torch.randperm(self.count, generator=generator).tolist()
+
+
+def as_it_is(batch: Any) -> Batch:
+    """Collation for a data set that gives whole batches."""
+    return batch
+
+
+def training_loader(data: Images, order: Order, config: Config, accelerator: Accelerator) -> DataLoader[Batch]:
+    """Batches in ``order``; an incomplete last one is dropped unless there is no other."""
+    return DataLoader(
+        data,
+        batch_size=config.batch,
+        sampler=order,
+        num_workers=config.workers,
+        collate_fn=as_it_is,
+        drop_last=len(data) >= config.batch * accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+        persistent_workers=config.workers > 0,
+    )

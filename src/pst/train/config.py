@@ -1,0 +1,300 @@
+"""What a training run can be told: every key with its type and default; YAML in and out; refusals that help."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+Task = Literal["classify", "detect", "segment"]
+_NOT_NEGATIVE = (
+    *("seed", "max_steps", "workers", "weight_decay", "clip_grad", "warmup", "min_lr", "topk", "calibrate"),
+    *("save_steps", "smoothing", "mixup", "cutmix", "jitter", "crop_scale"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings that all tasks share. Frozen: what a run was given is what its folder says.
+
+    Attributes:
+        data: Folder or YAML file of the data set; see the task's reader in `pst.data`.
+        out: Run folder; None takes ``runs/train/TASK``.
+        seed: Of weights, data order and augmentation, at least 0.
+        epochs: Passes over the training images.
+        max_steps: Stop after so many optimizer steps; 0 never stops early.
+        batch: Images per process and step of the loader.
+        accumulate: Batches whose gradients make one optimizer step.
+        imgsz: Edge of the square images in pixels.
+        workers: Processes that read images; 0 reads in the training process, the best choice with ``cache: ram``.
+        cache: "ram" keeps all images decoded, as uint8; "none" reads them again in every epoch.
+        check_images: Decode every image once before training. "ram" always does.
+        skip_corrupt: Leave out images that cannot be decoded instead of refusing the data set.
+        device: "auto" takes the accelerator there is, "cpu" the CPU.
+        amp: Mixed precision: "none", "fp16" or "bf16".
+        optimizer: Any name of `timm.optim`.
+        lr: Highest learning rate.
+        weight_decay: Of all weights but biases and norms.
+        momentum: Of optimizers that have one.
+        clip_grad: Largest norm of all gradients together; 0 leaves them alone.
+        scheduler: Any name of `timm.scheduler` that steps by update: "cosine", "step", "poly", ...
+        warmup_epochs: Linear warm-up, part of ``epochs``; None takes a tenth of them, at most 3.
+        min_lr: Learning rate at the end.
+        topk: k of every PST layer.
+        fusion: "gate" or "refine".
+        selection: Rule that picks the coarse tokens.
+        stochastic_topk: ``{choices: [0, 4, 8, 16], share: 0.5}`` draws k anew in that share of steps; None never.
+        track_fine_statistics: Let BatchNorm of keys and values see the fine map in training, for its statistics.
+        calibrate: Training batches that give the fine map BatchNorm statistics of its own when training ends; 0: none.
+        trainable: "all", or "gate": all else frozen, BatchNorm statistics too.
+        pretrained: Start the backbone from its published weights (downloaded once by the library).
+        weights: safetensors file of an earlier run to start from.
+        model_args: More arguments of the function that builds the model.
+        val_every: Epochs between two validations; the last epoch always validates.
+        save_steps: Optimizer steps between two checkpoints inside an epoch; 0 saves at the end of each epoch only.
+        tensorboard: Write TensorBoard logs.
+    """
+
+    data: str
+    out: str | None = None
+    seed: int = 0
+    epochs: int = 50
+    max_steps: int = 0
+    batch: int = 32
+    accumulate: int = 1
+    imgsz: int = 224
+    workers: int = 0
+    cache: Literal["ram", "none"] = "none"
+    check_images: bool = True
+    skip_corrupt: bool = False
+    device: Literal["auto", "cpu"] = "auto"
+    amp: Literal["none", "fp16", "bf16"] = "none"
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    clip_grad: float = 0.0
+    scheduler: str = "cosine"
+    warmup_epochs: int | None = None
+    min_lr: float = 1e-6
+    topk: int = 0
+    fusion: Literal["gate", "refine"] = "gate"
+    selection: str = "mean"
+    stochastic_topk: dict[str, Any] | None = None
+    track_fine_statistics: bool = False
+    calibrate: int = 0
+    trainable: Literal["all", "gate"] = "all"
+    pretrained: bool = False
+    weights: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    val_every: int = 1
+    save_steps: int = 0
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "batch", "accumulate", "imgsz", "val_every", "zoom", "lr")
+        for name in (*positive, *_NOT_NEGATIVE):
+            value = getattr(self, name, 1)
+            least = 0 if name in (*_NOT_NEGATIVE, "lr") else 1
+            if not (value >= least and math.isfinite(value)):
+                raise ValueError(f"{name} must be ≥ {least}, got {value}")
+        if self.trainable == "gate" and not (self.topk or self.stochastic_topk):
+            raise ValueError("trainable=gate needs topk > 0: with k = 0 the gate has nothing to learn from")
+        unknown = sorted(set({} if self.stochastic_topk is None else self.stochastic_topk) - {"choices", "share"})
+        if unknown:
+            raise ValueError(f"stochastic_topk takes choices and share, got {', '.join(unknown)}")
+
+    @property
+    def warmup(self) -> int:
+        """Epochs of warm-up."""
+        return min(3, self.epochs // 10) if self.warmup_epochs is None else self.warmup_epochs
+
+    @property
+    def task(self) -> Task:
+        """The task whose settings these are."""
+        return next(task for task, kind in CONFIGS.items() if isinstance(self, kind))
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return Path("runs/train") / self.task if self.out is None else Path(self.out)
+
+    def resolved(self) -> dict[str, Any]:
+        """Task and every value, ready for YAML or JSON."""
+        return {"task": self.task, **asdict(self), "warmup_epochs": self.warmup}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(Config):
+    """Settings of classification.
+
+    Attributes:
+        model: Any timm model, those of `pst.integrations.timm` among them.
+        crop_scale: Smallest share of the image that a random crop keeps.
+        smoothing: Label smoothing.
+        mixup: Alpha of timm's mixup; 0 is off.
+        cutmix: Alpha of timm's cutmix; 0 is off.
+    """
+
+    model: str = "pst_resnet18"
+    imgsz: int = 224
+    crop_scale: float = 0.25
+    smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectConfig(Config):
+    """Settings of detection.
+
+    Attributes:
+        model: Detector of torchvision.
+        backbone: Any timm backbone with feature maps.
+        neck: "pst", or "fpn" for the usual one.
+        zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
+        jitter: Largest change of brightness, contrast and saturation.
+    """
+
+    model: Literal["retinanet", "fcos", "faster_rcnn", "mask_rcnn"] = "fcos"
+    backbone: str = "resnet18"
+    neck: Literal["pst", "fpn"] = "pst"
+    imgsz: int = 640
+    batch: int = 16
+    lr: float = 5e-4
+    clip_grad: float = 5.0
+    zoom: float = 1.5
+    jitter: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig(Config):
+    """Settings of semantic segmentation.
+
+    Attributes:
+        encoder: Any timm backbone with feature maps.
+        neck: "pst", or "fpn" for the usual one.
+        zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
+        jitter: Largest change of brightness, contrast and saturation.
+    """
+
+    encoder: str = "resnet18"
+    neck: Literal["pst", "fpn"] = "pst"
+    imgsz: int = 512
+    batch: int = 8
+    zoom: float = 2.0
+    jitter: float = 0.2
+
+
+CONFIGS: dict[Task, type[Config]] = {"classify": ClassifyConfig, "detect": DetectConfig, "segment": SegmentConfig}
+
+
+def load_config(task: str, path: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
+    """Settings of a run: defaults, over them a YAML file, over it the overrides.
+
+    Args:
+        task: "classify", "detect" or "segment".
+        path: YAML file of ``key: value``; None uses the defaults alone. The ``config.yaml`` of a run is one.
+        overrides: Texts ``key=value``, the value as in YAML and ``model_args.out_channels=96`` for a key inside
+            another; or a mapping.
+
+    Returns:
+        The task's settings, checked.
+
+    Raises:
+        FileNotFoundError: ``path`` does not exist.
+        ValueError: A key is unknown (the message names the nearest), a value of another type or out of range, the
+            file no mapping or of another task, or ``data`` is missing.
+    """
+    kind = CONFIGS.get(typing.cast("Task", task))
+    if kind is None:
+        raise ValueError(f"unknown task {task!r}: expected one of {', '.join(CONFIGS)}")
+    values = {} if path is None else read_mapping(path)
+    if not isinstance(overrides, Mapping):
+        overrides = dict(_parse(text) for text in overrides)
+    for key, value in overrides.items():
+        outer, _, inner = key.partition(".")
+        inside = values.get(outer)
+        values[outer] = {**(inside if isinstance(inside, dict) else {}), inner: value} if inner else value
+    named = values.pop("task", task)
+    if named != task:
+        raise ValueError(f"the settings are of the task {named!r}, wanted {task!r}")
+    types_ = typing.get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r} for {task}{_nearest(key, known)}")
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    for key in required:
+        if values.get(key) is None:
+            raise ValueError(f"{key!r} is missing: give {key}=…, or a config file that has it")
+    return kind(**{key: _converted(key, value, types_[key]) for key, value in values.items()})
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no mapping, or is no YAML.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no YAML file at {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(  # noqa: TRY004 the file is wrong, not a type
+            f"{path} must hold `key: value` lines, it holds {type(values).__name__}"
+        )
+    return values
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError(f"expected key=value, got {text!r}")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the value of {text!r} is not YAML: {error}") from error
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f": did you mean {close[0]!r}?"
+
+
+def _converted(key: str, value: Any, wanted: Any) -> Any:
+    """``value`` as the type of the field; YAML reads 1e-3 as text and 1 as an integer, both are floats here."""
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    for option in options:
+        origin = typing.get_origin(option)
+        if origin is Literal and value in typing.get_args(option):
+            return value
+        if option is types.NoneType and value is None:
+            return value
+        if option is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                continue
+        if option is str and isinstance(value, (str, Path)):
+            return str(value)
+        plain = origin if origin in (dict, list) else option
+        if plain in (bool, int, dict, list) and type(value) is plain:
+            return value
+    text = " or ".join(
+        repr(list(typing.get_args(o))) if typing.get_origin(o) is Literal else getattr(o, "__name__", str(o))
+        for o in options
+    )
+    raise ValueError(f"{key} must be {text}, got {value!r}")

@@ -1,0 +1,142 @@
+"""Metrics of a trained model, and what a paired comparison needs of every image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from pst.data.images import Batch, Images
+from pst.train.batches import as_it_is
+from pst.train.models import has_pst, load_trained, set_attention
+from pst.train.start import start
+
+if TYPE_CHECKING:
+    from pst.train.tasks.base import Record, Task
+
+
+def evaluate(
+    source: str | Path,
+    topk: int = 0,
+    fusion: str = "gate",
+    selection: str = "mean",
+    split: str = "val",
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Evaluate a trained model.
+
+    Args:
+        source: Run folder, whose ``best.safetensors`` is taken, or a weights file.
+        topk: k of every PST layer; a model without any takes 0 alone.
+        fusion: "gate" or "refine".
+        selection: Rule that picks the coarse tokens.
+        split: Split of the data set.
+        **overrides: Settings that replace those of the run, e.g. ``data``, ``batch``, ``imgsz``.
+
+    Returns:
+        "task", "model", "classes", "split", "topk", "fusion", "selection"; "metrics", name -> value; "ms_per_image",
+        the forward pass; "images", the names of the n files; "columns", name -> n entries, one for each image:
+
+        - classify: "target", "predicted", "correct" (0 or 1);
+        - detect: see `pst.train.tasks.boxes.match`; `pst.train.tasks.boxes.average_precision` reads them;
+        - segment: "confusion", rows are the true classes, columns the predicted ones, in pixels.
+
+    Raises:
+        FileNotFoundError: The model or the data do not exist.
+        ValueError: They do not fit, or a setting is wrong.
+    """
+    task, model = load_trained(source, **overrides)
+    set_attention(model, topk=topk, fusion=fusion, selection=selection)
+    return Evaluation(task, split).run(model, topk=topk, fusion=fusion, selection=selection)
+
+
+def sweep(
+    source: str | Path,
+    *,
+    topk: Sequence[int] = (0, 4, 8, 16),
+    fusion: Sequence[str] = ("gate", "refine"),
+    selection: str = "mean",
+    split: str = "val",
+    **overrides: Any,
+) -> Iterator[dict[str, Any]]:
+    """Evaluate a trained model once for every k and fusion; k = 0 runs once, a model without PST layers too.
+
+    Arguments and errors as in `evaluate`, with several k and fusions.
+
+    Yields:
+        "fusion" ("none" for k = 0), "topk", the metrics, "ms/image", "images" (their number).
+    """
+    task, model = load_trained(source, **overrides)
+    pairs = [("none", 0)] if 0 in topk or not has_pst(model) else []
+    if has_pst(model):
+        pairs += [(name, k) for name in fusion for k in topk if k > 0]
+    evaluation = Evaluation(task, split)
+    for name, k in pairs:
+        set_attention(model, topk=k, fusion="gate" if name == "none" else name, selection=selection)
+        result = evaluation.run(model)
+        row = {"fusion": name, "topk": k, **result["metrics"]}
+        yield {**row, "ms/image": result["ms_per_image"], "images": len(result["images"])}
+
+
+class Evaluation:
+    """One split, read once, for any number of models and settings.
+
+    Args:
+        task: Of the models.
+        split: Name of the split.
+    """
+
+    def __init__(self, task: Task[Any], split: str) -> None:
+        self.task, self.split = task, split
+        self.accelerator = start(task.config)
+        self.data = task.dataset(split)
+
+    def run(self, model: nn.Module, **settings: Any) -> dict[str, Any]:
+        """Evaluate a model as it is; ``settings`` are written into the result, which is that of `evaluate`."""
+        task, data = self.task, self.data
+        model = model.to(self.accelerator.device).eval()
+        records, seconds = predict(task, model, data, self.accelerator)
+        listed = task.split(self.split)
+        return {
+            **task.config.resolved(),
+            "classes": list(task.classes),
+            "split": self.split,
+            **settings,
+            "metrics": task.metrics(records, listed),
+            "ms_per_image": 1000 * seconds / len(data),
+            "images": [file.name for file in data.files],
+            "columns": task.columns(records, listed),
+        }
+
+
+def predict(task: Task[Any], model: nn.Module, data: Images, accelerator: Accelerator) -> tuple[list[Record], float]:
+    """Records of all images in order, gathered from all processes, and seconds of this process's forward passes."""
+    records: list[Record] = []
+    seconds = 0.0
+    rank, count = accelerator.process_index, accelerator.num_processes
+    mine = Subset(data, range(rank, len(data), count))
+    for batch in _batches(mine, task, accelerator):
+        began = time.perf_counter()
+        with torch.inference_mode(), accelerator.autocast():
+            output = model(task.inputs(batch.images))
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds += time.perf_counter() - began
+        records += task.records(output, batch)
+    for record in records:
+        record["index"] = data.kept[record["index"]]
+    gathered = gather_object(records) if count > 1 else records
+    return sorted(gathered, key=lambda record: record["index"]), seconds
+
+
+def _batches(data: Subset[Batch], task: Task[Any], accelerator: Accelerator) -> Iterator[Batch]:
+    c = task.config
+    for batch in DataLoader(data, batch_size=c.batch, num_workers=c.workers, collate_fn=as_it_is):
+        yield batch.to(accelerator.device)

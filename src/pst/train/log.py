@@ -1,0 +1,62 @@
+"""Where a run's figures go: a CSV file, TensorBoard, one line an epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from pst.files import write_text
+from pst.train.state import RESULTS
+
+LOG = logging.getLogger("pst.train")
+
+
+class Logger:
+    """Writes one row for each epoch; a context manager.
+
+    Args:
+        run: Folder.
+        step: Optimizer steps so far; TensorBoard forgets later points, which a killed run wrote and will write again.
+        tensorboard: Write its files.
+        enabled: False in all processes but one.
+    """
+
+    def __init__(self, run: Path, *, step: int, tensorboard: bool, enabled: bool) -> None:
+        self._run, self._enabled, self._board = run, enabled, None
+        if tensorboard and enabled:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(run), purge_step=step + 1)
+
+    def write(self, history: Sequence[Mapping[str, float]], step: int) -> None:
+        """Report the last row of ``history`` and write all of it to the CSV file."""
+        if not self._enabled:
+            return
+        row = history[-1]
+        write_text(self._run / RESULTS, _csv(history))
+        if self._board is not None:
+            for name, value in row.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+        LOG.info("  ".join(f"{name} {value:.4g}" for name, value in row.items() if "iou_" not in name))
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _csv(history: Sequence[Mapping[str, float]]) -> str:
+    """Rows under all names that occur; a validation that was not due leaves its cells empty."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, names)
+    writer.writeheader()
+    writer.writerows(history)
+    return table.getvalue()

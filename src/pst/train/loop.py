@@ -1,0 +1,213 @@
+"""The training loop: everything between a configuration and the weights of a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import skip_first_batches
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+from tqdm import tqdm
+
+from pst.data.images import Batch
+from pst.train.batches import Order, training_loader
+from pst.train.config import Config
+from pst.train.evaluate import predict
+from pst.train.log import Logger
+from pst.train.losses import Step, stop_if_not_finite
+from pst.train.models import build, calibrate_run
+from pst.train.start import seed_step, start
+from pst.train.state import BEST, LAST, open_run, read_progress, save_weights, write_progress
+from pst.train.tasks import make_task
+
+
+def fit(config: Config, *, resume: bool = False) -> Path:
+    """Train a model.
+
+    Run under ``torchrun`` or ``accelerate launch`` it trains in all their processes, with ``batch`` images in each; the
+    process group is left open for what comes next.
+    On the CPU a run that was killed and continued ends with the same weights, bit for bit, as one that was not.
+
+    Args:
+        config: From `load_config`.
+        resume: Continue the run in the folder, if there is one; a finished run is left as it is.
+
+    Returns:
+        The run folder: ``best.safetensors``, ``last.safetensors``, ``config.yaml``, ``results.csv``, ``state.pt``.
+
+    Raises:
+        FileExistsError: The folder holds a run and ``resume`` is not set.
+        FileNotFoundError: Data or weights are missing.
+        ValueError: Data or settings are wrong; the message says what to do.
+        LossError: The loss is NaN or infinite; the batch was saved.
+    """
+    run = config.run_dir
+    trainer = Trainer(config, resume=resume)
+    progress = trainer.progress
+    with Logger(run, step=progress.step, tensorboard=config.tensorboard, enabled=trainer.main) as logger:
+        while progress.step < trainer.steps:
+            trainer.train_epoch()
+            trainer.finish_epoch()
+            logger.write(progress.history, progress.step)
+    trainer.finish()
+    return run
+
+
+class Trainer:
+    """Model, data, optimizer and position of one run.
+
+    Args:
+        config: Settings.
+        resume: Take weights, optimizer and position from the folder's last checkpoint, if there is one.
+
+    Attributes:
+        bare: The model itself, where ``model`` is what the processes share.
+        steps: Optimizer steps of the whole run.
+    """
+
+    def __init__(self, config: Config, *, resume: bool) -> None:
+        self.config = config
+        self.accelerator = start(config)
+        self.task = make_task(config)
+        self.train, self.val = self.task.dataset("train"), self.task.dataset("val")
+        seed_step(config.seed)
+        model = build(self.task).to(self.accelerator.device)
+        optimizer = create_optimizer_v2(
+            model, config.optimizer, config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+        )
+        if self.main:
+            open_run(config, resume=resume)
+        self.accelerator.wait_for_everyone()
+        self.progress, state = read_progress(config.run_dir, config)
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        self.order = Order(len(self.train), config.seed)
+        loader = training_loader(self.train, self.order, config, self.accelerator)
+        self.bare: nn.Module = model
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.loader = self.accelerator.prepare_data_loader(loader, device_placement=False)  # see Batch.to
+        if state is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self._schedule(optimizer)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.accelerator.is_main_process
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> None:
+        c = self.config
+        updates = math.ceil(len(self.loader) / c.accumulate)
+        self.steps = min(c.epochs * updates, c.max_steps or math.inf)
+        self.scheduler, _ = create_scheduler_v2(
+            optimizer,
+            c.scheduler,
+            num_epochs=c.epochs,
+            warmup_epochs=c.warmup,
+            warmup_lr=c.lr / 100,
+            min_lr=c.min_lr,
+            step_on_epochs=False,
+            updates_per_epoch=updates,
+        )
+        self._set_rate()
+
+    def _set_rate(self) -> None:
+        if self.scheduler is not None:  # of scheduler=none
+            self.scheduler.step_update(self.progress.step)
+
+    def train_epoch(self) -> None:
+        """Train on what is left of the epoch."""
+        c, progress = self.config, self.progress
+        self.model.train()
+        sums: dict[str, Any] = dict(progress.sums)
+        previous: Step | None = None
+        began = time.perf_counter()
+        for batch in self._batches():
+            seed_step(c.seed, progress.epoch, progress.batch, self.accelerator.process_index)
+            with self.accelerator.accumulate(self.model):
+                inputs, targets = self.task.augment(batch.to(self.accelerator.device))
+                losses = self.task.losses(self.model, inputs, targets)
+                self.accelerator.backward(torch.stack(list(losses.values())).sum())
+                if c.clip_grad and self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(self.model.parameters(), c.clip_grad)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            self._check(previous)  # its loss has been computed by now, so that a GPU need not wait for this
+            previous = Step(losses, inputs, targets, batch.indices)
+            sums = {name: sums.get(name, 0.0) + value.detach().float() for name, value in losses.items()}
+            progress.batch += 1
+            if self.accelerator.sync_gradients:
+                progress.step += 1
+                self._set_rate()
+                if c.save_steps and progress.step % c.save_steps == 0:
+                    self._check(previous)
+                    progress.sums = {name: float(value) for name, value in sums.items()}
+                    self._save()
+                if progress.step >= self.steps:
+                    break
+        self._check(previous)
+        progress.sums = {name: float(value) for name, value in sums.items()}
+        progress.seconds += time.perf_counter() - began
+
+    def _batches(self) -> Iterator[Batch]:
+        """The rest of the epoch, with a progress bar on a terminal."""
+        done, self.order.epoch = self.progress.batch, self.progress.epoch
+        loader = skip_first_batches(self.loader, done) if done else self.loader
+        hidden = None if self.main else True  # None: shown on a terminal only
+        title = f"epoch {self.progress.epoch + 1}/{self.config.epochs}"
+        yield from tqdm(loader, title, total=len(self.loader), initial=done, leave=False, disable=hidden)
+
+    def _check(self, step: Step | None) -> None:
+        path = self.config.run_dir / f"bad-batch-{self.accelerator.process_index}.pt"
+        stop_if_not_finite(step, self.train.files, path)
+
+    def finish_epoch(self) -> None:
+        """Validate where that is due, and write the checkpoint."""
+        progress, c = self.progress, self.config
+        row = {"epoch": progress.epoch + 1, "step": progress.step, "lr": self.optimizer.param_groups[0]["lr"]}
+        row |= {f"loss_{name}": total / progress.batch for name, total in progress.sums.items()}
+        row["seconds"] = round(progress.seconds, 2)
+        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+        if progress.epoch % c.val_every == 0 or progress.step >= self.steps:
+            row |= {f"val_{name}": value for name, value in self._validate().items()}
+        progress.history.append(row)
+        self._save()
+
+    def finish(self) -> None:
+        """Calibrate what was trained."""
+        if self.config.calibrate and self.main and not self.progress.calibrated:
+            calibrate_run(self.task, self.bare, self.train, self.accelerator.device)
+            self.progress.calibrated = True
+            self._save()
+        self.accelerator.wait_for_everyone()
+
+    def _validate(self) -> dict[str, float]:
+        records, _ = predict(self.task, self.bare.eval(), self.val, self.accelerator)
+        metrics = self.task.metrics(records, self.task.split("val"))
+        if metrics[self.task.metric] > self.progress.best:
+            self.progress.best = metrics[self.task.metric]
+            if self.main:
+                save_weights(self.config.run_dir / BEST, self.bare, self.config, self.task.classes)
+        return metrics
+
+    def _save(self) -> None:
+        """Weights first: a run that is killed in between writes them again."""
+        if not self.main:
+            return
+        scaler = self.accelerator.scaler
+        save_weights(self.config.run_dir / LAST, self.bare, self.config, self.task.classes)
+        write_progress(
+            self.config.run_dir,
+            self.config,
+            self.progress,
+            model=self.bare.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=None if scaler is None else scaler.state_dict(),
+        )

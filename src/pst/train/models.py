@@ -1,0 +1,101 @@
+"""Models of a run: built, set to k, fusion and rule, and read back from a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+import pst
+from pst.checkpoint import load_safetensors
+from pst.train.config import Config, load_config
+from pst.train.state import BEST, LAST, read_weights, save_weights
+from pst.train.tasks import make_task
+
+if TYPE_CHECKING:
+    from pst.data.images import Images
+    from pst.train.tasks.base import Task
+
+
+def has_pst(model: nn.Module) -> bool:
+    """Whether a model has a PST layer."""
+    return any(isinstance(module, pst.PyramidSparseAttention) for module in model.modules())
+
+
+def set_attention(model: nn.Module, *, topk: int = 0, fusion: str = "gate", selection: str = "mean") -> None:
+    """Set k, fusion and selection rule of every PST layer; a plain model takes k = 0 alone.
+
+    Raises:
+        ValueError: A value is wrong, or k > 0 for a model without PST layers.
+    """
+    if not has_pst(model):
+        if topk:
+            raise ValueError(f"{type(model).__name__} has no PST layer: topk must be 0, got {topk}")
+        return
+    pst.set_topk(model, topk)
+    if fusion != "gate" or topk:
+        pst.set_fusion(model, fusion)  # pyright: ignore[reportArgumentType] checked there
+    pst.set_selection(model, selection)
+
+
+def build(task: Task[Any]) -> nn.Module:
+    """A new model for training, with the settings and starting weights of its configuration."""
+    c: Config = task.config
+    model = task.build(pretrained=c.pretrained)
+    if c.weights is not None:
+        model.load_state_dict(load_safetensors(c.weights)[0])
+    set_attention(model, topk=c.topk, fusion=c.fusion, selection=c.selection)
+    prepare_attention(model, c)
+    return model
+
+
+def prepare_attention(model: nn.Module, config: Config) -> None:
+    """What a configuration asks of PST layers while they train; to be called before the optimizer is made."""
+    if config.track_fine_statistics:
+        pst.track_fine_statistics(model)
+    if config.trainable == "gate":
+        pst.freeze_except_gate(model)
+    if config.stochastic_topk is not None:
+        pst.stochastic_topk(model, **config.stochastic_topk)
+
+
+def calibrate_run(task: Task[Any], model: nn.Module, images: Images, device: torch.device) -> None:
+    """Give the fine map its own statistics in ``best`` and ``last``, from the first training images.
+
+    Args:
+        task: Of the run.
+        model: Of the run; it ends with the last weights.
+        images: For training.
+        device: Of the model.
+    """
+    c: Config = task.config
+    count = min(c.calibrate * c.batch, len(images))
+    for name in (BEST, LAST):
+        pst.uncalibrate(model)  # the file says whether there are statistics
+        model.load_state_dict(read_weights(c.run_dir / name)[0])
+        starts = range(0, count, c.batch)
+        batches = (images.__getitems__(range(i, min(i + c.batch, count))).images for i in starts)
+        pst.calibrate(model, (task.inputs(batch.to(device)) for batch in batches))
+        save_weights(c.run_dir / name, model, c, task.classes)
+
+
+def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Module]:
+    """A trained model in eval mode on the CPU, and its task.
+
+    Args:
+        source: Run folder, whose ``best.safetensors`` is taken, or a weights file from one.
+        **overrides: Settings that replace those of the run, e.g. ``data`` or ``batch``.
+
+    Raises:
+        FileNotFoundError: ``source`` does not exist.
+        ValueError: It was not written by `fit`.
+    """
+    path = Path(source)
+    weights, settings, classes = read_weights(path / BEST if path.is_dir() else path)
+    name = settings.pop("task")
+    task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
+    model = task.build(pretrained=False)
+    model.load_state_dict(weights)
+    return task, model.eval()

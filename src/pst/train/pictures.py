@@ -1,0 +1,152 @@
+"""Predictions of a trained model on any images, as pictures and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pst.data.images import decode
+from pst.files import replacing, write_text
+from pst.train.models import load_trained, set_attention
+from pst.train.start import start
+from pst.visualize.boxes import class_color, draw_boxes
+
+if TYPE_CHECKING:
+    from pst.train.tasks.base import Record
+
+_OPACITY = 0.55  # of the colours over a segmented image
+_BEST = 5  # classes that are reported for a classified image
+_EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def predict_images(
+    source: str | Path,
+    images: Iterable[str | Path],
+    out: str | Path,
+    *,
+    topk: int = 0,
+    fusion: str = "gate",
+    selection: str = "mean",
+    score: float = 0.3,
+    **overrides: Any,
+) -> list[Record]:
+    """Predict, write one picture for each image and ``predictions.json``.
+
+    Args:
+        source: Run folder, or a weights file from one.
+        images: Files, and folders whose images are taken.
+        out: Folder for what is written; a segmented image also gets ``NAME.mask.png`` with the class indices.
+        topk: k of every PST layer.
+        fusion: "gate" or "refine".
+        selection: Rule that picks the coarse tokens.
+        score: Least score of a box.
+        **overrides: Settings that replace those of the run.
+
+    Returns:
+        One entry for each image: "image", its path; then "classes" (name -> score), or "boxes", "labels" and
+        "scores", or "shares" (name -> share of the pixels).
+
+    Raises:
+        FileNotFoundError: The model or an image does not exist, or there is none.
+        CorruptImageError: An image cannot be decoded.
+        ValueError: The file is no model of `fit`, or two images share a name.
+    """
+    task, model = load_trained(source, **overrides)
+    set_attention(model, topk=topk, fusion=fusion, selection=selection)
+    files, accelerator = list_images(images), start(task.config)
+    model = model.to(accelerator.device)
+    entries = []
+    for file in files:  # one at a time: memory does not grow with their number
+        image = decode(file)
+        size = torch.tensor([[image.shape[2], image.shape[1]]])
+        with torch.inference_mode(), accelerator.autocast():
+            output = model(task.inputs(task.square(image)[None].to(accelerator.device)))
+        found = task.predictions(output, size)[0]
+        picture, entry = _DRAW[task.config.task](image, found, task.classes, score)
+        with replacing(Path(out) / f"{file.stem}.png") as part:
+            picture.save(part, format="PNG")
+        if "mask" in found:
+            with replacing(Path(out) / f"{file.stem}.mask.png") as part:
+                Image.fromarray(found["mask"].numpy()).save(part, format="PNG")
+        entries.append({"image": str(file), **entry})
+    write_text(Path(out) / "predictions.json", json.dumps(entries, indent=2) + "\n")
+    return entries
+
+
+def list_images(sources: Iterable[str | Path]) -> list[Path]:
+    """Files, and the images in folders, in order of name.
+
+    Raises:
+        FileNotFoundError: A path does not exist, or there is no image.
+        ValueError: Two files would give pictures of one name.
+    """
+    files: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            files += sorted(file for file in source.iterdir() if file.suffix.lower() in _EXTENSIONS)
+        elif source.is_file():
+            files.append(source)
+        else:
+            raise FileNotFoundError(f"no image or folder at {source}")
+    if not files:
+        raise FileNotFoundError("no images found: give files, or folders that hold some")
+    stems = [file.stem for file in files]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
+    if twice:
+        raise ValueError(f"several images are called {twice[0]!r}: predict them into different folders")
+    return files
+
+
+def _draw_classes(
+    image: Tensor,
+    found: Record,
+    classes: Sequence[str],
+    score: float,  # noqa: ARG001 a class always has one
+) -> tuple[Image.Image, Record]:
+    scores = torch.tensor(found["scores"])
+    best = scores.argsort(descending=True, stable=True)[:_BEST].tolist()
+    named = {classes[i]: float(scores[i]) for i in best}
+    text = f"{classes[best[0]]} {scores[best[0]]:.2f}"
+    font = ImageFont.load_default(16)
+    height = 24
+    picture = Image.new("RGB", (max(image.shape[2], int(font.getlength(text)) + 8), image.shape[1] + height), "white")
+    ImageDraw.Draw(picture).text((4, 2), text, fill=(0, 0, 0), font=font)
+    picture.paste(_pil(image), (0, height))
+    return picture, {"classes": named}
+
+
+def _draw_boxes(
+    image: Tensor, found: Record, classes: Sequence[str], score: float
+) -> tuple[Image.Image, Record]:  # fmt: skip
+    keep = [i for i, value in enumerate(found["scores"]) if value >= score]
+    boxes, labels, scores = ([found[name][i] for i in keep] for name in ("boxes", "labels", "scores"))
+    tags = [f"{classes[label]} {value:.2f}" for label, value in zip(labels, scores, strict=True)]
+    entry = {"boxes": boxes, "labels": [classes[label] for label in labels], "scores": scores}
+    return draw_boxes(_pil(image), boxes, tags, labels), entry
+
+
+def _draw_mask(
+    image: Tensor,
+    found: Record,
+    classes: Sequence[str],
+    score: float,  # noqa: ARG001 a pixel always has a class
+) -> tuple[Image.Image, Record]:
+    mask: Tensor = found["mask"]
+    palette = torch.tensor([class_color(i) for i in range(len(classes))], dtype=torch.uint8)
+    colours = Image.fromarray(palette[mask.long()].numpy())
+    shares = mask.flatten().bincount(minlength=len(classes)) / mask.numel()
+    entry = {"shares": {name: share for name, share in zip(classes, shares.tolist(), strict=True) if share > 0}}
+    return Image.blend(_pil(image), colours, _OPACITY), entry
+
+
+def _pil(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+_DRAW = {"classify": _draw_classes, "detect": _draw_boxes, "segment": _draw_mask}

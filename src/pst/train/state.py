@@ -1,0 +1,115 @@
+"""What a run folder holds, and how a killed run goes on from it.
+
+``config.yaml``, ``results.csv`` and TensorBoard's files are for people; ``best.safetensors`` and ``last.safetensors``
+are the weights, with configuration and class names in their metadata; ``state.pt`` is all that training needs to go
+on: weights, optimizer, gradient scaler, position. There are no generators in it, because every step's random numbers
+follow from the seed and the step's number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from pst.checkpoint import load_safetensors, save_safetensors
+from pst.files import replacing, write_text
+from pst.train.config import Config
+
+STATE, BEST, LAST, CONFIG, RESULTS = "state.pt", "best.safetensors", "last.safetensors", "config.yaml", "results.csv"
+_METADATA = "pst_train"
+_MAY_CHANGE = {"out", "workers", "device", "cache", "check_images", "tensorboard", "save_steps"}
+
+
+@dataclass
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        epoch: Finished epochs.
+        batch: Batches of the unfinished epoch that are done, for each process.
+        step: Optimizer steps.
+        best: Best value of the task's metric; −inf before the first validation.
+        sums: Loss parts summed over the batches of the unfinished epoch.
+        seconds: Time spent training, without validation.
+        calibrated: Whether the finished run was.
+        history: One row for each finished epoch.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = -math.inf
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    calibrated: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def open_run(config: Config, *, resume: bool) -> Path:
+    """Make the run folder and write ``config.yaml``.
+
+    Raises:
+        FileExistsError: It holds a run, and ``resume`` is not set.
+    """
+    run = config.run_dir
+    if (run / CONFIG).exists() and not resume:
+        raise FileExistsError(f"{run} holds a run: pass --resume to continue it, or choose another folder with out=…")
+    write_text(run / CONFIG, yaml.safe_dump(config.resolved(), sort_keys=False))
+    return run
+
+
+def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] | None]:
+    """Position and tensors of the last checkpoint; the beginning and None when there is none.
+
+    Raises:
+        ValueError: The run was started with other settings; the message names them.
+    """
+    if not (run / STATE).exists():
+        return Progress(), None
+    state = torch.load(run / STATE, map_location="cpu", weights_only=True)
+    saved, now = state["config"], config.resolved()
+    differing = [key for key in now if key not in _MAY_CHANGE and saved.get(key) != now[key]]
+    if differing:
+        pairs = ", ".join(f"{key}={saved.get(key)!r} (now {now[key]!r})" for key in differing)
+        raise ValueError(f"{run} was started with {pairs}: continue it with those, or choose another folder with out=…")
+    return Progress(**state["progress"]), state
+
+
+def write_progress(run: Path, config: Config, progress: Progress, **parts: Mapping[str, Any] | None) -> None:
+    """Replace ``state.pt``; an interrupted write leaves the one before."""
+    with replacing(run / STATE) as part:
+        torch.save({"config": config.resolved(), "progress": asdict(progress), **parts}, part)
+
+
+def save_weights(path: Path, model: nn.Module, config: Config, classes: tuple[str, ...]) -> None:
+    """Write a model's state dict with what is needed to build the model again."""
+    metadata = {_METADATA: json.dumps({"config": config.resolved(), "classes": classes})}
+    save_safetensors(model.state_dict(), path, metadata)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+    """State dict, settings and class names from a file of `save_weights`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Another program wrote it.
+    """
+    weights, metadata = load_safetensors(path)
+    if _METADATA not in metadata:
+        raise ValueError(f"{path} was not written by pst train: it does not say how to build its model")
+    content = json.loads(metadata[_METADATA])
+    return weights, content["config"], tuple(content["classes"])
+
+
+def is_trained_here(path: str | Path) -> bool:
+    """Whether ``path`` is a folder, as runs are, or a safetensors file, rather than a pickled checkpoint."""
+    path = Path(path)
+    return path.is_dir() or path.suffix == ".safetensors"

@@ -1,0 +1,97 @@
+"""The interface between the loop and a task, and what all tasks share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from pst.data.images import Batch, Images, Sample, Split
+from pst.train.config import Config
+
+C = TypeVar("C", bound=Config)
+Record = dict[str, Any]
+"""What is kept of one validation image, ready for JSON; "index" is its position in the data set."""
+
+
+class Task(ABC, Generic[C]):
+    """Data, model, loss, prediction and metrics of one task.
+
+    Attributes:
+        config: Settings of the run.
+        classes: Names in the order of their indices; read with the training data unless given.
+        metric: Name of the metric, higher is better, that decides which checkpoint is best.
+    """
+
+    metric: ClassVar[str]
+
+    def __init__(self, config: C, classes: tuple[str, ...] | None = None) -> None:
+        self.config = config
+        self._splits: dict[str, Split] = {}
+        self.classes = self.split("train").classes if classes is None else classes
+
+    def dataset(self, split: str) -> Images:
+        """A split of the data, checked; see `Images` for what is refused."""
+        listed, c = self.split(split), self.config
+        if listed.classes != self.classes:
+            raise ValueError(f"{c.data} has the classes {listed.classes}, the model {self.classes}")
+        load = self.loader(listed, train=split == "train")
+        return Images(listed.images, load, cache=c.cache == "ram", check=c.check_images, skip_corrupt=c.skip_corrupt)
+
+    def split(self, name: str) -> Split:
+        """Files and targets of a split, read once; nothing is decoded."""
+        if name not in self._splits:
+            self._splits[name] = self.read(name)
+        return self._splits[name]
+
+    @abstractmethod
+    def read(self, name: str) -> Split:
+        """Files and targets of a split from the data set; ``classes`` may not be known yet."""
+
+    @abstractmethod
+    def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
+        """A function that reads sample i; it may run in other threads and processes."""
+
+    @abstractmethod
+    def build(self, *, pretrained: bool) -> nn.Module:
+        """The model, with fresh weights, or with published ones in its backbone."""
+
+    @abstractmethod
+    def augment(self, batch: Batch) -> tuple[Any, Any]:
+        """What the model trains on: inputs and targets, on the batch's device."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, inputs: Any, targets: Any) -> dict[str, Tensor]:
+        """Parts of the loss; their sum is minimised."""
+
+    @abstractmethod
+    def inputs(self, images: Tensor) -> Any:
+        """What the model takes in eval mode, for (B, 3, S, S) uint8."""
+
+    @abstractmethod
+    def square(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 as the model gets it: (3, S, S) uint8."""
+
+    @abstractmethod
+    def predictions(self, output: Any, sizes: Tensor) -> list[Record]:
+        """What was found in each image, from the model's output; ``sizes`` as in `Batch`."""
+
+    @abstractmethod
+    def records(self, output: Any, batch: Batch) -> list[Record]:
+        """One record for each image of the batch."""
+
+    @abstractmethod
+    def metrics(self, records: Sequence[Record], split: Split) -> dict[str, float]:
+        """Metrics over all records; shares are in [0, 1]."""
+
+    @abstractmethod
+    def columns(self, records: Sequence[Record], split: Split) -> dict[str, list[Any]]:
+        """What a paired comparison of two models needs of every image, one list entry each."""
+
+
+def check_targets(values: Tensor, classes: int) -> None:
+    """Raise ValueError unless every label is a class index."""
+    if len(values) and not (int(values.min()) >= 0 and int(values.max()) < classes):
+        raise ValueError(f"labels must be 0 to {classes - 1}, got {values.unique().tolist()}")

@@ -1,0 +1,165 @@
+"""COCO's metrics of detections, and which detection matches which object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from torchvision.ops import box_iou
+
+from pst.data.boxes import Boxes
+from pst.train.tasks.base import Record
+
+THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+"""IoU from which a detection counts, COCO's ten."""
+_MOST = 100  # detections of an image and class that count
+_NAMES = {
+    "map": "AP_all",
+    "map50": "AP_50",
+    "map75": "AP_75",
+    "map_small": "AP_small",
+    "map_medium": "AP_medium",
+    "map_large": "AP_large",
+}
+
+
+def coco_metrics(records: Sequence[Record], truth: Sequence[Boxes], classes: Sequence[str]) -> dict[str, float]:
+    """COCO's average precision.
+
+    Args:
+        records: "boxes" (n, 4) in pixels, "scores" and "labels" (n,) of each image.
+        truth: Objects of each image, boxes in pixels.
+        classes: Names.
+
+    Returns:
+        "map" (IoU 0.50 to 0.95), "map50", "map75", and by the area of the object's box "map_small" (< 32² pixels),
+        "map_medium" and "map_large" (≥ 96²), in [0, 1]; −1 where there is no such object.
+    """
+    annotations = [
+        {"id": 0, "image_id": i, "category_id": int(label), "bbox": _xywh(box), "iscrowd": int(crowd)}
+        for i, boxes in enumerate(truth)
+        for box, label, crowd in zip(boxes.boxes.tolist(), boxes.labels, boxes.crowd, strict=True)
+    ]
+    for i, annotation in enumerate(annotations):
+        annotation |= {"id": i + 1, "area": annotation["bbox"][2] * annotation["bbox"][3]}
+    found = [
+        {"image_id": i, "category_id": label, "bbox": _xywh(box), "score": score}
+        for i, r in enumerate(records)
+        for box, label, score in zip(r["boxes"], r["labels"], r["scores"], strict=True)
+    ]
+    if not found:  # the library refuses an empty list
+        return dict.fromkeys(_NAMES, 0.0)
+    document = {
+        "images": [{"id": i, "width": r["size"][0], "height": r["size"][1]} for i, r in enumerate(records)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes)],
+        "annotations": annotations,
+    }
+    real = COCO(document)
+    evaluation = COCOeval_faster(real, real.loadRes(found), "bbox", print_function=lambda *_: None)
+    evaluation.run()
+    return {name: float(evaluation.stats_as_dict[key]) for name, key in _NAMES.items()}
+
+
+def match(record: Record, truth: Boxes) -> dict[str, Any]:
+    """Decide at each of `THRESHOLDS` which detections of one image are right, by COCO's rules.
+
+    Detections of a class take their turn by score; each gets the free object with the highest IoU. One that only
+    meets a crowd counts neither way.
+
+    Returns:
+        "scores", "labels" of the detections, at most 100 a class and best first; "hits" and "ignored", one integer
+        for each: bit i is set where it is right, or does not count, at threshold i; "objects", the number of objects
+        of each class index.
+    """
+    order = np.argsort(-np.asarray(record["scores"], dtype=np.float64), kind="stable")
+    labels = np.asarray(record["labels"], dtype=np.int64)[order]
+    rank = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange((labels == label).sum())
+    order, labels = order[rank < _MOST], labels[rank < _MOST]
+    found = torch.tensor(record["boxes"], dtype=torch.float64).reshape(-1, 4)[torch.from_numpy(order)]
+    iou = _overlaps(found, truth)
+    same = labels[:, None] == truth.labels.numpy()[None]
+    hits, ignored = np.zeros(len(labels), dtype=np.int64), np.zeros(len(labels), dtype=np.int64)
+    crowd = truth.crowd.numpy()
+    close = np.flatnonzero((same & (iou >= THRESHOLDS[0] - 1e-10)).any(1))  # the others match nothing
+    for bit, threshold in enumerate(THRESHOLDS):
+        free = ~crowd
+        for i in close:
+            candidates = np.where(same[i] & free & (iou[i] >= threshold - 1e-10), iou[i], -1.0)
+            best = len(candidates) - 1 - int(candidates[::-1].argmax())  # of equal ones the last, as COCO does
+            if candidates[best] >= 0:
+                free[best] = False
+                hits[i] |= 1 << bit
+            elif (same[i] & crowd & (iou[i] >= threshold - 1e-10)).any():
+                ignored[i] |= 1 << bit
+    objects = np.bincount(truth.labels.numpy()[~crowd]).tolist()
+    scores = [record["scores"][i] for i in order]
+    return {
+        "scores": scores,
+        "labels": labels.tolist(),
+        "hits": hits.tolist(),
+        "ignored": ignored.tolist(),
+        "objects": {i: n for i, n in enumerate(objects) if n},
+    }
+
+
+def _overlaps(found: torch.Tensor, truth: Boxes) -> np.ndarray:
+    """IoU (n, m); with a crowd, the share of the detection that lies in it."""
+    real = truth.boxes.double()
+    iou = box_iou(found, real)
+    corner = torch.maximum(found[:, None, :2], real[None, :, :2])
+    inside = (torch.minimum(found[:, None, 2:], real[None, :, 2:]) - corner).clamp(min=0).prod(2)
+    share = inside / (found[:, 2:] - found[:, :2]).prod(1, keepdim=True).clamp(min=1e-12)
+    return torch.where(truth.crowd[None], share, iou).numpy()
+
+
+def average_precision(images: dict[str, list[Any]], sample: Sequence[int] | None = None) -> np.ndarray:
+    """Average precision of every class at every threshold from the columns of `match`, for resampled images.
+
+    Args:
+        images: Lists "scores", "labels", "hits", "ignored", "objects", one entry for each image.
+        sample: Images to count, one as often as it is listed; None takes each once.
+
+    Returns:
+        (10, classes that occur) float64, COCO's 101-point precision; its mean is "map".
+    """
+    chosen = range(len(images["scores"])) if sample is None else sample
+    scores, labels, hits, ignored = (
+        np.concatenate([np.asarray(images[name][i], dtype=kind) for i in chosen])
+        for name, kind in (("scores", np.float64), ("labels", np.int64), ("hits", np.int64), ("ignored", np.int64))
+    )
+    objects: dict[int, int] = {}
+    for i in chosen:
+        for label, count in images["objects"][i].items():
+            objects[int(label)] = objects.get(int(label), 0) + count
+    order = np.argsort(-scores, kind="mergesort")
+    labels, hits, ignored = labels[order], hits[order], ignored[order]
+    bits = np.arange(len(THRESHOLDS))
+    table = np.empty((len(THRESHOLDS), len(objects)))
+    for column, label in enumerate(sorted(objects)):
+        mine = labels == label
+        right = np.right_shift(hits[mine, None], bits) & 1 == 1
+        counts = np.right_shift(ignored[mine, None], bits) & 1 == 0
+        for bit in bits:
+            table[bit, column] = _precision(right[counts[:, bit], bit], objects[label])
+    return table
+
+
+def _precision(right: np.ndarray, objects: int) -> float:
+    """Mean over 101 recalls of the best precision at that recall or a higher one."""
+    if not len(right):
+        return 0.0
+    recall = right.cumsum() / objects
+    precision = right.cumsum() / np.arange(1, len(right) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
+    return float(np.append(precision, 0.0)[np.minimum(at, len(right))].mean())
+
+
+def _xywh(box: Sequence[float]) -> list[float]:
+    left, top, right, bottom = box
+    return [left, top, right - left, bottom - top]

@@ -1,0 +1,112 @@
+"""Classification with any timm model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import timm
+import torch
+from timm.data import Mixup, resolve_model_data_config
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+from typing_extensions import override
+
+from pst.data.folder import read_folder
+from pst.data.images import Batch, Sample, Split, centre_square, decode
+from pst.train import augment
+from pst.train.config import ClassifyConfig
+from pst.train.tasks.base import Record, Task
+
+_CROP_SHARE = 0.875  # of the stored edge that validation keeps, as in timm
+
+
+class Classify(Task[ClassifyConfig]):
+    """ImageFolder in, class scores out. Images are stored as squares: their centre, 1/0.875 times ``imgsz`` wide."""
+
+    metric = "top1"
+
+    @override
+    def read(self, name: str) -> Split:
+        return read_folder(self.config.data, name, getattr(self, "classes", None))
+
+    @override
+    def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
+        def load(i: int) -> Sample:
+            image = decode(split.images[i])
+            return Sample(self.square(image), split.targets[i], (image.shape[2], image.shape[1]))
+
+        return load
+
+    @override
+    def square(self, image: Tensor) -> Tensor:
+        return centre_square(image, round(self.config.imgsz / _CROP_SHARE))
+
+    @override
+    def build(self, *, pretrained: bool) -> nn.Module:
+        import_module("pst.integrations.timm")  # registers the pst_… models
+        c = self.config
+        model = timm.create_model(c.model, pretrained=pretrained, num_classes=len(self.classes), **c.model_args)
+        data = resolve_model_data_config(model)
+        self._mean, self._std = (255 * torch.tensor(data[key]).view(3, 1, 1) for key in ("mean", "std"))
+        self._mix = Mixup(c.mixup, c.cutmix, label_smoothing=c.smoothing, num_classes=len(self.classes))
+        return model
+
+    @override
+    def augment(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        windows = augment.crop_windows(len(batch.images), self.config.crop_scale)
+        flip = augment.flips(len(batch.images))
+        images = augment.sample(batch.images.float(), windows, flip, self.config.imgsz, fill=0)
+        images = self._normalised(images)
+        if self._mix.mixup_enabled and (self.config.mixup > 0 or self.config.cutmix > 0):
+            return self._mix(images, batch.targets)
+        return images, batch.targets
+
+    @override
+    def losses(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        soft = targets.is_floating_point()
+        criterion = SoftTargetCrossEntropy() if soft else LabelSmoothingCrossEntropy(self.config.smoothing)
+        return {"classes": criterion(model(inputs).float(), targets)}
+
+    @override
+    def inputs(self, images: Tensor) -> Tensor:
+        first = (images.shape[-1] - self.config.imgsz) // 2
+        last = first + self.config.imgsz
+        return self._normalised(images[..., first:last, first:last].float())
+
+    @override
+    def predictions(self, output: Tensor, sizes: Tensor) -> list[Record]:
+        return [{"scores": row} for row in output.float().softmax(1).tolist()]
+
+    @override
+    def records(self, output: Tensor, batch: Batch) -> list[Record]:
+        found = zip(batch.indices.tolist(), batch.targets.tolist(), self.predictions(output, batch.sizes), strict=True)
+        return [{"index": i, "target": target, **prediction} for i, target, prediction in found]
+
+    @override
+    def metrics(self, records: Sequence[Record], split: Split) -> dict[str, float]:
+        scores = torch.tensor([record["scores"] for record in records])
+        targets = torch.tensor([record["target"] for record in records])
+        count = len(self.classes)
+        shared: dict[str, Any] = {"num_classes": count}
+        return {
+            "top1": float(multiclass_accuracy(scores, targets, average="micro", **shared)),
+            "top5": float(multiclass_accuracy(scores, targets, average="micro", top_k=min(5, count), **shared)),
+            "f1": float(multiclass_f1_score(scores, targets, average="macro", **shared)),
+        }
+
+    @override
+    def columns(self, records: Sequence[Record], split: Split) -> dict[str, list[Any]]:
+        predicted = [max(range(len(self.classes)), key=record["scores"].__getitem__) for record in records]
+        targets = [record["target"] for record in records]
+        return {
+            "target": targets,
+            "predicted": predicted,
+            "correct": [int(p == t) for p, t in zip(predicted, targets, strict=True)],
+        }
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """From values 0 to 255 to those that the model was made for."""
+        return (images - self._mean.to(images)) / self._std.to(images)

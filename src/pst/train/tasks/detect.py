@@ -1,0 +1,144 @@
+"""Detection with the builders of `pst.integrations.torchvision`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
+from typing_extensions import override
+
+from pst.data.boxes import Boxes, read_boxes
+from pst.data.images import GREY, Batch, Sample, Split, decode, letterbox
+from pst.train import augment
+from pst.train.config import DetectConfig
+from pst.train.tasks.base import Record, Task, check_targets
+from pst.train.tasks.boxes import coco_metrics, match
+from pst.train.tasks.instances import draw_segments
+
+_LEAST_SHARE = 0.25  # of a box that must be left of it in an augmented image
+_TWO_STAGE = ("faster_rcnn", "mask_rcnn")  # for these, label 0 is the background
+
+
+class Detect(Task[DetectConfig]):
+    """YOLO or COCO data in, boxes out, metrics in pixels of the files. Images are letterboxed to ``imgsz``."""
+
+    metric = "map"
+
+    @property
+    def _first(self) -> int:
+        """Torchvision's label of class 0."""
+        return int(self.config.model in _TWO_STAGE)
+
+    @override
+    def read(self, name: str) -> Split:
+        return read_boxes(self.config.data, name)
+
+    @override
+    def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
+        edge, with_masks = self.config.imgsz, train and self.config.model == "mask_rcnn"
+        for boxes in split.targets:
+            check_targets(boxes.labels, len(split.classes))
+        if with_masks and any(boxes.segments is None and len(boxes.labels) for boxes in split.targets):
+            raise ValueError(
+                "mask_rcnn needs a COCO file whose objects all have a segmentation, or train another model"
+            )
+
+        def load(i: int) -> Sample:
+            image = decode(split.images[i])
+            size, boxes = (image.shape[2], image.shape[1]), split.targets[i]
+            if boxes.size not in (None, size):
+                raise ValueError(f"{split.images[i]} is {size[0]}×{size[1]}, its annotations say {boxes.size}")
+            shares = boxes.boxes * torch.tensor(size * 2) / max(size)  # of the squared image
+            target = {"boxes": shares, "labels": boxes.labels, "crowd": boxes.crowd}
+            if with_masks:
+                target["masks"] = draw_segments(boxes.segments, size, edge)
+            return Sample(self.square(image), target, size)
+
+        return load
+
+    @override
+    def square(self, image: Tensor) -> Tensor:
+        return letterbox(image, self.config.imgsz)
+
+    @override
+    def build(self, *, pretrained: bool) -> nn.Module:
+        from pst.integrations import torchvision as builders
+
+        c = self.config
+        size = {"min_size": c.imgsz, "max_size": c.imgsz}
+        options = {"pretrained": pretrained, **size, **c.model_args}
+        return getattr(builders, c.model)(c.backbone, len(self.classes) + self._first, neck=c.neck, **options)
+
+    @override
+    def augment(self, batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        c = self.config
+        sizes = batch.sizes.cpu().float()
+        windows = augment.zoom_windows(sizes / sizes.amax(1, keepdim=True), c.zoom)
+        flip = augment.flips(len(sizes))
+        images = augment.sample(batch.images.float(), windows, flip, c.imgsz, fill=GREY)
+        moved = [self._moved(t, w, f) for t, w, f in zip(batch.targets, windows, flip, strict=True)]
+        targets = [{k: v.to(images.device, non_blocking=True) for k, v in target.items()} for target in moved]
+        return list(augment.jitter(images / 255, c.jitter)), targets
+
+    def _moved(self, target: dict[str, Tensor], window: Tensor, flip: Tensor) -> dict[str, Tensor]:
+        """Targets of an augmented image, in pixels, with torchvision's labels and without crowds; on the CPU."""
+        edge = self.config.imgsz
+        moved = augment.move_boxes(target["boxes"], window, bool(flip), edge)
+        clipped = clip_boxes_to_image(moved, (edge, edge))
+        size = clipped[:, 2:] - clipped[:, :2]
+        keep = (size > 1).all(1) & (size.prod(1) >= _LEAST_SHARE * (moved[:, 2:] - moved[:, :2]).prod(1))
+        keep &= ~target["crowd"]
+        out = {"boxes": clipped[keep], "labels": target["labels"][keep] + self._first}
+        if "masks" in target:
+            masks = target["masks"][keep][:, None].float()
+            count = len(masks)
+            masks = augment.sample(
+                masks, window.expand(count, 4), flip.expand(count), edge, mode="nearest", fill=0
+            ) if count else masks  # fmt: skip
+            out["masks"] = masks[:, 0].to(torch.uint8)
+        return out
+
+    @override
+    def losses(self, model: nn.Module, inputs: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return model(inputs, targets)
+
+    @override
+    def inputs(self, images: Tensor) -> list[Tensor]:
+        return list(images.float() / 255)
+
+    @override
+    def predictions(self, output: list[dict[str, Tensor]], sizes: Tensor) -> list[Record]:
+        predictions = []
+        for found, (width, height) in zip(output, sizes.tolist(), strict=True):
+            boxes = found["boxes"].float() * (max(width, height) / self.config.imgsz)
+            prediction = {
+                "size": (width, height),
+                "boxes": clip_boxes_to_image(boxes, (height, width)).tolist(),
+                "scores": found["scores"].float().tolist(),
+                "labels": (found["labels"] - self._first).tolist(),
+            }
+            predictions.append(prediction)
+        return predictions
+
+    @override
+    def records(self, output: list[dict[str, Tensor]], batch: Batch) -> list[Record]:
+        found = zip(batch.indices.tolist(), self.predictions(output, batch.sizes), strict=True)
+        return [{"index": i, **prediction} for i, prediction in found]
+
+    @override
+    def metrics(self, records: Sequence[Record], split: Split) -> dict[str, float]:
+        return coco_metrics(records, [_in_pixels(r, split) for r in records], self.classes)
+
+    @override
+    def columns(self, records: Sequence[Record], split: Split) -> dict[str, list[Any]]:
+        matched = [match(r, _in_pixels(r, split)) for r in records]
+        return {name: [row[name] for row in matched] for name in matched[0]}
+
+
+def _in_pixels(record: Record, split: Split) -> Boxes:
+    """The truth of a record's image, in pixels of the file."""
+    truth: Boxes = split.targets[record["index"]]
+    return truth._replace(boxes=truth.boxes * torch.tensor(record["size"] * 2))

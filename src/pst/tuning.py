@@ -1,0 +1,119 @@
+"""Ways of training that make the fine branch earn its place: k drawn at random, and the gate alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from pst.control import attention_layers, inner_model
+from pst.functional.attention import check_topk
+from pst.modules.hooks import DrawTopk, FreezeNorms
+
+
+class Handle:
+    """Undoes a switch once: when `remove` is called, or at the end of a with block."""
+
+    def __init__(self, undo: Callable[[], None]) -> None:
+        self._undo: Callable[[], None] | None = undo
+
+    def remove(self) -> None:
+        """Undo the switch; nothing when called again."""
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def stochastic_topk(
+    model: nn.Module,
+    choices: Sequence[int] = (0, 4, 8, 16),
+    share: float = 0.5,
+    generator: torch.Generator | None = None,
+) -> Handle:
+    """Train with a k that is drawn anew for each forward pass of ``model``, one for all of its PST layers.
+
+    Call it on the module that the training loop calls, before training; in eval mode every layer runs with its own
+    ``topk``. Copies of the model made meanwhile, and pickles of it, draw for themselves when trained. Ultralytics
+    builds the model that it trains anew: call this on ``trainer.model`` in an ``on_train_start`` callback.
+
+    Args:
+        model: Any Module with PST layers inside.
+        choices: Values of k, equally likely in the passes that draw.
+        share: Of the passes that draw, from 0 to 1; the others run with k = 0.
+        generator: On the CPU; None means PyTorch's global one. Not copied with the model.
+
+    Returns:
+        Handle that ends it, by `remove` or as a context manager.
+
+    Raises:
+        TypeError: ``model`` is not a Module, or a choice not an integer.
+        ValueError: ``model`` holds no PST layer, there are no choices, one is negative, or ``share`` is no share.
+    """
+    layers = attention_layers(model).values()
+    if not choices:
+        raise ValueError("choices must hold at least one k, e.g. (0, 4, 8, 16), got none")
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be from 0 to 1, got {share!r}")
+    hook = DrawTopk(tuple(check_topk(k) for k in choices), share, generator)
+    registered = inner_model(model).register_forward_pre_hook(hook)  # pyright: ignore[reportArgumentType] disable() hides its type
+
+    def undo() -> None:
+        registered.remove()
+        for layer in layers:
+            layer.drawn_topk = None
+
+    return Handle(undo)
+
+
+def gate_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Weights and biases of the gates of all PST layers, to give to an optimizer.
+
+    Raises:
+        TypeError: ``model`` is not a Module.
+        ValueError: ``model`` holds no PST layer, or one without a gate.
+    """
+    layers = attention_layers(model)
+    missing = [name for name, layer in layers.items() if layer.gate is None]
+    if missing:
+        raise ValueError(f'these layers were built with fusion="refine" and have no gate: {missing}')
+    return [p for layer in layers.values() if layer.gate is not None for p in layer.gate.parameters()]
+
+
+def freeze_except_gate(model: nn.Module) -> Handle:
+    """Let nothing but the gates learn: no other parameter has a gradient, and every BatchNorm stays in eval mode.
+
+    For tuning the gate alone, with k > 0, on a model that was trained with k = 0. BatchNorms stay in eval mode in
+    every pass, also after ``model.train()``.
+
+    Returns:
+        Handle that gives all parameters and BatchNorms back what they had, by `remove` or as a context manager.
+
+    Raises:
+        TypeError: ``model`` is not a Module.
+        ValueError: ``model`` holds no PST layer, or one without a gate.
+    """
+    gates = {id(p) for p in gate_parameters(model)}
+    learns = [(p, p.requires_grad) for p in model.parameters()]
+    modes = [(m, m.training) for m in model.modules()]
+    for p, _ in learns:
+        p.requires_grad_(id(p) in gates)
+    registered = inner_model(model).register_forward_pre_hook(FreezeNorms())
+
+    def undo() -> None:
+        registered.remove()
+        for p, required in learns:
+            p.requires_grad_(required)
+        for m, mode in modes:
+            m.training = mode
+
+    return Handle(undo)

@@ -1,0 +1,123 @@
+"""`pst train`, and `pst val` and `pst predict` of what it trained."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pst.cli import main
+from train_runs import TASKS, settings
+
+COUNT = {"classify": 6, "detect": 4, "segment": 4}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One short run of each task, trained through the command line."""
+    folders = {}
+    for task in TASKS:
+        root = tmp_path_factory.mktemp(task)
+        file = root / "settings.yaml"
+        file.write_text(yaml.safe_dump(settings(task, root)))
+        assert main(["train", task, "--config", str(file), "epochs=1", "max_steps=2"]) == 0
+        folders[task] = root / "run"
+    return folders
+
+
+def test_overrides_and_switches_reach_the_run(runs):
+    saved = yaml.safe_load((runs["classify"] / "config.yaml").read_text())
+    assert (saved["epochs"], saved["max_steps"], saved["skip_corrupt"]) == (1, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "classify", "data=d", "epoch=1"], "unknown key 'epoch' for classify: did you mean 'epochs'?"),
+        (["train", "detect", "data=none"], "no data set file at none"),
+        (["train", "segment"], "'data' is missing"),
+        (["val", "--model", "none.safetensors"], "none.safetensors"),
+        (["predict", "--model", "none.safetensors", "a.png"], "none.safetensors"),
+    ],
+)
+def test_a_mistake_is_one_line(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("pst: error: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_val_sweeps_k(task, runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["val", "--model", str(runs[task]), "--topk", "0,2", "--fusion", "refine", "--out", str(out)]) == 0
+    header = capsys.readouterr().out.splitlines()[0].split()
+    metric = {"classify": "top1", "detect": "map", "segment": "miou"}[task]
+    assert header[:2] == ["fusion", "k"]
+    assert metric in header
+    assert not any(name.startswith("iou_") for name in header)
+    result = json.loads((out / "val.json").read_text())
+    assert [(row["fusion"], row["topk"]) for row in result["rows"]] == [("none", 0), ("refine", 2)]
+    assert all(row["images"] == COUNT[task] and 0 <= row[metric] <= 1 for row in result["rows"])
+    assert result["hardware"]["threads"] >= 1
+    assert len((out / "val.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predict_writes_a_picture_of_every_image(task, runs, tmp_path, capsys):
+    source = tmp_path / "source"
+    source.mkdir()
+    for i, size in enumerate([(50, 40), (31, 77)]):
+        Image.fromarray(np.full((size[1], size[0], 3), 90, dtype=np.uint8)).save(source / f"{i}.png")
+    weights, out = runs[task] / "last.safetensors", tmp_path / "out"
+    assert (
+        main(["predict", "--model", str(weights), str(source), "--out", str(out), "--score", "0", "--topk", "2"]) == 0
+    )
+    assert "2 pictures" in capsys.readouterr().out
+    entries = json.loads((out / "predictions.json").read_text())
+    assert [Path(entry["image"]).name for entry in entries] == ["0.png", "1.png"]
+    for i, size in enumerate([(50, 40), (31, 77)]):
+        with Image.open(out / f"{i}.png") as picture:
+            assert picture.width >= size[0]
+            assert picture.height >= size[1]
+        entry = entries[i]
+        if task == "classify":
+            assert sum(entry["classes"].values()) == pytest.approx(1, abs=1e-5)
+        elif task == "detect":
+            assert len(entry["boxes"]) == len(entry["labels"]) == len(entry["scores"])
+            assert all(0 <= x <= size[0] for box in entry["boxes"] for x in box[::2])
+            assert all(0 <= y <= size[1] for box in entry["boxes"] for y in box[1::2])
+        else:
+            with Image.open(out / f"{i}.mask.png") as mask:
+                assert mask.size == size
+                assert int(np.asarray(mask).max()) < 4
+            assert sum(entry["shares"].values()) == pytest.approx(1)
+
+
+def test_predict_refuses_what_it_cannot_do(runs, tmp_path, capsys):
+    model = str(runs["classify"])
+    assert main(["predict", "--model", model, str(tmp_path / "none.png")]) == 2
+    assert "no image or folder at" in capsys.readouterr().err
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    assert main(["predict", "--model", model, str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]) == 2
+    assert "a.png" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", "--model", model, str(tmp_path / "empty")]) == 2
+    assert "no images found" in capsys.readouterr().err
+
+
+def test_the_help_needs_no_heavy_import():
+    code = (
+        "import sys; from pst.cli import build_parser; build_parser();"
+        "print(*sorted({'torch', 'timm', 'accelerate', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,116 @@
+"""What studies are run with: quiet training, and evaluation on cached images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pst
+from pst.integrations.ultralytics.cached_val import CachedValidation
+from pst.integrations.ultralytics.cell_training import CellTrainer, batches, tune_gate
+from pst.study.bootstrap import average_precision
+from pst.study.matching import match
+
+
+def overrides(data: Path, folder: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "model": "yolo11n-pst.yaml", "data": str(data), "save_dir": str(folder), "imgsz": 64, "epochs": 3, "batch": 4,
+        "device": "cpu", "workers": 0, "amp": False, "seed": 0, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, boxes_data: Path) -> CellTrainer:
+    """A training that was interrupted after two of three epochs, and gone on with."""
+    folder = tmp_path_factory.mktemp("cell")
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, epochs: int) -> None:
+        assert epochs == 3
+        if done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        CellTrainer(overrides(boxes_data, folder), prepare=pst.track_fine_statistics, on_epoch=stop).train()
+    trainer = CellTrainer(overrides(boxes_data, folder), prepare=pst.track_fine_statistics)
+    assert len(trainer.log) == 2
+    trainer.train()
+    return trainer
+
+
+def test_an_interrupted_training_ends_with_all_epochs_and_nothing_but_its_checkpoint(run):
+    assert [sorted(epoch) for epoch in run.log] == [["loss", "seconds"]] * 3
+    assert all(torch.isfinite(torch.tensor(epoch["loss"])) for epoch in run.log)
+    assert [p.name for p in run.wdir.iterdir()] == ["last.pt"]
+
+
+def test_what_prepare_made_is_in_the_averaged_model_of_a_resumed_training(run):
+    layers = [m for m in run.trained().modules() if isinstance(m, pst.PyramidSparseAttention)]
+    for layer in layers:
+        assert layer.fine_statistics is not None
+        assert not torch.equal(layer.fine_statistics.var, layer.kv.bn.running_var)
+        assert layer.fine_statistics.var.dtype == torch.float32
+        assert not layer.training
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_the_figure_is_that_of_val(trained, boxes_data, tmp_path, k):
+    """Cached images, this project's matching and its average precision against YOLO.val, at k = 0 and k > 0."""
+    from pst.integrations.ultralytics import YOLO
+
+    yolo = YOLO(trained)
+    pst.set_topk(yolo, k)
+    head = yolo.model.model[-1]
+    for branch in head.cv3:  # the model was trained for one epoch: let it find something
+        nn.init.constant_(branch[-1].bias, 0.0)
+    images = CachedValidation(boxes_data, imgsz=64, batch=4)
+    found, milliseconds = images.predict(yolo.model.float().eval())
+    detections, _ = match(found, images.box, images.label, images.image)
+    got = average_precision(detections, torch.ones(1, len(images), dtype=torch.float64))
+    metrics: Any = yolo.val(
+        data=str(boxes_data), imgsz=64, batch=4, device="cpu", plots=False, workers=0, project=str(tmp_path)
+    )
+    assert metrics.box.map50 > 0.01
+    assert float(got.mean()) == pytest.approx(metrics.box.map, abs=2e-3)
+    assert float(got[0, 0]) == pytest.approx(metrics.box.map50, abs=5e-3)
+    assert milliseconds > 0
+
+
+def test_the_cached_set_knows_boxes_and_sizes(boxes_data):
+    images = CachedValidation(boxes_data, imgsz=64, batch=3)
+    assert len(images) == 8
+    assert images.image.tolist() == list(range(8))
+    assert images.label.tolist() == [0, 1] * 4
+    sides = images.box[:, 2:] - images.box[:, :2]
+    torch.testing.assert_close(sides, torch.full_like(sides, 24.0), rtol=0, atol=0.01)
+    torch.testing.assert_close(images.side, torch.full((8,), 64.0))
+
+
+def test_tuning_the_gate_changes_the_gate_alone(run, boxes_data, tmp_path):
+    model = run.trained()
+    pst.set_topk(model, 2)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    model.train()
+    with pst.freeze_except_gate(model):
+        data = batches(model, overrides(boxes_data, tmp_path / "tuned"), seed=0)
+        loss = tune_gate(model, pst.gate_parameters(model), data, 0.01)
+    assert loss > 0
+    changed = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
+    assert changed
+    assert all(".gate." in name for name in changed)
+
+
+def test_batches_are_drawn_from_the_seed(run, boxes_data, tmp_path):
+    drawn = [
+        torch.cat([b["img"] for b in batches(run.trained(), overrides(boxes_data, tmp_path / str(i)), seed=seed)])
+        for i, seed in enumerate((3, 3, 4))
+    ]
+    assert drawn[0].shape == (8, 3, 64, 64)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])

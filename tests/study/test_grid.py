@@ -1,0 +1,94 @@
+"""Studies as grids of cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import pst
+from pst.study.grid import ALL_TOKENS, load_study
+
+STUDIES = sorted((Path(pst.__file__).parents[2] / "studies").glob("*.yaml"))
+STUDY = """
+runner: ultralytics
+seeds: [0, 1]
+data: {a: {path: a.yaml, evaluations: [{k: 0, imgsz: 640}]}}
+models:
+  plain: {yaml: plain.yaml}
+  pst: {yaml: pst.yaml, evaluations: fine}
+recipes: {one: {}, two: {fusion: refine}}
+evaluations:
+  fine:
+    - {k: 0}
+    - {k: [4, all], fusion: [gate, refine], selection: [mean, "random:1"]}
+    - {k: 4, gate: 0.25, use: calibrated}
+cells:
+  - {data: a, model: [pst, plain], recipe: [one, two]}
+"""
+
+
+def write(folder: Path, text: str = STUDY) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_cells_are_all_combinations_seeds_before_recipes(tmp_path):
+    cells = load_study(write(tmp_path)).cells
+    assert [c.id for c in cells] == [
+        "a-pst-one-0", "a-plain-one-0", "a-pst-two-0", "a-plain-two-0",
+        "a-pst-one-1", "a-plain-one-1", "a-pst-two-1", "a-plain-two-1",
+    ]  # fmt: skip
+
+
+def test_variants_are_named_by_what_differs_from_the_paper(tmp_path):
+    pst_cell, plain = load_study(write(tmp_path)).cells[:2]
+    assert [v.name for v in pst_cell.variants] == [
+        "k0", "k4-gate", "k4-gate-random:1", "k4-refine", "k4-refine-random:1", "kM-gate", "kM-gate-random:1",
+        "kM-refine", "kM-refine-random:1", "k4-gate-0.25-calibrated", "k0@640",
+    ]  # fmt: skip
+    assert pst_cell.variants[5].k == ALL_TOKENS
+    assert [v.name for v in plain.variants] == ["k0"]
+
+
+def test_the_digest_tells_settings_apart(tmp_path):
+    digests = {c.digest for c in load_study(write(tmp_path)).cells}
+    changed = STUDY.replace("{path: a.yaml,", "{path: b.yaml,")
+    assert len(digests) == 8
+    assert digests.isdisjoint({c.digest for c in load_study(write(tmp_path, changed)).cells})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("runner: ultralytics", "runner: other", "runner must be one of"),
+        ("seeds: [0, 1]", "seed: [0, 1]", "unknown entries \\['seed'\\]"),
+        ("model: [pst, plain]", "model: [pst, plane]", "plane in models"),
+        ("model: [pst, plain]", "model: [pst, pst]", "listed twice"),
+        ("recipe: [one, two]}", "recipe: one, epochs: 3}", "a cell needs"),
+        ("use: calibrated", "use: folded", "use must be one of"),
+        ("gate: 0.25", "gait: 0.25", "an evaluation has \\['gait'\\]"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, old, new, message):
+    assert old in STUDY
+    with pytest.raises(ValueError, match=message):
+        load_study(write(tmp_path, STUDY.replace(old, new)))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_committed_studies_load_with_three_seeds_of_everything(path):
+    study = load_study(path)
+    by_training = {}
+    for cell in study.cells:
+        by_training.setdefault((cell.data, cell.model, cell.recipe), []).append(cell.seed)
+        names = [v.name for v in cell.variants]
+        assert len(names) == len(set(names))
+        assert names[0] == "k0"
+    assert study.comparisons or study.name == "check"
+    assert all(len(seeds) >= 3 for seeds in by_training.values()) or study.name == "check"
+
+
+def test_the_committed_studies_are_there():
+    assert {p.stem for p in STUDIES} >= {"classification", "detection", "segmentation", "torchvision"}

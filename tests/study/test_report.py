@@ -1,0 +1,168 @@
+"""Tables and plots from result files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pst.study import statistics
+from pst.study.bootstrap import pack
+from pst.study.grid import Cell, load_study
+from pst.study.report import write_report
+from pst.study.worker import describe
+
+STUDY = """
+runner: ultralytics
+seeds: [0, 1, 2]
+data: {a: {path: a.yaml, train: {imgsz: 64}}}
+models: {pan: {yaml: pan.yaml}, pst: {yaml: pst.yaml, evaluations: fine}}
+recipes: {plain: {}}
+evaluations: {fine: [{k: 0}, {k: [4, 8, all], fusion: [gate, refine]}, {k: [0, 8], imgsz: 128}]}
+cells:
+  - {data: a, model: [pst, pan], recipe: plain}
+comparisons:
+  - {title: Methods, kind: methods, reference: pan, rows: [pan, pst, "pst:k8-refine", pst/missing]}
+  - {title: Fine, kind: fine, model: pst}
+"""
+BASE = {"pan": 0.40, "pst": 0.42}
+GAIN = {"k8-refine": 0.01, "k4-gate": -0.001}  # in every seed
+
+
+def result(cell: Cell) -> dict[str, Any]:
+    """A result whose replicates differ between images and seeds, but not in a variant's gain."""
+    rng = np.random.default_rng(5)
+    base = BASE[cell.model] + 0.002 * (cell.seed - 1)
+    noise = rng.normal(0, 0.01, 200)
+    rows, replicates = {}, []
+    for v in cell.variants:
+        value = round(base + GAIN.get(v.name, 0.0), 5)
+        rows[v.name] = {"value": value, "ap50": 0.7, "small": 0.1, "medium": 0.2, "large": 0.3, "ms": 5.0 + cell.seed}
+        replicates.append(torch.from_numpy((value + noise).round(5)))
+    return {
+        **describe(cell),
+        "parameters": 2_600_000,
+        "gflops": {v.name: 1.65 for v in cell.variants},
+        "imgsz": 64,
+        "metric": "mAP50-95",
+        "training": {"seconds": 100.0 + cell.seed, "loss": [2.0, 1.0], "peak_memory_mb": 900.0, "resumed_at_epoch": 0},
+        "images": 72,
+        "evaluations": rows,
+        "replicates": pack(replicates),
+    }
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Path, Path]:
+    """The study, and a folder of the results of all its cells."""
+    path, results = tmp_path / "demo.yaml", tmp_path / "results"
+    path.write_text(STUDY)
+    results.mkdir()
+    for cell in load_study(path).cells:
+        (results / f"{cell.id}.json").write_text(json.dumps(result(cell)))
+    return path, results
+
+
+def test_the_report_has_the_figures_of_the_results(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    study, results = made
+    written = write_report([study], results=results, out=tmp_path / "docs")
+    text = (tmp_path / "docs/evidence.md").read_text()
+    rows = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines() if line.startswith("| ")}
+    assert rows["pan"] == ["40.00 ± 0.20", "3", "–", "2,600,000", "1.650", "6.00", "101", "900"]
+    assert rows["pst"][:2] == ["42.00 ± 0.20", "3"]
+    assert rows["pst"][2].startswith("+2.00 [+1.")
+    assert rows["pst"][2].endswith("]\\*")
+    assert rows["pst:k8-refine"][0] == "43.00 ± 0.20"
+    assert "pst/missing" not in text
+    assert "| way | k = 4 | k = 8 | k = M |" in text
+    assert rows["refine"] == ["", "+0.00 ± 0.00", "+0.00 ± 0.00", "+0.00 ± 0.00"][1:]  # the last table: object sizes
+    assert "| refine | +0.00 [+0.00, +0.00] | +1.00 [+1.00, +1.00]\\* | +0.00 [+0.00, +0.00] |" in text
+    assert "| gate | -0.10 [-0.10, -0.10]\\* | +0.00 [+0.00, +0.00] | +0.00 [+0.00, +0.00] |" in text
+    assert "a at 128 px" in text
+    pictures = [p for p in written if p.suffix == ".png"]
+    assert len(pictures) == 2
+    assert all(p.read_bytes().startswith(b"\x89PNG") and f"assets/study/{p.name}" in text for p in pictures)
+    html = (tmp_path / "docs/evidence.html").read_text()
+    assert html.count("data:image/png;base64,") == 2
+    assert "43.00 ± 0.20" in html
+
+
+def test_prose_around_the_markers_stays(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    study, results = made
+    out = tmp_path / "docs"
+    out.mkdir()
+    page = out / "evidence.md"
+    page.write_text("# Mine\n\nbefore\n\n<!-- study demo begin -->\nold\n<!-- study demo end -->\n\nafter\n")
+    write_report([study], results=results, out=out)
+    first = page.read_text()
+    assert first.startswith("# Mine\n\nbefore\n")
+    assert first.endswith("\n\nafter\n")
+    assert "old" not in first
+    write_report([study], results=results, out=out)
+    assert page.read_text() == first
+
+
+def test_latency_measured_apart_takes_the_cells_place(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    study, results = made
+    record = {"latency_of": "demo", "device": "cpu", "batch": 1, "ms_per_image": {"64": {"pst": {"k0": 3.25}}}}
+    (results / "latency-demo-cpu-b1.json").write_text(json.dumps(record))
+    write_report([study], results=results, out=tmp_path / "docs")
+    lines = (tmp_path / "docs/evidence.md").read_text().splitlines()
+    assert "| 3.25 |" in next(line for line in lines if line.startswith("| pst |"))
+
+
+def test_a_result_of_other_settings_is_refused(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    study, results = made
+    study.write_text(STUDY.replace("imgsz: 64", "imgsz: 96"))
+    with pytest.raises(ValueError, match="other settings than demo.yaml has"):
+        write_report([study], results=results, out=tmp_path / "docs")
+
+
+def test_a_page_without_markers_and_a_folder_without_results_are_refused(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    study, results = made
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/evidence.md").write_text("# No markers\n")
+    with pytest.raises(ValueError, match="needs the lines <!-- study demo begin -->"):
+        write_report([study], results=results, out=tmp_path / "docs")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="run `pst study run` first"):
+        write_report([study], results=tmp_path / "empty", out=tmp_path / "docs")
+
+
+def test_an_interval_is_paired(made):
+    """Noise that all variants share falls out of a gain, and stays in a figure's own spread."""
+    study, _ = made
+    seeds = [result(cell) for cell in load_study(study).cells if cell.model == "pst"]
+    gain = statistics.gain(seeds, "k8-refine")
+    assert gain.mean == pytest.approx(0.01)
+    assert (gain.low, gain.high) == (pytest.approx(0.01), pytest.approx(0.01))
+    assert gain.excludes_zero
+    assert not statistics.gain(seeds, "k8-gate").excludes_zero
+
+
+def test_a_difference_of_trainings_has_the_spread_of_their_seeds(made):
+    study, _ = made
+    cells = load_study(study).cells
+    own, other = ([result(c) for c in cells if c.model == model] for model in ("pst", "pan"))
+    estimate = statistics.difference(own, "k0", other, "k0")
+    assert estimate.mean == pytest.approx(0.02)
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert 0.016 <= estimate.low < 0.0185  # means of three of {-0.002, 0, 0.002}: at most 0.004 from it
+    assert 0.0215 < estimate.high <= 0.024
+
+
+def test_one_seed_has_no_standard_deviation(made):
+    study, _ = made
+    seeds = [result(cell) for cell in load_study(study).cells if cell.model == "pst"][:1]
+    estimate = statistics.value(seeds, "k0")
+    assert (estimate.n, estimate.sd) == (1, None)

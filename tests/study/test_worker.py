@@ -1,0 +1,188 @@
+"""Running cells: each once, errors kept, interruptions gone on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pst.study import worker
+from pst.study.grid import load_study
+from pst.study.worker import Paused, is_done, run_study
+
+STUDY = """
+runner: ultralytics
+seeds: [0, 1, 2]
+data: {a: {path: data.yaml, train: {imgsz: 64}}}
+models: {m: {yaml: m.yaml}}
+recipes: {r: {}}
+cells:
+  - {data: a, model: m, recipe: r}
+"""
+
+
+class Runner:
+    """Stands in for a runner: counts the cells it is given, fails or pauses where told."""
+
+    def __init__(self, fail: str = "", pause: str = "") -> None:
+        self.seen: list[str] = []
+        self.fail, self.pause = fail, pause
+
+    def __call__(self, task: worker.Task) -> dict[str, object]:
+        self.seen.append(task.cell.id)
+        task.say("at work")
+        if task.cell.id == self.fail:
+            raise RuntimeError("it broke")
+        if task.cell.id == self.pause:
+            raise Paused
+        return {"evaluations": {"k0": {"value": 0.5}}}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def work(study: Path, out: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch, *, end: float | None = None) -> bool:
+    """One worker's pass over the cells, in this process; False when it asked to be replaced."""
+    monkeypatch.setattr(worker, "runner", lambda _: runner)
+    for folder in (worker.RESULTS, worker.FAILED, worker.WORK, worker.CLAIMS):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    try:
+        worker._work(str(study), str(study.parent), str(out), "", end, "cpu", work.since)
+    except SystemExit as stop:
+        assert stop.code == worker._AGAIN
+        return False
+    return True
+
+
+work.since = 0.0
+
+
+def test_each_cell_is_run_once(study, tmp_path, monkeypatch):
+    runner = Runner()
+    assert work(study, tmp_path / "out", runner, monkeypatch)
+    assert runner.seen == ["a-m-r-0", "a-m-r-1", "a-m-r-2"]
+    assert work(study, tmp_path / "out", runner, monkeypatch)
+    assert len(runner.seen) == 3
+    result = json.loads((tmp_path / "out/results/a-m-r-1.json").read_text())
+    assert result["seed"] == 1
+    assert result["settings"]["models"] == {"yaml": "m.yaml"}
+    assert {"hardware", "versions", "commit", "digest"} <= result.keys()
+    assert not list((tmp_path / "out/claims").iterdir())
+
+
+def test_a_cell_that_another_worker_has_is_left_to_it(study, tmp_path, monkeypatch):
+    out, runner = tmp_path / "out", Runner()
+    claim = worker.Claim(out / worker.CLAIMS, "a-m-r-1")
+    assert claim.acquire()
+    assert work(study, out, runner, monkeypatch)
+    assert runner.seen == ["a-m-r-0", "a-m-r-2"]
+
+
+def test_an_error_is_kept_and_the_cell_tried_again_in_the_next_run(study, tmp_path, monkeypatch):
+    out, broken = tmp_path / "out", Runner(fail="a-m-r-0")
+    since = time.time() - 1
+    monkeypatch.setattr(work, "since", since)
+    assert not work(study, out, broken, monkeypatch)  # a fresh process goes on
+    assert work(study, out, broken, monkeypatch)
+    assert broken.seen == ["a-m-r-0", "a-m-r-1", "a-m-r-2"]
+    error = json.loads((out / "failed/a-m-r-0.json").read_text())
+    assert "it broke" in error["error"]
+    assert "Traceback" in error["traceback"]
+    mended = Runner()
+    monkeypatch.setattr(work, "since", time.time() + 1)
+    assert work(study, out, mended, monkeypatch)
+    assert mended.seen == ["a-m-r-0"]
+    assert not list((out / "failed").iterdir())
+
+
+def test_a_paused_cell_leaves_nothing_and_is_gone_on_with(study, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert work(study, out, Runner(pause="a-m-r-2"), monkeypatch)
+    assert sorted(p.stem for p in (out / "results").iterdir()) == ["a-m-r-0", "a-m-r-1"]
+    assert not list((out / "failed").iterdir())
+    later = Runner()
+    assert work(study, out, later, monkeypatch)
+    assert later.seen == ["a-m-r-2"]
+
+
+def test_the_deadline_ends_what_runs_and_begins_nothing(study, tmp_path, monkeypatch):
+    out, runner = tmp_path / "out", Runner()
+    assert work(study, out, runner, monkeypatch, end=time.time() - 1)
+    assert runner.seen == []
+    claim = worker.Claim(out / worker.CLAIMS, "x")
+    with pytest.raises(Paused):
+        worker._reporter(claim, time.time() - 1)("epoch 1/2")
+
+
+def test_a_result_of_other_settings_is_refused(study, tmp_path, monkeypatch):
+    assert work(study, tmp_path / "out", Runner(), monkeypatch)
+    study.write_text(STUDY.replace("imgsz: 64", "imgsz: 96"))
+    with pytest.raises(ValueError, match="made with other settings"):
+        is_done(tmp_path / "out", load_study(study).cells[0])
+
+
+def test_wrong_arguments_are_refused_before_any_work(study, tmp_path):
+    with pytest.raises(ValueError, match="no cell of"):
+        run_study(study, data_root=tmp_path, out=tmp_path / "out", only="nothing")
+    with pytest.raises(FileNotFoundError, match="name the one that holds the data sets"):
+        run_study(study, data_root=tmp_path / "none", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_is_said_before_workers_start(study, tmp_path):
+    pytest.importorskip("ultralytics")
+    with pytest.raises(FileNotFoundError, match="no data set .*data.yaml"):
+        run_study(study, data_root=tmp_path, out=tmp_path / "out")
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "pst", "study", "run", *map(str, args), "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_real_cells_killed_and_gone_on_with_by_two_workers(tmp_path):
+    """Two workers share a folder; all are killed in the middle of training; the next run goes on where they were."""
+    pytest.importorskip("ultralytics")
+    from pst.data import digits
+
+    digits.make(tmp_path / "digits", train=16, val=8, imgsz=64)
+    models = Path(worker.__file__).parents[3] / "studies" / "models"
+    study, out = tmp_path / "real.yaml", tmp_path / "out"
+    study.write_text(
+        "runner: ultralytics\nseeds: [0]\n"
+        "data: {digits: {path: digits/data.yaml, train: {imgsz: 64, epochs: 6, batch: 8, amp: false, workers: 0}}}\n"
+        f"models: {{fpn: {{yaml: {models}/neck-fpn.yaml}}, pst: {{yaml: {models}/neck-pst.yaml, evaluations: few}}}}\n"
+        "recipes: {plain: {}, random: {fusion: refine, stochastic_topk: {choices: [0, 2]}, track_fine_statistics: true}}\n"
+        "evaluations: {few: [{k: 0}, {k: [2, all], fusion: [gate, refine]}, {k: 2, gate: 0.25}, "
+        "{k: 2, selection: [window, 'random:1']}, {k: 2, use: [calibrated, tuned]}]}\n"
+        "cells:\n  - {data: digits, model: [pst, fpn], recipe: plain}\n"
+        "  - {data: digits, model: pst, recipe: random}\n"
+    )
+    call = command(study, "--data-root", tmp_path, "--out", out, "--jobs", 2)
+    first = subprocess.Popen(call, start_new_session=True)
+    end = time.monotonic() + 300
+    while not list((out / "cells").glob("*/weights/last.pt")):
+        assert time.monotonic() < end
+        assert first.poll() is None
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    unfinished = {p.parent.parent.name for p in (out / "cells").glob("*/weights/last.pt")}
+    subprocess.run(call, check=True, timeout=600)
+    results = {p.stem: json.loads(p.read_text()) for p in (out / "results").glob("*.json")}
+    assert sorted(results) == ["digits-fpn-plain-0", "digits-pst-plain-0", "digits-pst-random-0"]
+    assert all(len(r["training"]["loss"]) == 6 for r in results.values())
+    assert any(results[name]["training"]["resumed_at_epoch"] > 0 for name in unfinished)
+    assert len(results["digits-pst-plain-0"]["evaluations"]) == 10
+    assert all(p.stat().st_size < 30_000 for p in (out / "results").glob("*.json"))
+    assert not list((out / "claims").iterdir())

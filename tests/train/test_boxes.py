@@ -1,0 +1,99 @@
+"""Matching and average precision against COCO's own implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pst.data.boxes import Boxes
+from pst.train.tasks.boxes import average_precision, coco_metrics, match
+
+CLASSES = ("a", "b", "c")
+
+
+def scene(seed: int, images: int = 6, *, crowds: bool = False):
+    """Random objects, and detections that are the objects moved a little, plus some from nowhere."""
+    rng = np.random.default_rng(seed)
+    records, truth = [], []
+    for i in range(images):
+        count = int(rng.integers(0, 6))
+        corner = rng.uniform(0, 150, (count, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(5, 120, (count, 2))], 1)
+        labels = rng.integers(0, 3, count)
+        crowd = rng.random(count) < 0.3 if crowds else np.zeros(count, dtype=bool)
+        truth.append(Boxes(torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels), torch.tensor(crowd)))
+        copies = np.repeat(boxes, 2, 0) + rng.normal(0, 6, (2 * count, 4))
+        copies[:, 2:] = np.maximum(copies[:, 2:], copies[:, :2] + 1)
+        stray = rng.uniform(0, 100, (4, 2))
+        found = np.concatenate([copies, np.concatenate([stray, stray + 30], 1)])
+        record = {
+            "index": i,
+            "size": (300, 300),
+            "boxes": found.tolist(),
+            "scores": rng.permutation(len(found)).astype(float).tolist(),
+            "labels": np.concatenate([np.repeat(labels, 2), rng.integers(0, 3, 4)]).tolist(),
+        }
+        record["scores"] = [(s + i / 10) / 100 for s in record["scores"]]  # no two are equal
+        records.append(record)
+    return records, truth
+
+
+def columns(records, truth):
+    rows = [match(record, boxes) for record, boxes in zip(records, truth, strict=True)]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.booleans())
+def test_the_records_hold_all_that_the_metric_needs(seed, crowds):
+    records, truth = scene(seed, crowds=crowds)
+    if not any(int((~boxes.crowd).sum()) for boxes in truth):
+        return
+    wanted = coco_metrics(records, truth, CLASSES)
+    table = average_precision(columns(records, truth))
+    assert table.mean() == pytest.approx(wanted["map"], abs=1e-9)
+    assert table[0].mean() == pytest.approx(wanted["map50"], abs=1e-9)
+    assert table[5].mean() == pytest.approx(wanted["map75"], abs=1e-9)
+
+
+def test_a_resampled_set_is_the_set_of_those_images():
+    records, truth = scene(3)
+    sample = [0, 2, 2, 5]
+    again = [{**records[i], "index": n} for n, i in enumerate(sample)]
+    wanted = coco_metrics(again, [truth[i] for i in sample], CLASSES)["map"]
+    found = average_precision(columns(records, truth), sample).mean()
+    assert found == pytest.approx(wanted, abs=0.02)  # two copies have equal scores, which each side orders its own way
+
+
+def test_perfect_and_empty():
+    boxes = torch.tensor([[10.0, 10, 50, 50], [60, 60, 90, 99]])
+    truth = [Boxes(boxes, torch.tensor([0, 2]), torch.zeros(2, dtype=torch.bool))]
+    right = {"index": 0, "size": (100, 100), "boxes": boxes.tolist(), "scores": [0.9, 0.8], "labels": [0, 2]}
+    assert coco_metrics([right], truth, CLASSES)["map"] == 1
+    found = match(right, truth[0])
+    assert found["hits"] == [1023, 1023]
+    assert found["objects"] == {0: 1, 2: 1}
+    nothing = {**right, "boxes": [], "scores": [], "labels": []}
+    assert set(coco_metrics([nothing], truth, CLASSES).values()) == {0.0}
+    assert average_precision(columns([nothing], truth)).tolist() == [[0, 0]] * 10
+    swapped = {**right, "labels": [2, 0]}
+    assert match(swapped, truth[0])["hits"] == [0, 0]
+
+
+def test_thresholds_crowds_and_double_detections():
+    truth = Boxes(
+        torch.tensor([[0.0, 0, 100, 100], [200, 0, 300, 100]]), torch.tensor([0, 0]), torch.tensor([False, True])
+    )
+    record = {
+        "boxes": [[0, 0, 100, 100], [0, 0, 100, 60], [210, 10, 230, 30]],
+        "scores": [0.5, 0.9, 0.3],
+        "labels": [0, 0, 0],
+    }
+    found = match(record, truth)
+    assert found["scores"] == [0.9, 0.5, 0.3]
+    assert found["hits"] == [0b111, 0b1111111000, 0]  # IoU 0.6 wins first up to its threshold, then the whole box
+    assert found["ignored"] == [0, 0, 1023]  # inside the crowd
+    assert found["objects"] == {0: 1}
