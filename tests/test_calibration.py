@@ -49,7 +49,7 @@ def fused(model: Any) -> Any:
     """A copy with every BatchNorm folded into its convolution."""
     model = copy.deepcopy(model)
     for m in model.modules():
-        if isinstance(m, pst.ConvNormAct):
+        if isinstance(m, pst.ConvNormAct) and isinstance(m.bn, nn.BatchNorm2d):
             m.conv = fuse_conv_bn_eval(m.conv, m.bn)
             m.bn = nn.Identity()
     return model
@@ -115,7 +115,8 @@ def test_statistics_equal_to_those_of_the_coarse_map_change_nothing(model, batch
     pst.set_topk(model, 5)
     before = model(*batches[0])
     for layer in attention_layers(model).values():
-        layer.fine_statistics = FineStatistics(layer.kv.bn)
+        kv: Any = layer.kv
+        layer.fine_statistics = FineStatistics(kv.bn)
     assert_close(model(*batches[0]), before, 1e-12)
 
 

@@ -65,7 +65,7 @@ def stochastic_topk(
     if not 0 <= share <= 1:
         raise ValueError(f"share must be from 0 to 1, got {share!r}")
     hook = DrawTopk(tuple(check_topk(k) for k in choices), share, generator)
-    registered = inner_model(model).register_forward_pre_hook(hook)  # pyright: ignore[reportArgumentType] disable() hides its type
+    registered = inner_model(model).register_forward_pre_hook(hook)
 
     def undo() -> None:
         registered.remove()

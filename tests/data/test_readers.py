@@ -124,7 +124,7 @@ def test_a_wrong_label_is_named_with_file_and_line(tmp_path, line, message):
 def test_a_class_that_no_training_image_shows_is_refused(tmp_path):
     root = tiny_data.yolo(tmp_path)
     replace(root / "data.yaml", "blue]", "blue, pink, grey]")
-    with pytest.raises(ValueError, match="no training image of .* shows: pink, grey"):
+    with pytest.raises(ValueError, match=r"no training image of .* shows: pink, grey"):
         read_boxes(root, "train")
     assert read_boxes(root, "val").classes[-1] == "grey"
 
@@ -180,7 +180,7 @@ def test_lists_and_folders_of_masks_are_the_same(tmp_path):
 def test_missing_masks_lists_and_classes_are_refused(tmp_path):
     root = tiny_data.masks(tmp_path)
     (root / "masks" / "train3.png").unlink()
-    with pytest.raises(FileNotFoundError, match="1 names of train have no mask in .*: train3"):
+    with pytest.raises(FileNotFoundError, match=r"1 names of train have no mask in .*: train3"):
         read_masks(root, "train")
     with pytest.raises(FileNotFoundError, match="nothing says what test is"):
         read_masks(root, "test")
@@ -188,7 +188,7 @@ def test_missing_masks_lists_and_classes_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="val is empty"):
         read_masks(root, "val")
     (root / "classes.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="classes.txt"):
+    with pytest.raises(FileNotFoundError, match=r"classes\.txt"):
         read_masks(root, "train")
 
 

@@ -165,7 +165,8 @@ def test_random_tokens_depend_on_seed_head_and_number_of_tokens_alone():
     draw(0)
     state = torch.get_rng_state()
     torch.set_rng_state(before)
-    torch.randn(2, 3, 6, 4), torch.randn(2, 3, 40, 4)
+    for shape in ((2, 3, 6, 4), (2, 3, 40, 4)):
+        torch.randn(shape)
     assert torch.equal(torch.get_rng_state(), state)  # the rule itself draws nothing
 
 

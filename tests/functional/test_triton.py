@@ -290,9 +290,13 @@ def test_refusals_and_preference_where_triton_runs(query, reason, monkeypatch):
         assert choice.impl == "fused"
         assert choice.reason.endswith(reason)
         return
-    for faster, impl in (((torch.float32,), "triton"), ((), "fused")):
-        monkeypatch.setitem(_dispatch.FASTER, "refine", faster)
-        assert implementation_for(query, topk=8, fusion="refine").impl == impl
+    monkeypatch.setattr(_dispatch, "FASTER", dict.fromkeys(_dispatch.FASTER, ()))
+    assert implementation_for(query, topk=8, fusion="refine").impl == "fused"
+    monkeypatch.setitem(_dispatch.FASTER, ("refine", False), (torch.float32,))
+    assert implementation_for(query, topk=8, fusion="refine").impl == "triton"
+    assert implementation_for(query.clone().requires_grad_(), topk=8, fusion="refine").impl == "fused"
+    assert implementation_for(query, topk=8, fusion="gate").impl == "fused"
+    assert implementation_for(query, topk=0, fusion="refine").impl == "fused"
     monkeypatch.setattr(_dispatch, "_INSTALLED", False)
     assert implementation_for(query) == ("fused", "Triton is not installed")
 

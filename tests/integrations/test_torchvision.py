@@ -194,6 +194,20 @@ def test_a_finished_backbone_takes_no_options():
         faster_rcnn(backbone, 3, topk=8)
 
 
+def test_a_size_that_was_asked_for_is_the_one_size():
+    tiny = {"img_size": 64, "embed_dim": 32, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
+    backbone = pst_backbone("swin_tiny_patch4_window7_224", out_channels=64, body_options=tiny)
+    assert [tuple(y.shape[2:]) for y in backbone(torch.rand(2, 3, 64, 64)).values()] == [
+        (16, 16),
+        (8, 8),
+        (4, 4),
+        (2, 2),
+        (1, 1),
+    ]
+    with pytest.raises(ValueError, match=r"takes images of size \(64, 64\) only, got \(64, 96\)"):
+        backbone(torch.rand(2, 3, 64, 96))
+
+
 def test_a_network_of_one_size_says_so():
     backbone = pst_backbone("efficientformer_l1", out_channels=64)
     with pytest.raises(ValueError, match=r"efficientformer_l1 takes images of size \(224, 224\) only, got \(64, 64\)"):
@@ -257,8 +271,10 @@ def average_overlap(model: nn.Module, images: list[Tensor], targets: list[dict[s
     ],
 )
 def test_four_images_are_learnt_by_heart(name, steps):
-    few = {} if name in ("retinanet", "fcos") else {"box_batch_size_per_image": 32, "rpn_post_nms_top_n_train": 200}
-    threshold = {"score_thresh": 0.05} if name in ("retinanet", "fcos") else {"box_score_thresh": 0.05}
+    few: dict[str, Any] = (
+        {} if name in ("retinanet", "fcos") else {"box_batch_size_per_image": 32, "rpn_post_nms_top_n_train": 200}
+    )
+    threshold: dict[str, Any] = {"score_thresh": 0.05} if name in ("retinanet", "fcos") else {"box_score_thresh": 0.05}
     model, (images, targets) = detector(name, **few, **threshold), pictures(4)
     assert average_overlap(model, images, targets) < 0.5
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -101,8 +101,8 @@ def test_unit_weights_give_ultralytics_figure():
     from ultralytics.utils.metrics import ap_per_class
 
     found = detections()
-    arrays = [t.numpy() for t in (found.correct, found.score, found.label, found.true_label)]
-    expected = ap_per_class(*arrays)[5].mean(0)
+    tp, score, label, true = (t.numpy() for t in (found.correct, found.score, found.label, found.true_label))
+    expected = ap_per_class(tp, score, label, true)[5].mean(0)
     got = average_precision(found, torch.ones(1, IMAGES, dtype=torch.float64))[0]
     np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-12)
 

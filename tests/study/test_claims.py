@@ -26,8 +26,8 @@ def test_one_of_two_gets_it_and_the_other_when_it_is_released(tmp_path):
 
 
 def test_a_claim_of_a_process_that_ended_is_free(tmp_path):
-    code = f"from pathlib import Path; from pst.study.claims import Claim; assert Claim(Path({str(tmp_path)!r}), 'cell').acquire()"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import pathlib, sys; from pst.study.claims import Claim; Claim(pathlib.Path(sys.argv[1]), 'cell').acquire()"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert (tmp_path / "cell.json").is_file()
     assert Claim(tmp_path, "cell").acquire()
 

@@ -92,7 +92,10 @@ def test_sizes_are_those_of_cocos_rule():
     ones = torch.ones(1, len(found)).double()
     for name, (low, high) in SIZES.items():
         inside = (relative >= low) & (relative < high)
-        perfect = [torch.cat([box[image == i], torch.ones(int((image == i).sum()), 1), label[image == i][:, None]], 1) for i in range(len(found))]
+        perfect = [
+            torch.cat([box[image == i], torch.ones(int((image == i).sum()), 1), label[image == i][:, None]], 1)
+            for i in range(len(found))
+        ]
         all_right, all_matched = match(perfect, box, label, image)
         figure = ap_by_size(perfect, all_right, all_matched, box, side)[name]
         assert figure == (pytest.approx(1, abs=0.01) if inside.any() else 0)

@@ -31,7 +31,8 @@ def cost(name: str) -> tuple[int, float]:
 
 
 def test_every_method_is_there():
-    assert NAMES == [f"neck-{n}" for n in ("a2c2f", "bifpn", "cross-attention", "fpn", "none", "pan", "pst")]
+    methods = ("a2c2f", "bifpn", "cross-attention", "fpn", "none", "pan", "pst")
+    assert [name.removeprefix("neck-") for name in NAMES] == list(methods)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,7 +59,9 @@ def test_backbone_and_head_are_the_same(name):
 
 
 def test_attention_reaches_all_fine_tokens_and_pst_none():
-    attention = {name: [m for m in built(name).model.modules() if isinstance(m, pst.PyramidSparseAttention)] for name in NAMES}
+    attention = {
+        name: [m for m in built(name).model.modules() if isinstance(m, pst.PyramidSparseAttention)] for name in NAMES
+    }
     assert all(m.topk >= 10_000 and m.fusion == "refine" for m in attention.pop("neck-cross-attention"))
     assert [m.topk for m in attention.pop("neck-pst")] == [0, 0]
     assert not any(attention.values())

@@ -72,7 +72,11 @@ def test_the_report_has_the_figures_of_the_results(made, tmp_path):
     study, results = made
     written = write_report([study], results=results, out=tmp_path / "docs")
     text = (tmp_path / "docs/evidence.md").read_text()
-    rows = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in text.splitlines() if line.startswith("| ")}
+    rows = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    }
     assert rows["pan"] == ["40.00 ± 0.20", "3", "–", "2,600,000", "1.650", "6.00", "101", "900"]
     assert rows["pst"][:2] == ["42.00 ± 0.20", "3"]
     assert rows["pst"][2].startswith("+2.00 [+1.")
@@ -122,7 +126,7 @@ def test_a_result_of_other_settings_is_refused(made, tmp_path):
     pytest.importorskip("matplotlib")
     study, results = made
     study.write_text(STUDY.replace("imgsz: 64", "imgsz: 96"))
-    with pytest.raises(ValueError, match="other settings than demo.yaml has"):
+    with pytest.raises(ValueError, match=r"other settings than demo\.yaml has"):
         write_report([study], results=results, out=tmp_path / "docs")
 
 

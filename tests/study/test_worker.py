@@ -51,27 +51,31 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-def work(study: Path, out: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch, *, end: float | None = None) -> bool:
-    """One worker's pass over the cells, in this process; False when it asked to be replaced."""
+def work(
+    study: Path,
+    out: Path,
+    runner: Runner,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    since: float = 0.0,
+    end: float | None = None,
+) -> int:
+    """One worker's pass over the cells, in this process; its exit code."""
     monkeypatch.setattr(worker, "runner", lambda _: runner)
     for folder in (worker.RESULTS, worker.FAILED, worker.WORK, worker.CLAIMS):
         (out / folder).mkdir(parents=True, exist_ok=True)
     try:
-        worker._work(str(study), str(study.parent), str(out), "", end, "cpu", work.since)
+        worker._work(str(study), str(study.parent), str(out), "", end, "cpu", since)
     except SystemExit as stop:
-        assert stop.code == worker._AGAIN
-        return False
-    return True
-
-
-work.since = 0.0
+        return int(str(stop.code))
+    return 0
 
 
 def test_each_cell_is_run_once(study, tmp_path, monkeypatch):
     runner = Runner()
-    assert work(study, tmp_path / "out", runner, monkeypatch)
+    assert work(study, tmp_path / "out", runner, monkeypatch) == 0
     assert runner.seen == ["a-m-r-0", "a-m-r-1", "a-m-r-2"]
-    assert work(study, tmp_path / "out", runner, monkeypatch)
+    assert work(study, tmp_path / "out", runner, monkeypatch) == 0
     assert len(runner.seen) == 3
     result = json.loads((tmp_path / "out/results/a-m-r-1.json").read_text())
     assert result["seed"] == 1
@@ -84,40 +88,38 @@ def test_a_cell_that_another_worker_has_is_left_to_it(study, tmp_path, monkeypat
     out, runner = tmp_path / "out", Runner()
     claim = worker.Claim(out / worker.CLAIMS, "a-m-r-1")
     assert claim.acquire()
-    assert work(study, out, runner, monkeypatch)
+    assert work(study, out, runner, monkeypatch) == 0
     assert runner.seen == ["a-m-r-0", "a-m-r-2"]
 
 
 def test_an_error_is_kept_and_the_cell_tried_again_in_the_next_run(study, tmp_path, monkeypatch):
     out, broken = tmp_path / "out", Runner(fail="a-m-r-0")
-    since = time.time() - 1
-    monkeypatch.setattr(work, "since", since)
-    assert not work(study, out, broken, monkeypatch)  # a fresh process goes on
-    assert work(study, out, broken, monkeypatch)
+    begun = time.time() - 1
+    assert work(study, out, broken, monkeypatch, since=begun) == worker._AGAIN  # a fresh process goes on
+    assert work(study, out, broken, monkeypatch, since=begun) == 0
     assert broken.seen == ["a-m-r-0", "a-m-r-1", "a-m-r-2"]
     error = json.loads((out / "failed/a-m-r-0.json").read_text())
     assert "it broke" in error["error"]
     assert "Traceback" in error["traceback"]
     mended = Runner()
-    monkeypatch.setattr(work, "since", time.time() + 1)
-    assert work(study, out, mended, monkeypatch)
+    assert work(study, out, mended, monkeypatch, since=time.time() + 1) == 0
     assert mended.seen == ["a-m-r-0"]
     assert not list((out / "failed").iterdir())
 
 
 def test_a_paused_cell_leaves_nothing_and_is_gone_on_with(study, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    assert work(study, out, Runner(pause="a-m-r-2"), monkeypatch)
+    assert work(study, out, Runner(pause="a-m-r-2"), monkeypatch) == 0
     assert sorted(p.stem for p in (out / "results").iterdir()) == ["a-m-r-0", "a-m-r-1"]
     assert not list((out / "failed").iterdir())
     later = Runner()
-    assert work(study, out, later, monkeypatch)
+    assert work(study, out, later, monkeypatch) == 0
     assert later.seen == ["a-m-r-2"]
 
 
 def test_the_deadline_ends_what_runs_and_begins_nothing(study, tmp_path, monkeypatch):
     out, runner = tmp_path / "out", Runner()
-    assert work(study, out, runner, monkeypatch, end=time.time() - 1)
+    assert work(study, out, runner, monkeypatch, end=time.time() - 1) == 0
     assert runner.seen == []
     claim = worker.Claim(out / worker.CLAIMS, "x")
     with pytest.raises(Paused):
@@ -125,7 +127,7 @@ def test_the_deadline_ends_what_runs_and_begins_nothing(study, tmp_path, monkeyp
 
 
 def test_a_result_of_other_settings_is_refused(study, tmp_path, monkeypatch):
-    assert work(study, tmp_path / "out", Runner(), monkeypatch)
+    assert work(study, tmp_path / "out", Runner(), monkeypatch) == 0
     study.write_text(STUDY.replace("imgsz: 64", "imgsz: 96"))
     with pytest.raises(ValueError, match="made with other settings"):
         is_done(tmp_path / "out", load_study(study).cells[0])
@@ -141,7 +143,7 @@ def test_wrong_arguments_are_refused_before_any_work(study, tmp_path):
 
 def test_missing_data_is_said_before_workers_start(study, tmp_path):
     pytest.importorskip("ultralytics")
-    with pytest.raises(FileNotFoundError, match="no data set .*data.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"no data set .*data\.yaml"):
         run_study(study, data_root=tmp_path, out=tmp_path / "out")
 
 
@@ -162,7 +164,8 @@ def test_real_cells_killed_and_gone_on_with_by_two_workers(tmp_path):
         "runner: ultralytics\nseeds: [0]\n"
         "data: {digits: {path: digits/data.yaml, train: {imgsz: 64, epochs: 6, batch: 8, amp: false, workers: 0}}}\n"
         f"models: {{fpn: {{yaml: {models}/neck-fpn.yaml}}, pst: {{yaml: {models}/neck-pst.yaml, evaluations: few}}}}\n"
-        "recipes: {plain: {}, random: {fusion: refine, stochastic_topk: {choices: [0, 2]}, track_fine_statistics: true}}\n"
+        "recipes:\n  plain: {}\n"
+        "  random: {fusion: refine, stochastic_topk: {choices: [0, 2]}, track_fine_statistics: true}\n"
         "evaluations: {few: [{k: 0}, {k: [2, all], fusion: [gate, refine]}, {k: 2, gate: 0.25}, "
         "{k: 2, selection: [window, 'random:1']}, {k: 2, use: [calibrated, tuned]}]}\n"
         "cells:\n  - {data: digits, model: [pst, fpn], recipe: plain}\n"

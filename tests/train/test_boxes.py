@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pst.data.boxes import Boxes
-from pst.train.tasks.boxes import average_precision, coco_metrics, match
+from pst.train.tasks.boxes import THRESHOLDS, coco_metrics, match
 
 CLASSES = ("a", "b", "c")
 
@@ -44,6 +44,40 @@ def scene(seed: int, images: int = 6, *, crowds: bool = False):
 def columns(records, truth):
     rows = [match(record, boxes) for record, boxes in zip(records, truth, strict=True)]
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def average_precision(images, sample=None):
+    """COCO's precision at 101 recalls, (10, classes), from the columns of `match`, for resampled images."""
+    chosen = range(len(images["scores"])) if sample is None else sample
+    scores, labels, hits, ignored = (
+        np.concatenate([np.asarray(images[name][i], dtype=kind) for i in chosen])
+        for name, kind in (("scores", np.float64), ("labels", np.int64), ("hits", np.int64), ("ignored", np.int64))
+    )
+    objects: dict[int, int] = {}
+    for i in chosen:
+        for label, count in images["objects"][i].items():
+            objects[int(label)] = objects.get(int(label), 0) + count
+    order = np.argsort(-scores, kind="mergesort")
+    labels, hits, ignored = labels[order], hits[order], ignored[order]
+    bits = np.arange(len(THRESHOLDS))
+    table = np.empty((len(THRESHOLDS), len(objects)))
+    for column, label in enumerate(sorted(objects)):
+        mine = labels == label
+        right = np.right_shift(hits[mine, None], bits) & 1 == 1
+        counts = np.right_shift(ignored[mine, None], bits) & 1 == 0
+        for bit in bits:
+            table[bit, column] = _precision(right[counts[:, bit], bit], objects[label])
+    return table
+
+
+def _precision(right, objects):
+    if not len(right):
+        return 0.0
+    recall = right.cumsum() / objects
+    precision = right.cumsum() / np.arange(1, len(right) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
+    return float(np.append(precision, 0.0)[np.minimum(at, len(right))].mean())
 
 
 @settings(max_examples=25)

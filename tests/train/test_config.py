@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 import yaml
 
 from pst.train import load_config
 from pst.train.config import CONFIGS
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "train.md"
 
 
 def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
@@ -77,3 +84,14 @@ def test_a_file_must_exist_and_hold_a_mapping(tmp_path):
         load_config("classify", tmp_path / "list.yaml")
     with pytest.raises(ValueError, match="unknown task 'clasify'"):
         load_config("clasify")
+
+
+def test_the_page_about_training_names_every_setting_and_shows_commands_that_are_understood():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for kind in CONFIGS.values():
+        missing = [field.name for field in fields(kind) if f"`{field.name}`" not in text]
+        assert not missing
+    commands = re.findall(r"^(?:.* -m )?pst train (\w+) (.*)$", text, re.MULTILINE)
+    assert len(commands) >= 8
+    for task, rest in commands:
+        load_config(task, overrides=[word for word in shlex.split(rest, comments=True) if "=" in word])

@@ -91,9 +91,10 @@ def test_a_stopped_run_ends_with_the_same_bits(task, tmp_path, monkeypatch):
     def stop():
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "seed_step", stopping(loop.seed_step, 2, stop))
-        fit(config)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config)
     run = tmp_path / "stopped" / "run"
     progress = torch.load(run / "state.pt", weights_only=True)["progress"]
     assert (progress["epoch"], progress["batch"]) == (0, 2)

@@ -66,7 +66,7 @@ class TimmBody(nn.Module):
             self.model = freeze_batch_norm_2d(self.model)
         self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         self.image_size: tuple[int, int] | None = None
-        self.image_size = self._fixed_size(in_channels)
+        self.image_size = self._fixed_size(in_channels, options.get("img_size"))
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, in_channels, H, W) -> map (B, C_i, ~H/r_i, ~W/r_i) by ``str(r_i)``, finest first.
@@ -86,13 +86,14 @@ class TimmBody(nn.Module):
         return OrderedDict((str(r), y) for r, y in zip(self.reductions, maps, strict=True))
 
     @torch.no_grad()
-    def _fixed_size(self, in_channels: int) -> tuple[int, int] | None:
-        """The network's own size if it refuses another one."""
+    def _fixed_size(self, in_channels: int, asked: int | tuple[int, int] | None) -> tuple[int, int] | None:
+        """The size it was built for, ``asked`` or its own, if the network refuses another one."""
         training = self.training
         try:
             self.eval()(torch.zeros(1, in_channels, *PROBE))
         except (AssertionError, RuntimeError):
-            size = self.model.pretrained_cfg["input_size"][1:]
+            size = self.model.pretrained_cfg["input_size"][1:] if asked is None else asked
+            size = (size, size) if isinstance(size, int) else (size[0], size[1])
             self(torch.zeros(1, in_channels, *size))  # what fails here as well is no question of size
             return size
         finally:
@@ -107,12 +108,11 @@ class TimmBody(nn.Module):
 def _plan(
     name: str, coarsest: int, options: dict[str, Any]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Indices, reductions and channels of the maps up to ``coarsest``, read off a network without weights."""
+    """Indices, reductions, channels of the maps up to ``coarsest``, asked of a network before weights are loaded."""
     if not timm.is_model(name):
         near = get_close_matches(name.partition(".")[0], timm.list_models(), 3)
         raise ValueError(f"timm has no network {name!r}; names like it: {near}")
-    with torch.device("meta"):
-        network: Any = timm.create_model(name, pretrained=False, **options)
+    network: Any = timm.create_model(name, pretrained=False, **options)
     reductions, channels = tuple(network.feature_info.reduction()), tuple(network.feature_info.channels())
     if any(a >= b for a, b in pairwise(reductions)) or coarsest not in reductions:
         raise ValueError(

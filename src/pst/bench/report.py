@@ -27,30 +27,31 @@ def targets_table(judged: Sequence[dict[str, Any]]) -> Table:
 def cases_table(records: Sequence[dict[str, Any]]) -> Table:
     """Attention or layer against the textbook's; share: of the least time, that products and exponentials take."""
     header = ("N", "C", "k", "pst ms", "10-90 %", "textbook ms", "speed-up", "share", "op share", "pst MB", "textb. MB")
-    return header, [
-        (
-            str(r["n"]),
-            str(r["channels"]),
-            str(r["topk"]),
-            f"{r['pst_ms']['median']:.2f}",
-            _spread(r["pst_ms"]),
-            f"{r['textbook_ms']['median']:.2f}",
-            f"{r['speedup']:.2f}×",
-            f"{100 * r['share']:.0f} %",
-            f"{100 * r['op_share']:.0f} %" if "op_share" in r else "–",
-            f"{r['pst_mb']:.1f}" if "pst_mb" in r else "–",
-            f"{r['textbook_mb']:.1f}" if "textbook_mb" in r else "–",
-        )
-        for r in records
-    ]
+    return _filled(
+        header,
+        [
+            (
+                str(r["n"]),
+                str(r["channels"]),
+                str(r["topk"]),
+                f"{r['pst_ms']['median']:.2f}",
+                _spread(r["pst_ms"]),
+                f"{r['textbook_ms']['median']:.2f}",
+                f"{r['speedup']:.2f}×",
+                f"{100 * r['share']:.0f} %",
+                f"{100 * r['op_share']:.0f} %" if "op_share" in r else "–",
+                f"{r['pst_mb']:.1f}" if "pst_mb" in r else "–",
+                f"{r['textbook_mb']:.1f}" if "textbook_mb" in r else "–",
+            )
+            for r in records
+        ],
+    )
 
 
 def models_table(records: Sequence[dict[str, Any]]) -> Table:
     """Models, rivals or interpreters: time, and ratio to the first of each group; no empty columns."""
     header = ("", "ms", "10-90 %", "ratio", "parameters", "GFLOPs", "share")
-    rows = [_model_row(r) for r in records]
-    kept = [i for i in range(len(header)) if any(row[i] != "–" for row in rows)]
-    return tuple(header[i] for i in kept), [tuple(row[i] for i in kept) for row in rows]
+    return _filled(header, [_model_row(r) for r in records])
 
 
 def _model_row(r: dict[str, Any]) -> Row:
@@ -109,6 +110,12 @@ def page_part(judged: Sequence[dict[str, Any]], suites: Mapping[str, Mapping[str
             parts += [f"## {title}", origin(suite), markdown(table)]
     pictures = [f"![Time and memory against N: pst solid, textbook dashed]({path})" for path in plots]
     return "\n\n".join([*parts, *(["## Plots"] if pictures else []), *pictures])
+
+
+def _filled(header: Row, rows: list[Row]) -> Table:
+    """The table without the columns that hold nothing."""
+    kept = [i for i in range(len(header)) if any(row[i] != "–" for row in rows)]
+    return tuple(header[i] for i in kept), [tuple(row[i] for i in kept) for row in rows]
 
 
 def _spread(ms: Mapping[str, float]) -> str:

@@ -18,6 +18,10 @@ GREY = 114
 """Fills what a letterboxed image leaves free."""
 
 
+# All that Pillow raises, and ImportError: once Ultralytics is imported, Image.open asks for its HEIF reader.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImportError)
+
+
 class Split(NamedTuple):
     """One split of a data set: files and raw targets, nothing decoded.
 
@@ -92,7 +96,7 @@ def decode(path: Path, mode: str = "RGB") -> Tensor:
             return F.pil_to_tensor(image.convert("RGB"))
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
+    except _DECODING_ERRORS as error:
         raise CorruptImageError(f"{path}: {error}") from error
 
 

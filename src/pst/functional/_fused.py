@@ -121,7 +121,9 @@ def _for_each_block(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, 
     blocks = query.shape[1] // key.shape[1]
     if blocks == 1:
         return key, value
-    return key.repeat_interleave(blocks, 1), value.repeat_interleave(blocks, 1)
+    spread = (t[:, :, None].expand(-1, -1, blocks, -1, -1).flatten(1, 2) for t in (key, value))  # as ONNX can repeat
+    key, value = spread
+    return key, value
 
 
 def gate_fusion(coarse: Tensor, fine: Tensor, gate: Gate) -> Tensor:

@@ -89,15 +89,20 @@ def pyramid_sparse_attention(
         fine_size=(query.shape[2], query.shape[3]),
         coarse_size=(key.shape[2], key.shape[3]),
     )
-    run = _implementation(impl, inputs)
     if topk == 0 or fine is None:
-        return run(inputs, None, None)
+        return attend(inputs, None, None, impl)
     tokens = fine if callable(fine) else gather_tokens(*fine, like=query)
-    return run(inputs, tokens, None if gate is None else _check_gate(gate, query))
+    return attend(inputs, tokens, None if gate is None else _check_gate(gate, query), impl)
+
+
+def attend(inputs: Inputs, fine: FineTokens | None, gate: Gate | None, impl: str) -> Tensor:
+    """`pyramid_sparse_attention` of arguments that need no check, for a module that made them itself."""
+    return _implementation(impl, inputs)(inputs, fine, gate)
 
 
 def _implementation(impl: str, inputs: Inputs) -> Callable[..., Tensor]:
     """The function that ``impl`` stands for."""
+    check_implementation(impl)
     if impl == "auto":
         impl = implementation_for(inputs.query, topk=inputs.topk, fusion=inputs.fusion).impl
     if impl != "triton":
@@ -179,10 +184,15 @@ def check_sizes(fine: torch.Size, coarse: torch.Size) -> None:
         )
 
 
-def _check_options(fusion: str, impl: str, fine: object, gate: object, topk: int) -> None:
-    check_fusion(fusion)
+def check_implementation(impl: str) -> None:
+    """Raise ValueError unless ``impl`` is one of `IMPLEMENTATIONS`."""
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be one of {list(IMPLEMENTATIONS)}, got {impl!r}")
+
+
+def _check_options(fusion: str, impl: str, fine: object, gate: object, topk: int) -> None:
+    check_fusion(fusion)
+    check_implementation(impl)
     if topk > 0 and fine is None:
         raise ValueError(f"topk={topk} needs the fine keys and values: pass fine=(key, value), or topk=0")
     if topk > 0 and fusion == "gate" and gate is None:

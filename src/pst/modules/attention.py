@@ -9,18 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pst.functional._dispatch import is_eager
+from pst.functional._types import Gate, Inputs
 from pst.functional.attention import (
     Fusion,
     Implementation,
+    attend,
     autocasts,
     check_fusion,
     check_sizes,
     check_topk,
     gather_tokens,
-    pyramid_sparse_attention,
 )
 from pst.functional.selection import Gumbel, SelectionRule, check_selection, from_plain, to_plain
-from pst.modules.conv import ConvFactory, ConvNormAct, Folded, fold, pointwise, project
+from pst.modules.conv import LARGE, ConvFactory, ConvNormAct, Folded, call, fold, pointwise, project
 from pst.modules.fine_statistics import FineStatistics, plain_norm
 
 
@@ -123,32 +125,37 @@ class PyramidSparseAttention(nn.Module):
         """
         check_pair(x, upper, self.dim, self.dim)
         topk = self._topk if self.drawn_topk is None or not self.training else self.drawn_topk
-        query = self._heads(project(self.q, x), 1)[0]
+        eager = is_eager() and x.device.type == "cpu"  # elsewhere compilers and kernels see to what `project` does
+        run = project if eager and x.numel() >= LARGE else call
+        query = self._heads(run(self.q, x), 1)[0]
         kv = fold(self.kv) if topk > 0 else None  # serves both maps
-        key, value = self._heads(project(self.kv, upper, kv), 2)
+        projected = run(self.kv, upper) if kv is None or not eager else project(self.kv, upper, kv)
+        key, value = self._heads(projected, 2)
         if topk == 0 and (tracker := self._tracker()) is not None:
             with torch.no_grad():
                 tracker(self.kv, x)
-        out = pyramid_sparse_attention(
-            query,
-            key,
-            value,
-            self._fine_tokens(x, query, kv) if topk > 0 else None,
+        inputs = Inputs(
+            query=query,
+            key=key,
+            value=value,
             topk=topk,
             fusion=self._fusion,
-            gate=None if self.gate is None else (self.gate.weight, self.gate.bias),
-            selection=self.selection if self.training or not _is_noisy(self.selection) else "mean",
+            rule=check_selection(self.selection if self.training or not _is_noisy(self.selection) else "mean"),
+            scale=query.shape[-1] ** -0.5,
             generator=self.generator,
             observer=self._observe(x, upper),
-            impl=self.impl,
+            fine_size=(x.shape[2], x.shape[3]),
+            coarse_size=(upper.shape[2], upper.shape[3]),
         )
-        position = project(self.pe, _to_map(value))
+        gate = None if self.gate is None else Gate(self.gate.weight, self.gate.bias)
+        out = attend(inputs, self._fine_tokens(x, query, kv) if topk > 0 else None, gate, self.impl)
+        position = run(self.pe, _to_map(value))
         gated = topk > 0 and self._fusion == "gate"
         if self.training and self.gate is not None and not gated:
             # Zero, but ties the idle gate to the loss: DistributedDataParallel wants a gradient for every parameter.
             position = position + 0.0 * (self.gate.weight.sum() + self.gate.bias.sum())
         position = F.interpolate(position, size=x.shape[2:], mode="bilinear", align_corners=False)
-        return project(self.proj, _like(_to_map(out) + position, x))
+        return run(self.proj, _like(_to_map(out) + position, x))
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, parts·C, H, W) -> ``parts`` of (B, h, H, W, d), last dimension contiguous; free from channels_last."""
@@ -178,13 +185,13 @@ class PyramidSparseAttention(nn.Module):
         weight, bias = (t.reshape(self.num_heads, -1, *t.shape[1:]) for t in (weight, bias))
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, C)
 
-        def project(index: Tensor) -> tuple[Tensor, Tensor]:
+        def gather(index: Tensor) -> tuple[Tensor, Tensor]:
             flat = index.flatten(1)[..., None].expand(-1, -1, self.dim)  # one gather for all heads: see its backward
             picked = tokens.gather(1, flat).reshape(*index.shape, self.dim)  # (B, h, T, C)
             key, value = (picked @ weight.transpose(1, 2) + bias[:, None]).chunk(2, -1)
             return key.contiguous(), value.contiguous()
 
-        return project
+        return gather
 
     def _tracker(self) -> FineStatistics | None:
         """The fine statistics if this pass updates them: they are tracked, and the BatchNorm is in training mode."""

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.functional._dispatch import is_eager
-
 
 class ConvFactory(Protocol):
     """Builds a stride-1, same-size Conv2d + BatchNorm2d + SiLU (SiLU only with ``act``)."""
@@ -56,7 +54,7 @@ class ConvNormAct(nn.Module):
 
 
 _PARTS = {"conv", "bn", "act"}
-_LARGE = 2**14  # numbers in a map from which folding costs less than BatchNorm's own pass
+LARGE = 2**14  # numbers in a map from which `project` costs less than BatchNorm's own pass
 
 
 class Folded(NamedTuple):
@@ -126,15 +124,13 @@ def pointwise(folded: Folded) -> tuple[Tensor, Tensor] | None:
 
 
 def project(block: nn.Module, x: Tensor, folded: Folded | None = None) -> Tensor:
-    """``block(x)``; for larger maps in eval mode on the CPU as one operator, which spares a pass over the map.
+    """``block(x)``, in eval mode as one operator where `fold` can make one of it.
 
     Args:
         block: Any block.
         x: (B, in, H, W).
-        folded: ``fold(block)`` where it is known already, which pays for small maps as well.
+        folded: ``fold(block)`` where it is known already.
     """
-    if not is_eager() or block.training or x.device.type != "cpu" or (folded is None and x.numel() < _LARGE):
-        return block(x)
     folded = fold(block) if folded is None else folded
     if folded is None:
         return block(x)
@@ -143,6 +139,11 @@ def project(block: nn.Module, x: Tensor, folded: Folded | None = None) -> Tensor
         return F.linear(x.permute(0, 2, 3, 1), *affine).permute(0, 3, 1, 2)
     conv, weight, bias = folded
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def call(block: nn.Module, x: Tensor) -> Tensor:
+    """``block(x)``."""
+    return block(x)
 
 
 def _has_hooks(*modules: nn.Module | None) -> bool:

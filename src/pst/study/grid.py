@@ -108,6 +108,7 @@ def load_study(path: str | Path) -> Study:
 
     Its entries ``data``, ``models``, ``recipes`` and ``evaluations`` are mappings of names; ``cells`` lists
     ``{model: […], recipe: […], data: […], seeds: […]}``, each expanded to all combinations, data outermost, seeds next.
+    A model without ``evaluations`` is evaluated once, as it was trained; a recipe may name others for models with them.
 
     Args:
         path: YAML file.
@@ -149,7 +150,8 @@ def _expand(d: Mapping[str, Any], block: Mapping[str, Any], path: Path) -> Itera
         if missing:
             raise ValueError(f"{path}: a cell names {', '.join(missing)}, which is not defined there")
         settings = {kind: dict(table[name] or {}) for kind, (table, name) in entries.items()}
-        settings["evaluations"] = settings["models"].pop("evaluations", None)
+        of_model, of_recipe = (settings[kind].pop("evaluations", None) for kind in ("models", "recipes"))
+        settings["evaluations"] = of_model if of_model is None or of_recipe is None else of_recipe
         listed = [{"k": 0}] if settings["evaluations"] is None else d["evaluations"][settings["evaluations"]]
         listed = [*listed, *settings["data"].pop("evaluations", ())] if settings["evaluations"] is not None else listed
         yield Cell(

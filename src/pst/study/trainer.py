@@ -116,7 +116,7 @@ def _evaluate(task: Task, config: Config, model: nn.Module) -> dict[str, Any]:
             if cell.settings["evaluations"] is not None:
                 one = attention.apply(copy.deepcopy(one) if variant.gate is not None else one, variant)
             result = evaluation.run(one)
-            figures = _score(cell.runner, result["columns"], weights)
+            figures = _score(cell.runner, result["columns"], weights, task.device)
             replicates.append(figures[1:])
             rows[variant.name] = {
                 "value": round(float(figures[0]), 5),
@@ -132,17 +132,17 @@ def _others(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name.removeprefix("map_").replace("map", "ap"): round(value, 5) for name, value in kept.items()}
 
 
-def _score(kind: str, columns: Mapping[str, list[Any]], weights: Tensor) -> Tensor:
-    """(R,) metric of each resample from what the trainer keeps of every image."""
+def _score(kind: str, columns: Mapping[str, list[Any]], weights: Tensor, device: str) -> Tensor:
+    """(R,) metric of each resample from what the trainer keeps of every image; detections are counted on ``device``."""
     if kind == "classify":
         return weighted_mean(torch.tensor(columns["correct"]), weights)
     if kind == "segment":
         return mean_iou(torch.tensor(columns["confusion"]), weights)
-    found, keep = _detections(columns)
+    found, keep = _detections(columns, device)
     return average_precision(found, weights, interpolation="step", keep=keep).mean(1)
 
 
-def _detections(columns: Mapping[str, list[Any]]) -> tuple[Detections, Tensor | None]:
+def _detections(columns: Mapping[str, list[Any]], device: str) -> tuple[Detections, Tensor | None]:
     """The trainer's columns of a detector as one table, and which detections count at which threshold."""
     sizes = torch.tensor([len(scores) for scores in columns["scores"]])
     flat = {name: list(itertools.chain(*columns[name])) for name in ("scores", "labels", "hits", "ignored")}
@@ -150,14 +150,14 @@ def _detections(columns: Mapping[str, list[Any]]) -> tuple[Detections, Tensor | 
     ignored = torch.tensor(flat["ignored"], dtype=torch.long)[:, None] & bits != 0
     truth = [(int(c), i) for i, objects in enumerate(columns["objects"]) for c, n in objects.items() for _ in range(n)]
     detections = Detections(
-        score=torch.tensor(flat["scores"], dtype=torch.float64),
-        label=torch.tensor(flat["labels"], dtype=torch.long),
-        image=torch.arange(len(sizes)).repeat_interleave(sizes),
-        correct=torch.tensor(flat["hits"], dtype=torch.long)[:, None] & bits != 0,
-        true_label=torch.tensor([c for c, _ in truth], dtype=torch.long),
-        true_image=torch.tensor([i for _, i in truth], dtype=torch.long),
+        score=torch.tensor(flat["scores"], dtype=torch.float64).to(device),
+        label=torch.tensor(flat["labels"], dtype=torch.long).to(device),
+        image=torch.arange(len(sizes)).repeat_interleave(sizes).to(device),
+        correct=(torch.tensor(flat["hits"], dtype=torch.long)[:, None] & bits != 0).to(device),
+        true_label=torch.tensor([c for c, _ in truth], dtype=torch.long).to(device),
+        true_image=torch.tensor([i for _, i in truth], dtype=torch.long).to(device),
     )
-    return detections, ~ignored if ignored.any() else None
+    return detections, (~ignored).to(device) if ignored.any() else None
 
 
 def _derive(use: str, model: nn.Module, config: Config) -> nn.Module:

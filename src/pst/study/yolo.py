@@ -154,7 +154,8 @@ class Evaluations:
 
         data = self.task.data_root / self.task.cell.settings["data"]["path"]
         size = self.imgsz if imgsz is None else imgsz
-        images = CachedValidation(data, imgsz=size, device=self.task.device)
+        batch = _overrides(self.task)["batch"]
+        images = CachedValidation(data, imgsz=size, batch=batch, device=self.task.device)
         self.images = len(images)
         weights = resample_weights(self.task.cell.data, len(images)).to(self.task.device)
         weights = torch.cat([torch.ones_like(weights[:1]), weights])

@@ -45,7 +45,7 @@ def evaluate(
         the forward pass; "images", the names of the n files; "columns", name -> n entries, one for each image:
 
         - classify: "target", "predicted", "correct" (0 or 1);
-        - detect: see `pst.train.tasks.boxes.match`; `pst.train.tasks.boxes.average_precision` reads them;
+        - detect: "scores", "labels", "hits", "ignored", "objects", see `pst.train.tasks.boxes.match`;
         - segment: "confusion", rows are the true classes, columns the predicted ones, in pixels.
 
     Raises:

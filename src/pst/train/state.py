@@ -107,9 +107,3 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[s
         raise ValueError(f"{path} was not written by pst train: it does not say how to build its model")
     content = json.loads(metadata[_METADATA])
     return weights, content["config"], tuple(content["classes"])
-
-
-def is_trained_here(path: str | Path) -> bool:
-    """Whether ``path`` is a folder, as runs are, or a safetensors file, rather than a pickled checkpoint."""
-    path = Path(path)
-    return path.is_dir() or path.suffix == ".safetensors"

@@ -26,7 +26,7 @@ def yolo() -> Any:
     with torch.no_grad():
         for layer in attention_layers(yolo).values():
             for m in layer.modules():
-                if isinstance(m, torch.nn.BatchNorm2d):
+                if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None:
                     m.weight.uniform_(2, 4)
                     m.running_var.uniform_(0.01, 0.1)
     pst.set_topk(yolo, 4)

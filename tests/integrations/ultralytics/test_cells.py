@@ -54,9 +54,21 @@ def test_what_prepare_made_is_in_the_averaged_model_of_a_resumed_training(run):
     layers = [m for m in run.trained().modules() if isinstance(m, pst.PyramidSparseAttention)]
     for layer in layers:
         assert layer.fine_statistics is not None
-        assert not torch.equal(layer.fine_statistics.var, layer.kv.bn.running_var)
+        norm: Any = layer.kv.bn
+        assert not torch.equal(layer.fine_statistics.var, norm.running_var)
         assert layer.fine_statistics.var.dtype == torch.float32
         assert not layer.training
+
+
+def find_something(head: Any) -> None:
+    """Boxes of 3 × 3 cells around every cell, the set's objects at stride 8, with scores around 0.5 of the features."""
+    for box, scores in zip(head.cv2, head.cv3, strict=True):
+        nn.init.zeros_(box[-1].weight)
+        bins = torch.full((4, 16), -30.0)
+        bins[:, 1:3] = 0.0  # half of the side, in cells: the mean of 1 and 2
+        box[-1].bias.data = bins.flatten()
+        nn.init.constant_(scores[-1].bias, 0.0)
+        nn.init.normal_(scores[-1].weight, std=0.1)
 
 
 @pytest.mark.parametrize("k", [0, 2])
@@ -66,9 +78,7 @@ def test_the_figure_is_that_of_val(trained, boxes_data, tmp_path, k):
 
     yolo = YOLO(trained)
     pst.set_topk(yolo, k)
-    head = yolo.model.model[-1]
-    for branch in head.cv3:  # the model was trained for one epoch: let it find something
-        nn.init.constant_(branch[-1].bias, 0.0)
+    find_something(yolo.model.model[-1])
     images = CachedValidation(boxes_data, imgsz=64, batch=4)
     found, milliseconds = images.predict(yolo.model.float().eval())
     detections, _ = match(found, images.box, images.label, images.image)
@@ -76,9 +86,9 @@ def test_the_figure_is_that_of_val(trained, boxes_data, tmp_path, k):
     metrics: Any = yolo.val(
         data=str(boxes_data), imgsz=64, batch=4, device="cpu", plots=False, workers=0, project=str(tmp_path)
     )
-    assert metrics.box.map50 > 0.01
-    assert float(got.mean()) == pytest.approx(metrics.box.map, abs=2e-3)
-    assert float(got[0, 0]) == pytest.approx(metrics.box.map50, abs=5e-3)
+    assert metrics.box.map > 1e-3
+    assert float(got.mean()) == pytest.approx(metrics.box.map, rel=0.01)
+    assert float(got[0, 0]) == pytest.approx(metrics.box.map50, rel=0.01)
     assert milliseconds > 0
 
 

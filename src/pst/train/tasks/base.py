@@ -89,9 +89,3 @@ class Task(ABC, Generic[C]):
     @abstractmethod
     def columns(self, records: Sequence[Record], split: Split) -> dict[str, list[Any]]:
         """What a paired comparison of two models needs of every image, one list entry each."""
-
-
-def check_targets(values: Tensor, classes: int) -> None:
-    """Raise ValueError unless every label is a class index."""
-    if len(values) and not (int(values.min()) >= 0 and int(values.max()) < classes):
-        raise ValueError(f"labels must be 0 to {classes - 1}, got {values.unique().tolist()}")

@@ -117,49 +117,6 @@ def _overlaps(found: torch.Tensor, truth: Boxes) -> np.ndarray:
     return torch.where(truth.crowd[None], share, iou).numpy()
 
 
-def average_precision(images: dict[str, list[Any]], sample: Sequence[int] | None = None) -> np.ndarray:
-    """Average precision of every class at every threshold from the columns of `match`, for resampled images.
-
-    Args:
-        images: Lists "scores", "labels", "hits", "ignored", "objects", one entry for each image.
-        sample: Images to count, one as often as it is listed; None takes each once.
-
-    Returns:
-        (10, classes that occur) float64, COCO's 101-point precision; its mean is "map".
-    """
-    chosen = range(len(images["scores"])) if sample is None else sample
-    scores, labels, hits, ignored = (
-        np.concatenate([np.asarray(images[name][i], dtype=kind) for i in chosen])
-        for name, kind in (("scores", np.float64), ("labels", np.int64), ("hits", np.int64), ("ignored", np.int64))
-    )
-    objects: dict[int, int] = {}
-    for i in chosen:
-        for label, count in images["objects"][i].items():
-            objects[int(label)] = objects.get(int(label), 0) + count
-    order = np.argsort(-scores, kind="mergesort")
-    labels, hits, ignored = labels[order], hits[order], ignored[order]
-    bits = np.arange(len(THRESHOLDS))
-    table = np.empty((len(THRESHOLDS), len(objects)))
-    for column, label in enumerate(sorted(objects)):
-        mine = labels == label
-        right = np.right_shift(hits[mine, None], bits) & 1 == 1
-        counts = np.right_shift(ignored[mine, None], bits) & 1 == 0
-        for bit in bits:
-            table[bit, column] = _precision(right[counts[:, bit], bit], objects[label])
-    return table
-
-
-def _precision(right: np.ndarray, objects: int) -> float:
-    """Mean over 101 recalls of the best precision at that recall or a higher one."""
-    if not len(right):
-        return 0.0
-    recall = right.cumsum() / objects
-    precision = right.cumsum() / np.arange(1, len(right) + 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
-    return float(np.append(precision, 0.0)[np.minimum(at, len(right))].mean())
-
-
 def _xywh(box: Sequence[float]) -> list[float]:
     left, top, right, bottom = box
     return [left, top, right - left, bottom - top]

@@ -14,7 +14,7 @@ from pst.data.boxes import Boxes, read_boxes
 from pst.data.images import GREY, Batch, Sample, Split, decode, letterbox
 from pst.train import augment
 from pst.train.config import DetectConfig
-from pst.train.tasks.base import Record, Task, check_targets
+from pst.train.tasks.base import Record, Task
 from pst.train.tasks.boxes import coco_metrics, match
 from pst.train.tasks.instances import draw_segments
 
@@ -39,8 +39,6 @@ class Detect(Task[DetectConfig]):
     @override
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
         edge, with_masks = self.config.imgsz, train and self.config.model == "mask_rcnn"
-        for boxes in split.targets:
-            check_targets(boxes.labels, len(split.classes))
         if with_masks and any(boxes.segments is None and len(boxes.labels) for boxes in split.targets):
             raise ValueError(
                 "mask_rcnn needs a COCO file whose objects all have a segmentation, or train another model"
