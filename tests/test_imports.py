@@ -31,6 +31,7 @@ LAYERS = (
     ("__main__",),
 )
 CORE = ("functional", "modules", "control", "calibration", "tuning", "checkpoint", "")
+TRITON_FILES = ("pst/functional/_triton.py", "pst/functional/_triton_kernels.py")
 MAY_IMPORT_ULTRALYTICS = ("integrations.ultralytics",)
 MAY_IMPORT_ULTRALYTICS_WHEN_CALLED = ("bench", "demo", "cli")
 
@@ -170,7 +171,15 @@ def test_the_core_needs_torch_alone():
     for found in all_imports():
         library = found.name.replace(":", ".").partition(".")[0]
         if found.part in CORE and library not in sys.stdlib_module_names:
-            assert library in ("torch", "pst") or (library == "safetensors" and found.lazy), str(found)
+            kernels = library == "triton" and found.file in TRITON_FILES
+            assert kernels or library in ("torch", "pst") or (library == "safetensors" and found.lazy), str(found)
+
+
+def test_triton_is_imported_where_it_is_wanted():
+    names = {f.removesuffix(".py").replace("/", ".") for f in TRITON_FILES}
+    uses = [i for i in all_imports() if i.name.partition(":")[0] in names and i.file not in TRITON_FILES]
+    assert uses
+    assert all(found.lazy for found in uses), uses
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_overrides_and_switches_reach_the_run(runs):
     ("argv", "message"),
     [
         (["train", "classify", "data=d", "epoch=1"], "unknown key 'epoch' for classify: did you mean 'epochs'?"),
-        (["train", "detect", "data=none"], "no data set file at none"),
+        (["train", "detect", "data=none"], "no YAML file at none"),
         (["train", "segment"], "'data' is missing"),
         (["val", "--model", "none.safetensors"], "none.safetensors"),
         (["predict", "--model", "none.safetensors", "a.png"], "none.safetensors"),

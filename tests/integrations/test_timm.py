@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -146,11 +147,12 @@ def test_layers_are_grouped_from_the_stem_to_the_head(name):
 # ------------------------------------------------------------------------------------------------- backbone and weights
 
 
-@pytest.mark.parametrize("family", ["resnet18", "swin_tiny_patch4_window7_224", "test_efficientnet"])
+@pytest.mark.parametrize("family", ["resnet18", "swin_tiny_patch4_window7_224", "test_efficientnet", "selecsls42"])
 def test_the_maps_are_those_of_timms_own_extractor(family):
-    own = timm.create_model(family, features_only=True, out_indices=(-2, -1), **FAMILIES[family]).eval()
+    own = timm.create_model(family, features_only=True, out_indices=(-2, -1), **FAMILIES.get(family, {})).eval()
     model, x = create(family).eval(), images()
-    model.backbone.load_state_dict({k.replace("layers_", "layers."): t for k, t in own.state_dict().items()})
+    flattened = re.compile(r"^(layers|stem|features|head)_")  # how timm's own extractor names them
+    model.backbone.load_state_dict({flattened.sub(r"\1.", k): t for k, t in own.state_dict().items()})
     maps = [y.permute(0, 3, 1, 2) if "swin" in family else y for y in own(x)]  # timm's own Swin gives NHWC
     for actual, expected in zip(model.forward_maps(x), maps, strict=True):
         assert_close(actual, expected, 1e-5)

@@ -76,6 +76,8 @@ def refusal_of_triton(query: Tensor) -> str | None:
         return f"Triton's kernel is for float16, bfloat16 and float32, and the query is {query.dtype}"
     if query.shape[-1] not in HEAD_WIDTHS:
         return f"Triton's kernel is for head widths {HEAD_WIDTHS}, and the query has {query.shape[-1]}"
+    if query.numel() == 0:
+        return "the query is empty"
     if torch.version.hip is not None:
         return "Triton's kernel is not tested on ROCm"
     if query.device.type == "cuda" and torch.cuda.get_device_capability(query.device) < (8, 0):

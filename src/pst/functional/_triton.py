@@ -77,7 +77,8 @@ def attend(
     Returns:
         (B, h, N, d), in (B, N, h, d) memory order.
     """
-    weight, shift = (None, None) if gate is None else gate
+    weight, shift = (None, None) if gate is None else (t.contiguous() for t in gate)
+    bias = None if bias is None else bias.contiguous()
     tensors = (query, key, value, fine_key, fine_value, weight, shift)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if torch.compiler.is_compiling():  # an operator costs 0.1 ms more than the function behind it, but can be traced
@@ -100,7 +101,7 @@ def _attend(
     programs = q.shape[0] * q.shape[1] * triton.cdiv(queries, settings["BLOCK_Q"])
     with torch.cuda.device_of(q):
         forward_kernel[(programs,)](
-            *_or(q, k, v, fk, fv, _rows(weight), shift, bias), out, branches, lse, *_strides(q, k, fk),
+            *_or(q, k, v, fk, fv, weight, shift, bias), out, branches, lse, *_strides(q, k, fk),
             q.shape[1], queries, tokens, fine, _length(bias), scale * LOG2_E, out.numel(), _size(q),
             FINE=fk is not None, GATED=weight is not None, BIASED=bias is not None, SAVE=save, **settings,
         )  # fmt: skip
@@ -153,7 +154,7 @@ def _gate_gradients(upstream: Tensor, branches: Tensor, weight: Tensor, shift: T
     g = F.linear(both, weight, shift).sigmoid()
     slope = upstream * (fine - coarse) * g * (1 - g)
     through = (slope @ weight).unflatten(-1, (2, -1)).movedim(-2, 0)
-    upstreams = torch.stack([(1 - g) * upstream, g * upstream]) + through
+    upstreams = (torch.stack([(1 - g) * upstream, g * upstream]) + through).contiguous()
     flat = slope.flatten(0, -2)
     return upstreams, flat.T @ both.flatten(0, -2), flat.sum(0)
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Sampler
 
-from pst.data.images import Batch, Images
+from pst.data.dataset import Batch, Images
 from pst.train.config import Config
 
 

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from pst.data.images import Batch, Images
+from pst.data.dataset import Batch, Images
 from pst.train.batches import as_it_is
 from pst.train.models import has_pst, load_trained, set_attention
 from pst.train.start import start

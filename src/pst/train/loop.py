@@ -15,7 +15,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from tqdm import tqdm
 
-from pst.data.images import Batch
+from pst.data.dataset import Batch
 from pst.train.batches import Order, training_loader
 from pst.train.config import Config
 from pst.train.evaluate import predict

@@ -10,12 +10,13 @@ from torch import nn
 
 import pst
 from pst.checkpoint import load_safetensors
-from pst.train.config import Config, load_config
+from pst.train.config import Config
+from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, read_weights, save_weights
 from pst.train.tasks import make_task
 
 if TYPE_CHECKING:
-    from pst.data.images import Images
+    from pst.data.dataset import Images
     from pst.train.tasks.base import Task
 
 

@@ -60,7 +60,7 @@ class OnTimmBackbone(nn.Module):
             raise ValueError(f"timm {timm.__version__} has no feature maps of {backbone!r}: no forward_intermediates")
         self.indices = sorted(i % len(getter.feature_info) for i in getter.feature_info.out_indices)
         self.backbone: Any = getter.model
-        if hasattr(self.backbone, "head"):  # timm before 1.0.31 leaves parameters there that nothing uses
+        if hasattr(getattr(self.backbone, "head", None), "fc"):  # timm before 1.0.31 leaves its unused norms there
             self.backbone.head = nn.Identity()
         self.levels: FeatureInfo = getter.feature_info.from_other(tuple(self.indices))
         self.in_chans = options.get("in_chans", 3)

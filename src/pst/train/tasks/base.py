@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from pst.data.images import Batch, Images, Sample, Split
+from pst.data.dataset import Batch, Images
+from pst.data.images import Sample, Split
 from pst.train.config import Config
 
 C = TypeVar("C", bound=Config)

@@ -10,7 +10,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from torchvision.ops import box_iou
 
-from pst.data.boxes import Boxes
+from pst.data.objects import Boxes
 from pst.train.tasks.base import Record
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 from typing_extensions import override
 
+from pst.data.dataset import Batch
 from pst.data.folder import read_folder
-from pst.data.images import Batch, Sample, Split, centre_square, decode
+from pst.data.images import Sample, Split, centre_square, decode
 from pst.train import augment
 from pst.train.config import ClassifyConfig
 from pst.train.tasks.base import Record, Task

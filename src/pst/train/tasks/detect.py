@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 from typing_extensions import override
 
-from pst.data.boxes import Boxes, read_boxes
-from pst.data.images import GREY, Batch, Sample, Split, decode, letterbox
+from pst.data.boxes import read_boxes
+from pst.data.dataset import Batch
+from pst.data.images import GREY, Sample, Split, decode, letterbox
+from pst.data.objects import Boxes
 from pst.train import augment
 from pst.train.config import DetectConfig
 from pst.train.tasks.base import Record, Task

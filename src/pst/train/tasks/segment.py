@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from typing_extensions import override
 
-from pst.data.images import GREY, Batch, Sample, Split, decode, fitted, letterbox
+from pst.data.dataset import Batch
+from pst.data.images import GREY, Sample, Split, decode, fitted, letterbox
 from pst.data.masks import IGNORE, read_mask, read_masks
 from pst.train import augment
 from pst.train.config import SegmentConfig

@@ -1,0 +1,117 @@
+"""What pst's own trainer keeps of every image gives its own metrics again, and costs are counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pst
+from pst.study import latency
+from pst.study.attention import apply, counted
+from pst.study.costs import count_gflops, peak_memory
+from pst.study.grid import Variant, load_study
+
+pytest.importorskip("accelerate")
+pytest.importorskip("faster_coco_eval")
+
+VARIANT = Variant(k=2, fusion="refine", selection="random:3", gate=None, imgsz=None, use="trained")
+
+
+def columns() -> tuple[dict[str, list], float]:
+    """Columns of a detector over eight images, a crowd among the objects, and COCO's own figure for them."""
+    from pst.data.boxes import Boxes
+    from pst.train.tasks.boxes import coco_metrics, match
+
+    records, truth = [], []
+    for i in range(8):
+        corner, size = 100 * torch.rand(4, 2), 20 + 60 * torch.rand(4, 2)
+        boxes, labels = torch.cat([corner, corner + size], 1), torch.randint(3, (4,))
+        crowd = torch.tensor([False, False, False, i == 0])
+        found = boxes.repeat(3, 1) + 5 * torch.randn(12, 4)
+        record = {
+            "index": i,
+            "size": (200, 200),
+            "boxes": found.tolist(),
+            "scores": torch.rand(12).tolist(),
+            "labels": labels.repeat(3).tolist(),
+        }
+        records.append(record)
+        truth.append(Boxes(boxes=boxes, labels=labels, crowd=crowd))
+    rows = [match(r, t) for r, t in zip(records, truth, strict=True)]
+    return {name: [row[name] for row in rows] for name in rows[0]}, coco_metrics(records, truth, ["a", "b", "c"])["map"]
+
+
+def test_unit_weights_give_cocos_figure():
+    from pst.study.trainer import _score
+
+    table, expected = columns()
+    got = _score("detect", table, torch.ones(1, 8, dtype=torch.float64), "cpu")
+    assert 0.1 < expected < 0.95
+    assert float(got[0]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_resample_gives_the_trainers_figure_for_the_images_it_holds():
+    """Each image at most once: copies share one point of the curve here, and have one each there."""
+    from pst.study.trainer import _score
+    from pst.train.tasks.boxes import average_precision
+
+    table, _ = columns()
+    weights = torch.tensor([[1, 0, 1, 1, 0, 1, 0, 1]]).double()
+    expected = average_precision(table, [0, 2, 3, 5, 7]).mean()
+    assert float(_score("detect", table, weights, "cpu")[0]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_variant_is_set_on_every_layer():
+    model = nn.ModuleList([pst.PyramidSparseAttention(32, 1), pst.PyramidSparseAttention(32, 1)])
+    apply(model, VARIANT)
+    for layer in model:
+        assert isinstance(layer, pst.PyramidSparseAttention)
+        assert (layer.topk, layer.fusion) == (2, "refine")
+        assert "seed=3" in repr(layer.selection)
+    x, upper = torch.randn(1, 32, 8, 8), torch.randn(1, 32, 4, 4)
+    constant = Variant(k=16, fusion="gate", selection="mean", gate=0.25, imgsz=None, use="trained")
+    layer = apply(pst.PyramidSparseAttention(32, 1), constant).eval()
+    assert isinstance(layer, pst.PyramidSparseAttention)
+    assert layer.gate is not None
+    assert torch.count_nonzero(layer.gate.weight) == 0
+    torch.testing.assert_close(layer.gate.bias.sigmoid(), torch.full_like(layer.gate.bias, 0.25))
+    assert torch.isfinite(layer(x, upper)).all()
+
+
+def test_operations_of_attention_are_counted():
+    class Attention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    assert count_gflops(Attention(), torch.zeros(1, 2, 10, 8)) * 1e9 == pytest.approx(2 * 2 * 2 * 10 * 10 * 8)
+
+
+def test_peak_memory_sees_an_allocation():
+    with peak_memory("cpu") as before:
+        pass
+    with peak_memory("cpu") as peak:
+        held = np.ones(40_000_000, dtype=np.uint8)
+    assert held.sum() == 40_000_000
+    assert peak[0] >= before[0] + 30
+
+
+def test_latency_is_measured_for_every_counted_variant(tmp_path: Path):
+    study = tmp_path / "small.yaml"
+    study.write_text(
+        "runner: classify\ndata: {a: {path: a, train: {imgsz: 64, epochs: 1}}}\nrecipes: {r: {}}\n"
+        "models: {plain: {model: resnet10t}, pst: {model: pst_resnet10t, evaluations: few}}\n"
+        "evaluations: {few: [{k: 0}, {k: [1, 2], fusion: refine}]}\n"
+        "cells: [{data: a, model: [plain, pst], recipe: r}]\n"
+    )
+    import json
+
+    record = json.loads(latency.measure(study, tmp_path, seconds=0.1).read_text())
+    assert {name: sorted(ms) for name, ms in record["ms_per_image"]["64"].items()} == {
+        "plain": ["k0"], "pst": ["k0", "k1-refine", "k2-refine"],
+    }  # fmt: skip
+    assert all(ms > 0 for model in record["ms_per_image"]["64"].values() for ms in model.values())
+    assert [v.name for v in counted(load_study(study).cells[1])] == ["k0", "k1-refine", "k2-refine"]
