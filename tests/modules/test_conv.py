@@ -8,7 +8,7 @@ from torch import nn
 
 import pst
 from battery import ModuleBattery, filled
-from pst.modules.conv import pointwise_affine
+from pst.modules.conv import fold, pointwise, project
 from tensors import assert_close
 
 
@@ -67,6 +67,12 @@ class NormConv(FusedConv):
         return self.norm(super().forward(x))
 
 
+def pointwise_affine(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Weight and bias of the one affine map of each pixel that ``module`` is, or None."""
+    folded = fold(module)
+    return None if folded is None else pointwise(folded)
+
+
 @pytest.mark.parametrize(
     "module",
     [block(), block(bn=nn.BatchNorm2d(4, affine=False).eval()), FusedConv()],
@@ -122,3 +128,45 @@ NOT_AFFINE = {
 @pytest.mark.parametrize("module", NOT_AFFINE.values(), ids=NOT_AFFINE)
 def test_any_other_block_is_called_as_a_whole(module):
     assert pointwise_affine(module) is None
+
+
+PROJECTIONS = {name: module for name, module in NOT_AFFINE.items() if name != "other convolution"} | {
+    "plain": block(),
+    "fused": FusedConv().double(),
+    "without scale and shift": block(bn=nn.BatchNorm2d(4, affine=False).eval().double()),
+    "convolution with bias": block(conv=nn.Conv2d(6, 4, 1)),
+    "depthwise": filled(pst.ConvNormAct(6, 6, 7, groups=6, act=False)).eval().double(),
+    "circular": block(conv=nn.Conv2d(6, 4, 3, padding=1, padding_mode="circular")),
+}
+
+
+@pytest.mark.parametrize("module", PROJECTIONS.values(), ids=PROJECTIONS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_projection_equals_its_block(module, memory_format):
+    module, x = module.double(), torch.randn(2, 6, 9, 7, dtype=torch.float64).contiguous(memory_format=memory_format)
+    expected = module(x)
+    actual = project(module, x)
+    assert_close(actual, expected)
+    assert actual.stride() == expected.stride()
+    known = fold(module)
+    if known is not None:
+        assert_close(project(module, x, known), expected)
+
+
+def test_a_folded_half_block_is_as_exact_as_the_block():
+    module = block()
+    x = torch.randn(2, 6, 9, 7)
+    expected = module(x.double())
+    half = module.to(torch.bfloat16)
+    folded = project(half, x.bfloat16()).double()
+    assert folded.sub(expected).norm() <= 2 * half(x.bfloat16()).double().sub(expected).norm()
+
+
+def test_the_whole_layer_is_the_same_folded_and_not(monkeypatch):
+    layer = filled(pst.PyramidSparseAttention(32, 2, topk=3)).eval().double()
+    x, upper = torch.randn(1, 32, 12, 10, dtype=torch.float64), torch.randn(1, 32, 6, 5, dtype=torch.float64)
+    outputs = []
+    for least in (0, 10**9):
+        monkeypatch.setattr("pst.modules.attention.LARGE", least)
+        outputs.append(layer(x, upper))
+    assert_close(*outputs)

@@ -52,6 +52,15 @@ def test_variants_are_named_by_what_differs_from_the_paper(tmp_path):
     assert [v.name for v in plain.variants] == ["k0"]
 
 
+def test_a_recipe_may_be_evaluated_in_another_way(tmp_path):
+    text = STUDY.replace("two: {fusion: refine}", "two: {fusion: refine, evaluations: short}")
+    text = text.replace("evaluations:\n  fine:", "evaluations:\n  short: [{k: 0}, {k: 2}]\n  fine:")
+    variants = {(c.model, c.recipe): [v.name for v in c.variants] for c in load_study(write(tmp_path, text)).cells}
+    assert variants["pst", "two"] == ["k0", "k2-gate", "k0@640"]
+    assert len(variants["pst", "one"]) == 11
+    assert variants["plain", "two"] == ["k0"]
+
+
 def test_the_digest_tells_settings_apart(tmp_path):
     digests = {c.digest for c in load_study(write(tmp_path)).cells}
     changed = STUDY.replace("{path: a.yaml,", "{path: b.yaml,")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import pst
 import tiny_data
@@ -178,3 +179,39 @@ def test_a_file_of_another_program_is_refused(tmp_path):
 
 def test_the_loop_stays_short():
     assert Path(loop.__file__).read_text().count("\n") <= 220
+
+
+def test_tensorboard_holds_the_figures_of_the_csv_file(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train("classify", tmp_path, tensorboard=True)
+    board = EventAccumulator(str(run)).Reload()
+    names, values = (line.split(",") for line in (run / "results.csv").read_text().splitlines())
+    assert set(board.Tags()["scalars"]) == set(names)
+    for name, value in zip(names, values, strict=True):
+        assert [event.value for event in board.Scalars(name)] == [pytest.approx(float(value))]
+
+
+def test_a_mask_of_another_size_than_its_image_is_refused(tmp_path):
+    plain = settings("segment", tmp_path)
+    file = tmp_path / "data" / "masks" / "train2.png"
+    with Image.open(file) as mask:
+        mask.resize((10, 12), Image.Resampling.NEAREST).save(file)
+    with pytest.raises(ValueError, match=r"train2\.png is \(12, 10\), its image \(48, 64\): expected one size"):
+        fit(load_config("segment", overrides=plain))
+
+
+def test_annotations_for_another_size_are_refused(tmp_path):
+    root = tiny_data.coco(tmp_path / "data")
+    text = (root / "train.json").read_text()
+    (root / "train.json").write_text(text.replace('"width": 64', '"width": 65'))
+    with pytest.raises(ValueError, match=r"is 64×48, its annotations say \(65, 48\)"):
+        fit(load_config("detect", overrides=settings("detect", tmp_path)))
+
+
+def test_a_model_is_not_evaluated_on_other_classes(tmp_path):
+    run = train("segment", tmp_path, max_steps=1)
+    other = tiny_data.masks(tmp_path / "other")
+    (other / "classes.txt").write_text("ground\nred\nblue\ngreen\n")
+    with pytest.raises(ValueError, match=r"has the classes .*, the model"):
+        evaluate(run, data=str(other))

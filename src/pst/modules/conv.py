@@ -108,12 +108,6 @@ def _fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Folded:
     return Folded(conv, *(t.to(conv.weight.dtype) for t in (weight, shift))) if halved else Folded(conv, weight, shift)
 
 
-def pointwise_affine(block: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Weight (out, in) and bias (out) when ``block`` in eval mode is one affine map of each pixel, else None."""
-    folded = fold(block)
-    return None if folded is None else pointwise(folded)
-
-
 def pointwise(folded: Folded) -> tuple[Tensor, Tensor] | None:
     """Weight (out, in) and bias (out) of a 1×1 convolution of stride 1 without padding or groups, else None."""
     conv, weight, bias = folded

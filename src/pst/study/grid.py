@@ -149,7 +149,7 @@ def _expand(d: Mapping[str, Any], block: Mapping[str, Any], path: Path) -> Itera
         missing = [f"{name} in {kind}" for kind, (table, name) in entries.items() if name not in table]
         if missing:
             raise ValueError(f"{path}: a cell names {', '.join(missing)}, which is not defined there")
-        settings = {kind: dict(table[name] or {}) for kind, (table, name) in entries.items()}
+        settings: dict[str, Any] = {kind: dict(table[name] or {}) for kind, (table, name) in entries.items()}
         of_model, of_recipe = (settings[kind].pop("evaluations", None) for kind in ("models", "recipes"))
         settings["evaluations"] = of_model if of_model is None or of_recipe is None else of_recipe
         listed = [{"k": 0}] if settings["evaluations"] is None else d["evaluations"][settings["evaluations"]]

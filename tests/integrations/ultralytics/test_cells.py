@@ -50,6 +50,12 @@ def test_an_interrupted_training_ends_with_all_epochs_and_nothing_but_its_checkp
     assert [p.name for p in run.wdir.iterdir()] == ["last.pt"]
 
 
+def test_a_finished_training_is_not_gone_on_with(run, boxes_data):
+    again = CellTrainer(overrides(boxes_data, run.save_dir))
+    assert not again.resume
+    assert again.log == []
+
+
 def test_what_prepare_made_is_in_the_averaged_model_of_a_resumed_training(run):
     layers = [m for m in run.trained().modules() if isinstance(m, pst.PyramidSparseAttention)]
     for layer in layers:

@@ -15,6 +15,7 @@ from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 from pst.files import replacing, write_text
 from pst.integrations.ultralytics.plugin import register
+from pst.integrations.ultralytics.reproduce import epochs_done
 
 Prepare = Callable[[nn.Module], None]
 
@@ -23,13 +24,13 @@ class CellTrainer(DetectionTrainer):
     """Ultralytics' detection trainer that spends its time on training alone.
 
     It writes ``weights/last.pt`` after each epoch, whole or not at all, and goes on from there when it is built again
-    with the same ``save_dir``. The random numbers of a continued training are not those of an uninterrupted one:
-    Ultralytics keeps none. ``epochs.json`` holds loss and seconds of each epoch.
+    with the same ``save_dir``; where the last epoch is done, it begins anew. The random numbers of a continued training
+    are not those of an uninterrupted one: Ultralytics keeps none. ``epochs.json`` holds loss and seconds of each epoch.
 
     Args:
         overrides: Arguments of the training, ``model``, ``data`` and ``save_dir`` among them.
         prepare: Called with the model after it is built and before it is trained, e.g. to draw k in each step.
-        on_epoch: Called with (epochs done, of how many) after each checkpoint; may raise to interrupt.
+        on_epoch: Called with (epochs done, of how many) after each checkpoint but the last; may raise to interrupt.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class CellTrainer(DetectionTrainer):
         register()
         self.prepare, self._on_epoch = prepare, on_epoch
         last = Path(overrides["save_dir"]) / "weights" / "last.pt"
-        resume = {"model": str(last), "resume": str(last)} if last.is_file() else {}
+        resume = {"model": str(last), "resume": str(last)} if _unfinished(last) else {}
         super().__init__(overrides={**_QUIET, **overrides, **resume})
         self.log_path = self.save_dir / "epochs.json"
-        self.log: list[dict[str, float]] = json.loads(self.log_path.read_text()) if resume else []
+        logged = bool(resume) and self.log_path.is_file()
+        self.log: list[dict[str, float]] = json.loads(self.log_path.read_text()) if logged else []
         self._epoch_began = 0.0
         self.add_callback("on_train_epoch_start", _begin)
         self.add_callback("on_fit_epoch_end", _end)
@@ -99,6 +101,14 @@ _QUIET = {
 }
 
 
+def _unfinished(last: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    if not last.is_file():
+        return False
+    done, epochs = epochs_done(last)
+    return done < epochs
+
+
 def _begin(trainer: CellTrainer) -> None:
     trainer._epoch_began = time.perf_counter()
 
@@ -108,7 +118,7 @@ def _end(trainer: CellTrainer) -> None:
     seconds = time.perf_counter() - trainer._epoch_began
     trainer.log = [*trainer.log[: trainer.epoch], {"loss": round(loss, 4), "seconds": round(seconds, 2)}]
     write_text(trainer.log_path, json.dumps(trainer.log))
-    if trainer._on_epoch is not None:
+    if trainer._on_epoch is not None and trainer.epoch + 1 < trainer.epochs:  # of the last, there is no going on
         trainer._on_epoch(trainer.epoch + 1, trainer.epochs)
 
 
