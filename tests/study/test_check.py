@@ -27,6 +27,7 @@ def write_digits(root: Path) -> None:
         Image.fromarray((scan.reshape(8, 8) * 15.9).astype(np.uint8)).convert("RGB").save(folder / f"{i}.png")
 
 
+@pytest.mark.slow
 def test_a_committed_cell_comes_out_the_same(tmp_path):
     """After a change of the settings: copy the result that the failure names over the committed one."""
     pytest.importorskip("accelerate")

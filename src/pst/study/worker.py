@@ -117,7 +117,13 @@ def run_study(
 
 
 def _prepare(cells: list[Cell], data_root: Path) -> None:
-    """Scan each data set once, so that processes that start together do not all write its cache of labels."""
+    """Make the data sets that are made, and scan each one, before processes start that would all do it at once."""
+    for cell in cells:
+        made = cell.settings["data"].get("digits")
+        if made is not None:
+            from pst.data import digits
+
+            digits.make(data_root / cell.data, **made)
     if any(cell.runner == "ultralytics" for cell in cells):
         from pst.study.yolo import prepare_data
 
