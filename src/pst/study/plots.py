@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from pst.study.statistics import Estimate, gain, value
 from pst.study.tables import Results, latency, parse_row, ways
 
+_MARKERS = "osv^"  # one for each round of the ten colours
+
 
 def accuracy_against_cost(results: Results, data: str, rows: Sequence[str]) -> bytes | None:
     """PNG of the metric against GFLOPs and against latency, with the standard deviation over seeds as bars.
@@ -31,18 +33,19 @@ def accuracy_against_cost(results: Results, data: str, rows: Sequence[str]) -> b
             points.append((row, value(seeds, variant), seeds, variant))
     if not points:
         return None
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4), layout="constrained")
     for axes, what in zip(figure.subplots(1, 2), ("GFLOPs", "ms per image"), strict=True):
         for i, (row, estimate, seeds, variant) in enumerate(points):
             x = seeds[0]["gflops"].get(variant) if what == "GFLOPs" else next(iter(latency(seeds, variant).values()))
             if x is None:
                 continue
             spread = 0.0 if estimate.sd is None else 100 * estimate.sd
-            axes.errorbar(x, 100 * estimate.mean, spread, fmt="o", capsize=3, color=f"C{i % 10}")
-            axes.annotate(row, (x, 100 * estimate.mean), (5, 4), textcoords="offset points", fontsize=8)
+            marker = _MARKERS[i // 10 % len(_MARKERS)]
+            axes.errorbar(x, 100 * estimate.mean, spread, fmt=marker, capsize=3, color=f"C{i % 10}", label=row)
         axes.set(xlabel=what, ylabel=f"{points[0][2][0]['metric']} (%)", title=data)
-        axes.margins(x=0.2)
+        axes.margins(x=0.1)
         axes.grid(alpha=0.3)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return _png(figure)
 
 

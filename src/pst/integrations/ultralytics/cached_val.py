@@ -27,6 +27,7 @@ class CachedValidation:
 
     Attributes:
         names: Class names by index.
+        batches: (B, 3, H, W) uint8 each, the images as the model gets them, padding included.
         label: (G,) int64, labels of all boxes.
         image: (G,) int64, their images.
         box: (G, 4) float32, corners in pixels of the batch's image.
@@ -42,7 +43,7 @@ class CachedValidation:
         dataset: Any = build_yolo_dataset(args, found["val"], batch, found, mode="val", stride=32)
         items = [dataset[i] for i in range(len(dataset))]
         loaded = [dataset.collate_fn(items[i : i + batch]) for i in range(0, len(items), batch)]
-        self._batches: list[Tensor] = [b["img"].to(self.device) for b in loaded]
+        self.batches: list[Tensor] = [b["img"].to(self.device) for b in loaded]
         self._collect(loaded)
 
     def __len__(self) -> int:
@@ -75,7 +76,7 @@ class CachedValidation:
         """
         found: list[Tensor] = []
         seconds = []
-        for images in self._batches:
+        for images in self.batches:
             batch = images.float() / 255
             self._wait()
             begin = time.perf_counter()
