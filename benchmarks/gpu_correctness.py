@@ -44,8 +44,8 @@ def _op_errors(device: str, fine: Any, coarse: Any, dtype: torch.dtype, fusion: 
     }
     record: dict[str, Any] = {"errors": errors, "ok": max(errors.values()) <= BUDGET[dtype]}
     if impl == "auto":
-        query = torch.empty(0, 32, dtype=dtype, device=device)
-        record["chosen"] = implementation_for(query, topk=k, fusion=fusion)._asdict()
+        query = _op_inputs(fine, coarse, dtype)[0].to(device)
+        record["chosen"] = implementation_for(query, coarse[0] * coarse[1], topk=k, fusion=fusion)._asdict()
     return record
 
 

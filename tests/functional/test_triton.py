@@ -263,7 +263,7 @@ by_hand = pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on the CP
 
 @by_hand
 def test_auto_says_what_it_runs_on_the_cpu():
-    assert implementation_for(torch.ones(1, 32)) == ("fused", ON_CPU)
+    assert implementation_for(torch.ones(1, 32), 9) == ("fused", ON_CPU)
 
 
 @by_hand
@@ -286,26 +286,27 @@ def test_refusals_and_preference_where_triton_runs(query, reason, monkeypatch):
     monkeypatch.setattr(_dispatch, "_INTERPRETED", True)
     monkeypatch.setattr(_dispatch, "_INSTALLED", True)
     if reason is not None:
-        choice = implementation_for(query, topk=8)
+        choice = implementation_for(query, 9, topk=8)
         assert choice.impl == "fused"
         assert choice.reason.endswith(reason)
         return
-    monkeypatch.setattr(_dispatch, "FASTER", dict.fromkeys(_dispatch.FASTER, ()))
-    assert implementation_for(query, topk=8, fusion="refine").impl == "fused"
-    monkeypatch.setitem(_dispatch.FASTER, ("refine", False), (torch.float32,))
-    assert implementation_for(query, topk=8, fusion="refine").impl == "triton"
-    assert implementation_for(query.clone().requires_grad_(), topk=8, fusion="refine").impl == "fused"
-    assert implementation_for(query, topk=8, fusion="gate").impl == "fused"
-    assert implementation_for(query, topk=0, fusion="refine").impl == "fused"
+    monkeypatch.setattr(_dispatch, "FASTER", dict.fromkeys(_dispatch.FASTER, {}))
+    assert implementation_for(query, 9, topk=8, fusion="refine").impl == "fused"
+    monkeypatch.setitem(_dispatch.FASTER, ("refine", False), {torch.float32: 9})
+    assert implementation_for(query, 9, topk=8, fusion="refine").impl == "triton"
+    assert implementation_for(query, 8, topk=8, fusion="refine").impl == "fused"  # one query meets 8 tokens: 8 logits
+    assert implementation_for(query.clone().requires_grad_(), 9, topk=8, fusion="refine").impl == "fused"
+    assert implementation_for(query, 9, topk=8, fusion="gate").impl == "fused"
+    assert implementation_for(query, 9, topk=0, fusion="refine").impl == "fused"
     monkeypatch.setattr(_dispatch, "_INSTALLED", False)
-    assert implementation_for(query) == ("fused", "Triton is not installed")
+    assert implementation_for(query, 9) == ("fused", "Triton is not installed")
 
 
 def test_compiled_programs_get_operators_of_pytorch(monkeypatch):
     monkeypatch.setattr(_dispatch, "refusal_of_triton", lambda query: None)
-    monkeypatch.setattr(_dispatch, "FASTER", dict.fromkeys(_dispatch.FASTER, (torch.float32,)))
+    monkeypatch.setattr(_dispatch, "FASTER", dict.fromkeys(_dispatch.FASTER, {torch.float32: 1}))
     query = torch.ones(1, 32)
-    assert implementation_for(query).impl == "triton"
+    assert implementation_for(query, 9).impl == "triton"
     seen = []
-    torch.compile(lambda t: seen.append(implementation_for(t).impl), backend="eager", fullgraph=True)(query)
+    torch.compile(lambda t: seen.append(implementation_for(t, 9).impl), backend="eager", fullgraph=True)(query)
     assert seen == ["fused"]

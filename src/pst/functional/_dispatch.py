@@ -14,15 +14,17 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _INSTALLED = find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when it is imported; runs on the CPU
 
-# (mode, whether gradients are recorded) -> dtypes in which the Triton kernel was faster than SDPA, launches included,
-# in every case of benchmarks/gpu_kernel.py.
-FASTER: dict[tuple[str, bool], tuple[torch.dtype, ...]] = {
-    ("coarse", False): (),
-    ("coarse", True): (),
-    ("gate", False): (torch.float16, torch.bfloat16),
-    ("gate", True): (),
-    ("refine", False): (),
-    ("refine", True): (),
+LARGE = 2**28  # logits, B·h·N·M: below, the time goes into launches, of which SDPA needs fewer
+
+# (mode, whether gradients are recorded) -> dtype -> least number of logits from which the Triton kernel was faster than
+# SDPA, launches included: benchmarks/results/gpu.json (H100), and for float16 benchmarks/gpu_kernel.py.
+FASTER: dict[tuple[str, bool], dict[torch.dtype, int]] = {
+    ("coarse", False): {torch.float32: LARGE},
+    ("coarse", True): {torch.float32: LARGE},
+    ("gate", False): {torch.float16: LARGE, torch.bfloat16: LARGE, torch.float32: LARGE},
+    ("gate", True): {torch.float32: LARGE},
+    ("refine", False): {},
+    ("refine", True): {},
 }
 
 
@@ -33,7 +35,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def implementation_for(query: Tensor, *, topk: int = 0, fusion: str = "gate") -> Choice:
+def implementation_for(query: Tensor, tokens: int, *, topk: int = 0, fusion: str = "gate") -> Choice:
     """What ``impl="auto"`` runs for such a query, and why.
 
     Triton's kernel runs where it can and where it was measured to be faster than `scaled_dot_product_attention`, but
@@ -41,7 +43,8 @@ def implementation_for(query: Tensor, *, topk: int = 0, fusion: str = "gate") ->
     in the former.
 
     Args:
-        query: (..., d), the query map or one like it: device, dtype, d and whether it requires gradients count.
+        query: (..., d), the query map or one like it: device, dtype, sizes and whether it requires gradients count.
+        tokens: M, coarse tokens of each image and head.
         topk: k.
         fusion: "gate" or "refine".
     """
@@ -53,9 +56,14 @@ def implementation_for(query: Tensor, *, topk: int = 0, fusion: str = "gate") ->
     mode = "coarse" if topk == 0 else fusion
     training = torch.is_grad_enabled() and query.requires_grad
     case = f"for {mode} attention in {query.dtype} {'with' if training else 'without'} gradients"
-    if query.dtype not in FASTER[mode, training]:
+    least, logits = FASTER[mode, training].get(query.dtype), query.numel() // query.shape[-1] * tokens
+    if least is None:
         return Choice("fused", f"{case}, Triton was not measured to be faster than SDPA")
-    return Choice("triton", f"{case}, Triton measured faster than SDPA")
+    if logits < least:
+        return Choice(
+            "fused", f"{case}, Triton was measured to be faster from {least:,} logits on; here are {logits:,}"
+        )
+    return Choice("triton", f"{case} and {logits:,} logits, Triton was measured to be faster than SDPA")
 
 
 def is_eager() -> bool:

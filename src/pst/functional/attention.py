@@ -104,7 +104,8 @@ def _implementation(impl: str, inputs: Inputs) -> Callable[..., Tensor]:
     """The function that ``impl`` stands for."""
     check_implementation(impl)
     if impl == "auto":
-        impl = implementation_for(inputs.query, topk=inputs.topk, fusion=inputs.fusion).impl
+        tokens = inputs.coarse_size[0] * inputs.coarse_size[1]
+        impl = implementation_for(inputs.query, tokens, topk=inputs.topk, fusion=inputs.fusion).impl
     if impl != "triton":
         return reference if impl == "reference" else fused
     refusal = refusal_of_triton(inputs.query)
