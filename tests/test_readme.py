@@ -12,10 +12,13 @@ import torch
 import yaml
 
 import pst
+from pst.cli import _split as split
 from pst.cli import build_parser
+from pst.control import attention_layers
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/index.md", "docs/reproduce.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/index.md", "docs/reproduce.md",
+             "docs/evidence.md", "docs/speed.md")  # fmt: skip
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -32,12 +35,12 @@ def commands() -> list[str]:
 def test_every_snippet_is_of_a_kind_that_is_tested():
     kinds = {kind for document in DOCUMENTS for kind, _ in SNIPPET.findall((ROOT / document).read_text())}
     assert kinds <= {"python", "bash"}
-    assert len(snippets("README.md", "python")) == 2  # the two below
-    assert sum(len(snippets(document, "python")) for document in DOCUMENTS) == 2
+    assert len(snippets("README.md", "python")) == 3  # the three below
+    assert sum(len(snippets(document, "python")) for document in DOCUMENTS) == 3
 
 
 def test_library_example(capsys):
-    (code,) = (code for code in snippets("README.md", "python") if "ultralytics" not in code)
+    (code,) = (code for code in snippets("README.md", "python") if "integrations" not in code)
     assert len(code.strip().splitlines()) <= 12
     names: dict[str, torch.Tensor] = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -46,6 +49,16 @@ def test_library_example(capsys):
     assert not torch.equal(names["out"], names["refined"])
     printed = capsys.readouterr().out.strip()
     assert f"# {printed}: image, head, token" in code
+
+
+def test_example_without_ultralytics(capsys):
+    (code,) = (code for code in snippets("README.md", "python") if "pst_resnet18" in code)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    printed = capsys.readouterr().out.strip()
+    assert f"# {printed}" in code
+    for name in ("classifier", "detector", "segmenter", "pyramid"):
+        assert attention_layers(names[name]), name
 
 
 @pytest.fixture
@@ -92,8 +105,9 @@ def test_command_exists(command):
     if program == "make":
         assert {arg for arg in args if "=" not in arg} <= TARGETS
     elif program == "pst":
-        verb = args[: 1 if args[0] == "yolo" else None]  # the rest is Ultralytics' to parse
-        assert callable(build_parser().parse_args(verb).run)
+        own, settings = split(args)  # Ultralytics parses what follows yolo, the trainer's own test what follows train
+        assert callable(build_parser().parse_args(own).run)
+        assert not settings or args[0] in ("yolo", "train")
     else:
         pytest.fail(f"no test for {command!r}")
 
@@ -114,7 +128,8 @@ def test_paths_named_in_text_exist(document):
 
 def test_readme_is_in_order():
     headings = re.findall(r"^## (.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert headings == ["Two commands", "The layer", "With Ultralytics", "What is shown, and what is not", "Links"]
+    assert headings == ["Two commands", "The layer", "With Ultralytics", "With timm, torchvision, or your own loop",
+                        "What is shown, and what is not", "Links"]  # fmt: skip
 
 
 def test_citation_names_this_version_and_both_papers():

@@ -290,7 +290,7 @@ def test_refusals_and_preference_where_triton_runs(query, reason, monkeypatch):
         assert choice.impl == "fused"
         assert choice.reason.endswith(reason)
         return
-    monkeypatch.setattr(_dispatch, "FASTER", dict.fromkeys(_dispatch.FASTER, {}))
+    monkeypatch.setattr(_dispatch, "FASTER", {case: {} for case in _dispatch.FASTER})
     assert implementation_for(query, 9, topk=8, fusion="refine").impl == "fused"
     monkeypatch.setitem(_dispatch.FASTER, ("refine", False), {torch.float32: 9})
     assert implementation_for(query, 9, topk=8, fusion="refine").impl == "triton"
@@ -304,7 +304,7 @@ def test_refusals_and_preference_where_triton_runs(query, reason, monkeypatch):
 
 def test_compiled_programs_get_operators_of_pytorch(monkeypatch):
     monkeypatch.setattr(_dispatch, "refusal_of_triton", lambda query: None)
-    monkeypatch.setattr(_dispatch, "FASTER", dict.fromkeys(_dispatch.FASTER, {torch.float32: 1}))
+    monkeypatch.setattr(_dispatch, "FASTER", {case: {torch.float32: 1} for case in _dispatch.FASTER})
     query = torch.ones(1, 32)
     assert implementation_for(query, 9).impl == "triton"
     seen = []
