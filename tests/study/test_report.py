@@ -16,6 +16,7 @@ from pst.study.grid import Cell, load_study
 from pst.study.report import write_report
 from pst.study.worker import describe
 
+ROOT = Path(__file__).parents[2]
 STUDY = """
 runner: ultralytics
 seeds: [0, 1, 2]
@@ -170,3 +171,18 @@ def test_one_seed_has_no_standard_deviation(made):
     seeds = [result(cell) for cell in load_study(study).cells if cell.model == "pst"][:1]
     estimate = statistics.value(seeds, "k0")
     assert (estimate.n, estimate.sd) == (1, None)
+
+
+def test_the_evidence_page_has_the_figures_of_the_committed_results(tmp_path, monkeypatch):
+    """After new results: `pst study report studies/*.yaml --results benchmarks/results/study --out docs`."""
+    page = ROOT / "docs" / "evidence.md"
+    (tmp_path / "evidence.md").write_bytes(page.read_bytes())
+    for plot in ("accuracy_against_cost", "accuracy_against_k"):  # they take ten seconds
+        monkeypatch.setattr(f"pst.study.plots.{plot}", lambda *_: None)
+    studies = sorted((ROOT / "studies").glob("*.yaml"))
+    write_report(studies, results=ROOT / "benchmarks" / "results" / "study", out=tmp_path)
+    made, committed = (
+        [line for line in path.read_text().splitlines() if line and not line.startswith("![")]
+        for path in (tmp_path / "evidence.md", page)
+    )
+    assert made == committed
