@@ -44,7 +44,7 @@ def _op_errors(device: str, fine: Any, coarse: Any, dtype: torch.dtype, fusion: 
     }
     record: dict[str, Any] = {"errors": errors, "ok": max(errors.values()) <= BUDGET[dtype]}
     if impl == "auto":
-        query = _op_inputs(fine, coarse, dtype)[0].to(device)
+        query = next(_op_inputs(fine, coarse, dtype)).to(device)
         record["chosen"] = implementation_for(query, coarse[0] * coarse[1], topk=k, fusion=fusion)._asdict()
     return record
 
