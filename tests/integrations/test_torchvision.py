@@ -265,7 +265,7 @@ def average_overlap(model: nn.Module, images: list[Tensor], targets: list[dict[s
     ("name", "steps"),
     [
         ("fcos", 30),
-        pytest.param("retinanet", 100, marks=pytest.mark.slow),
+        pytest.param("retinanet", 160, marks=pytest.mark.slow),
         pytest.param("faster_rcnn", 50, marks=pytest.mark.slow),
         pytest.param("mask_rcnn", 50, marks=pytest.mark.slow),
     ],
