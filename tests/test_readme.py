@@ -53,7 +53,7 @@ def test_library_example(capsys):
 
 def test_example_without_ultralytics(capsys):
     (code,) = (code for code in snippets("README.md", "python") if "pst_resnet18" in code)
-    names: dict[str, object] = {}
+    names: dict[str, torch.nn.Module] = {}
     exec(compile(code, "README.md", "exec"), names)
     printed = capsys.readouterr().out.strip()
     assert f"# {printed}" in code
