@@ -88,9 +88,9 @@ def test_peak_memory_sees_an_allocation():
     with peak_memory("cpu") as before:
         pass
     with peak_memory("cpu") as peak:
-        held = np.ones(40_000_000, dtype=np.uint8)
-    assert held.sum() == 40_000_000
-    assert peak[0] >= before[0] + 30
+        held = np.ones(400_000_000, dtype=np.uint8)  # large beside what a process that ran other tests gives back
+    assert held[-1] == 1
+    assert peak[0] >= before[0] + 300
 
 
 def test_latency_is_measured_for_every_counted_variant(tmp_path: Path):
