@@ -59,13 +59,18 @@ def _measure(queue: Any, function: Callable[..., object], args: tuple[Any, ...],
 
     torch.set_num_threads(threads)
     function(*args, warmup=True)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM to what is held now
-    before = _high_water()
+    reset_high_water()
+    before = high_water()
     function(*args)
-    queue.put((_high_water() - before) / 1e6)
+    queue.put((high_water() - before) / 1e6)
 
 
-def _high_water() -> int:
+def reset_high_water() -> None:
+    """Make Linux count `high_water` anew, from what this process holds now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def high_water() -> int:
     """Most memory this process held since the reset, in bytes."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))

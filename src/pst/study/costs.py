@@ -7,13 +7,14 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from pst.bench.memory import high_water, reset_high_water
 
 
 @contextmanager
@@ -27,13 +28,12 @@ def peak_memory(device: str) -> Iterator[list[float]]:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        reset_high_water()
     yield peak
     if device == "cuda":
         peak[0] = torch.cuda.max_memory_allocated() / 1e6
     elif sys.platform == "linux":
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        peak[0] = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024 / 1e6
+        peak[0] = high_water() / 1e6
     else:
         peak[0] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
