@@ -206,6 +206,18 @@ def test_an_interrupted_training_is_resumed(trainings: list, monkeypatch: pytest
     assert arguments(" ".join(trainings[0])) == {**expected, "device": "0,1", "workers": "3"}
 
 
+def test_a_checkpoint_that_a_kill_cut_off_is_named_before_training(trainings: list, tmp_path: Path, capsys) -> None:
+    data = make_boxes(tmp_path / "data")
+    last = save_last(tmp_path / "out" / "coco-yolo11n-pst", 41)
+    last.write_bytes(last.read_bytes()[:-100])
+    argv = ["reproduce", "coco", "--scale", "n", "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert f"{last} is a damaged" in error
+    assert "copy best.pt" in error
+    assert trainings == []
+
+
 @pytest.mark.parametrize("epoch", [-1, 599])  # as Ultralytics marks the end, and killed between the end and that
 def test_a_finished_training_is_not_started_again(
     epoch: int, trainings: list, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -133,8 +133,18 @@ def download(recipe: Recipe, data: str) -> None:
 
 
 def epochs_done(last: Path) -> tuple[int, int]:
-    """(epochs that a ``last.pt`` has behind it, epochs of its training), read without unpickling it."""
-    root: Any = PickledCheckpoint(last).root
+    """(epochs that a ``last.pt`` has behind it, epochs of its training), read without unpickling it.
+
+    Raises:
+        ValueError: The file is damaged: Ultralytics writes it in place, so that a kill in that moment cuts it off.
+    """
+    try:
+        root: Any = PickledCheckpoint(last).root
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. A run that was killed while it wrote leaves such a file: copy best.pt, beside it, over it to go "
+            "on from the best epoch, or remove the folder to begin again"
+        ) from error
     epochs, epoch = root["train_args"]["epochs"], root["epoch"]
     return (epochs if epoch < 0 else epoch + 1), epochs  # -1 marks the end of a training
 
