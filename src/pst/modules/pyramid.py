@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -155,8 +154,8 @@ class PSTPyramid(nn.Module):
         for i, (t, c) in enumerate(zip(levels, self.in_channels, strict=True)):
             if t.ndim != 4 or t.shape[1] != c:
                 raise ValueError(f"map {i} must be (batch, {c}, height, width), got shape {tuple(t.shape)}")
-        for (x, c), (upper, cu) in pairwise(zip(levels, self.in_channels, strict=True)):
-            check_pair(x, upper, c, cu)
+        for i in range(1, len(levels)):
+            check_pair(levels[i - 1], levels[i], *self.in_channels[i - 1 : i + 1])
 
 
 def _channels(in_channels: Sequence[int] | None, in_channels_list: Sequence[int] | None) -> tuple[int, ...]:
