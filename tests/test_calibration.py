@@ -16,6 +16,7 @@ import pst
 from battery import digest, filled
 from pst.control import attention_layers
 from pst.modules.fine_statistics import FineStatistics
+from pst.modules.fine_tokens import split_heads
 from tensors import assert_close
 
 
@@ -85,12 +86,18 @@ def test_fine_keys_and_values_are_normalised_by_them(model, batches, fusion):
 
     own, bn = layer.fine_statistics, layer.kv.bn
     bn_of_coarse = copy.deepcopy(bn)
-    key_value = layer._heads(layer.kv(upper), 2)
+
+    def heads(projected, parts):
+        return [t.unflatten(2, projected.shape[2:]) for t in split_heads(projected, layer.num_heads, parts)]
+
+    key, value = heads(layer.kv(upper), 2)
     bn.running_mean, bn.running_var = own.mean.clone(), own.var.clone()
+    fine_key, fine_value = heads(layer.kv(x), 2)
     expected = pst.functional.pyramid_sparse_attention(
-        layer._heads(layer.q(x), 1)[0],
-        *key_value,
-        layer._heads(layer.kv(x), 2),
+        heads(layer.q(x), 1)[0],
+        key,
+        value,
+        (fine_key, fine_value),
         topk=5,
         fusion=fusion,
         gate=(layer.gate.weight, layer.gate.bias),
@@ -98,7 +105,7 @@ def test_fine_keys_and_values_are_normalised_by_them(model, batches, fusion):
     )
     layer.kv.bn = bn_of_coarse
     position = nn.functional.interpolate(
-        layer.pe(key_value[1].permute(0, 1, 4, 2, 3).flatten(1, 2)), size=(13, 9), mode="bilinear"
+        layer.pe(value.permute(0, 1, 4, 2, 3).flatten(1, 2)), size=(13, 9), mode="bilinear"
     )
     assert_close(layer.proj(expected.permute(0, 1, 4, 2, 3).flatten(1, 2) + position), after, 1e-11)
 

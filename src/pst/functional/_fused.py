@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pst.functional._attend import softmax_attention
 from pst.functional._dispatch import is_eager
 from pst.functional._types import FineTokens, Gate, Inputs
 from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
@@ -22,30 +23,28 @@ def fused(
 
     ``kernel`` does both softmaxes and the gate, or their joint softmax, in one pass: `pst.functional._triton.attend`.
     """
-    size = inputs.fine_size
-    query, key, value = (t.flatten(2, 3) for t in (inputs.query, inputs.key, inputs.value))
+    query, key, value, scale = inputs.query, inputs.key, inputs.value, inputs.scale
     if fine is None:
-        attend = F.scaled_dot_product_attention if kernel is None else kernel
-        return _unflatten(attend(query, key, value, scale=inputs.scale), size)
+        return (softmax_attention if kernel is None else kernel)(query, key, value, scale=scale)
 
     with torch.no_grad():
-        selected = inputs.rule.select(inputs.tokens(query, key))
+        selected = inputs.rule.select(inputs.tokens())
     if inputs.observer is not None:
         inputs.observer(selected.marked())
     children = _gather_children(inputs, fine, selected)
-    own = query if selected.grid is None else split_blocks(query, size, selected.grid)
+    own = query if selected.grid is None else split_blocks(query, inputs.fine_size, selected.grid)
     gate = gate if inputs.fusion == "gate" else None
     if kernel is not None:
-        out = _in_one_pass(kernel, own, key, value, children, gate, inputs.scale)
+        out = _in_one_pass(kernel, own, key, value, children, gate, scale)
     elif gate is None:
-        out = _refined(own, key, value, children, inputs.scale)
+        out = _refined(own, key, value, children, scale)
     else:
-        out = _attended(own, children, inputs.scale)
+        out = _attended(own, children, scale)
     if selected.grid is not None:
-        out = join_blocks(out, size, selected.grid)
+        out = join_blocks(out, inputs.fine_size, selected.grid)
     if gate is not None and kernel is None:
-        out = gate_fusion(F.scaled_dot_product_attention(query, key, value, scale=inputs.scale), out, gate)
-    return _unflatten(out, size)
+        out = gate_fusion(softmax_attention(query, key, value, scale=scale), out, gate)
+    return out
 
 
 class _Children(NamedTuple):
@@ -77,7 +76,7 @@ def _gather_children(inputs: Inputs, fine: FineTokens, selected: Selected) -> _C
         valid = spread if valid is None else valid & spread
     key, value = fine(index.flatten(2))
     if selected.grid is not None:
-        key, value = (t.reshape(t.shape[0], -1, index.shape[-1], t.shape[-1]) for t in (key, value))
+        key, value = (t.contiguous().reshape(t.shape[0], -1, index.shape[-1], t.shape[-1]) for t in (key, value))
         parent = parent.flatten(1, 2)
         used, valid = (None if t is None else t.flatten(1, 2) for t in (used, valid))
     return _Children(key, value, parent, used, valid, slots)
@@ -86,17 +85,17 @@ def _gather_children(inputs: Inputs, fine: FineTokens, selected: Selected) -> _C
 def _attended(query: Tensor, children: _Children, scale: float) -> Tensor:
     """Softmax over the children alone (spec, step 4)."""
     mask = None if children.valid is None else _exclusion_bias(children.valid, query.dtype)[:, :, None]
-    return F.scaled_dot_product_attention(query, children.key, children.value, attn_mask=mask, scale=scale)
+    return softmax_attention(query, children.key, children.value, mask, scale=scale)
 
 
 def _refined(query: Tensor, key: Tensor, value: Tensor, children: _Children, scale: float) -> Tensor:
     """One softmax over the tokens not chosen and the children of the chosen (spec, last section)."""
     key, value = _for_each_block(query, key, value)
-    return F.scaled_dot_product_attention(
+    return softmax_attention(
         query,
         torch.cat([key, children.key.to(key.dtype)], 2),
         torch.cat([value, children.value.to(value.dtype)], 2),
-        attn_mask=refinement_bias(children, key.shape[2], query.dtype),
+        refinement_bias(children, key.shape[2], query.dtype),
         scale=scale,
     )
 
@@ -174,8 +173,3 @@ def refinement_bias(children: _Children, tokens: int, dtype: torch.dtype) -> Ten
 def _exclusion_bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where ``valid``, else −∞. A bool mask would do, but attention expands one to (B, h, N, T) in memory."""
     return torch.zeros_like(valid, dtype=dtype).masked_fill(~valid, float("-inf"))
-
-
-def _unflatten(tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, h, H·W, d) -> (B, h, H, W, d). Unlike Tensor.unflatten, keeps a traced size dynamic in TorchScript."""
-    return tokens.reshape(*tokens.shape[:2], *size, tokens.shape[-1])

@@ -17,10 +17,10 @@ from pst.functional.selection import Gumbel, Mass, Mean, Nucleus, Random, Window
 
 def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Tensor:
     """See `pst.functional.pyramid_sparse_attention`, which checks everything this relies on."""
-    query, key, value = (t.flatten(2, 3) for t in (inputs.query, inputs.key, inputs.value))
+    query, key, value = inputs.query, inputs.key, inputs.value
     logits = torch.einsum("bhnd,bhmd->bhnm", query, key) * inputs.scale
     if fine is None:
-        return (logits.softmax(-1) @ value).unflatten(2, inputs.fine_size)
+        return logits.softmax(-1) @ value
 
     with torch.no_grad():
         selected, grid = _select(inputs, logits)
@@ -45,7 +45,7 @@ def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Ten
             out[b, head, here] = _gated(*args, gate)
         else:
             out[b, head, here] = _refined(*args, chosen, owner[children])
-    return out.unflatten(2, inputs.fine_size)
+    return out
 
 
 def _select(inputs: Inputs, logits: Tensor) -> tuple[Tensor, Size | None]:
@@ -61,7 +61,7 @@ def _select(inputs: Inputs, logits: Tensor) -> tuple[Tensor, Size | None]:
     """
     rule, (height, width) = inputs.rule, inputs.fine_size
     if not isinstance(rule, (Gumbel, Mass, Mean, Nucleus, Random, Window)):
-        asked = rule.select(inputs.tokens(inputs.query.flatten(2, 3), inputs.key.flatten(2, 3)))
+        asked = rule.select(inputs.tokens())
         return asked.marked() if asked.grid is not None else asked.marked()[:, :, None], asked.grid
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     grid = (min(rule.grid, height), min(rule.grid, width)) if isinstance(rule, Window) else None
@@ -74,7 +74,7 @@ def _select(inputs: Inputs, logits: Tensor) -> tuple[Tensor, Size | None]:
 def _scores(inputs: Inputs, logits: Tensor) -> Tensor:
     """(B, h, M) scores of the tokens for the queries whose logits are given."""
     if isinstance(inputs.rule, Gumbel):
-        return gumbel_scores(inputs.query.flatten(2, 3), inputs.key.flatten(2, 3), inputs.scale, inputs.generator)
+        return gumbel_scores(inputs.query, inputs.key, inputs.scale, inputs.generator)
     if isinstance(inputs.rule, Mass):
         return logits.softmax(-1).mean(2)
     if isinstance(inputs.rule, Random):

@@ -22,7 +22,7 @@ class Gate(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Coarse inputs and settings. Shapes: query (B, h, H, W, d), key and value (B, h, Hu, Wu, d)."""
+    """Coarse inputs and settings. Shapes: query (B, h, N, d), key and value (B, h, M, d)."""
 
     query: Tensor
     key: Tensor
@@ -33,9 +33,9 @@ class Inputs(NamedTuple):
     scale: float
     generator: torch.Generator | None
     observer: Callable[[Tensor], None] | None
-    fine_size: tuple[int, int]  # fields, not properties: torch.compile of 2.4 knows no properties of a NamedTuple
-    coarse_size: tuple[int, int]
+    fine_size: tuple[int, int]  # (H, W), N = H·W
+    coarse_size: tuple[int, int]  # (Hu, Wu), M = Hu·Wu
 
-    def tokens(self, query: Tensor, key: Tensor) -> Tokens:
-        """What the rule selects from; ``query`` (B, h, N, d) and ``key`` (B, h, M, d) are the maps, flattened."""
-        return Tokens(query, key, self.topk, self.scale, self.fine_size, self.generator)
+    def tokens(self) -> Tokens:
+        """What the rule selects from."""
+        return Tokens(self.query, self.key, self.topk, self.scale, self.fine_size, self.generator)

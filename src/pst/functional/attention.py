@@ -76,23 +76,26 @@ def pyramid_sparse_attention(
     check_maps(query, key, value)
     topk = check_topk(topk)
     _check_options(fusion, impl, fine, gate, topk)
+    size = (query.shape[2], query.shape[3])
     inputs = Inputs(
-        query=query,
-        key=key,
-        value=value,
+        query=query.flatten(2, 3),
+        key=key.flatten(2, 3),
+        value=value.flatten(2, 3),
         topk=topk,
         fusion=fusion,
         rule=check_selection(selection),
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         generator=generator,
         observer=observer,
-        fine_size=(query.shape[2], query.shape[3]),
+        fine_size=size,
         coarse_size=(key.shape[2], key.shape[3]),
     )
-    if topk == 0 or fine is None:
-        return attend(inputs, None, None, impl)
-    tokens = fine if callable(fine) else gather_tokens(*fine, like=query)
-    return attend(inputs, tokens, None if gate is None else _check_gate(gate, query), impl)
+    tokens, weights = None, None
+    if topk > 0 and fine is not None:
+        tokens = fine if callable(fine) else _tokens_of(*fine, query)
+        weights = None if gate is None else _check_gate(gate, query)
+    out = attend(inputs, tokens, weights, impl)
+    return out.reshape(*query.shape)  # Tensor.unflatten would make a size that TorchScript traces a constant
 
 
 def attend(inputs: Inputs, fine: FineTokens | None, gate: Gate | None, impl: str) -> Tensor:
@@ -116,22 +119,21 @@ def _implementation(impl: str, inputs: Inputs) -> Callable[..., Tensor]:
     return partial(fused, kernel=attend)
 
 
-def gather_tokens(fine_key: Tensor, fine_value: Tensor, *, like: Tensor) -> FineTokens:
-    """Function that picks given positions out of fine keys and values of shape (B, h, H, W, d).
-
-    Raises:
-        TypeError: Either differs in dtype from ``like``, the query map.
-        ValueError: Either differs from it in shape or device.
-    """
+def _tokens_of(fine_key: Tensor, fine_value: Tensor, query: Tensor) -> FineTokens:
+    """`gather_tokens` of maps (B, h, H, W, d), which must have the query's shape, dtype and device."""
     for name, t in (("fine key", fine_key), ("fine value", fine_value)):
-        if t.shape != like.shape:
-            raise ValueError(f"{name} must have the query's shape {tuple(like.shape)}, got {tuple(t.shape)}")
-        _check_kind(name, t, like)
-    fine_key, fine_value = fine_key.flatten(2, 3), fine_value.flatten(2, 3)
+        if t.shape != query.shape:
+            raise ValueError(f"{name} must have the query's shape {tuple(query.shape)}, got {tuple(t.shape)}")
+        _check_kind(name, t, query)
+    return gather_tokens(fine_key.flatten(2, 3), fine_value.flatten(2, 3))
+
+
+def gather_tokens(key: Tensor, value: Tensor) -> FineTokens:
+    """Function that picks given positions out of fine keys and values of shape (B, h, N, d)."""
 
     def gather(index: Tensor) -> tuple[Tensor, Tensor]:
-        index = index[..., None].expand(-1, -1, -1, like.shape[-1])
-        return fine_key.gather(2, index), fine_value.gather(2, index)
+        index = index[..., None].expand(-1, -1, -1, key.shape[-1])
+        return key.gather(2, index), value.gather(2, index)
 
     return gather
 

@@ -29,9 +29,10 @@ def mean_logit_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
     Returns:
         (B, h, M) scores.
     """
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    mean_query = query.mean(-2, keepdim=True, dtype=dtype)
-    return (mean_query * key.to(dtype)).sum(-1) * scale
+    dtype = query.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        dtype, key = torch.float32, key.float()
+    return (query.mean(-2, keepdim=True, dtype=dtype) * key).sum(-1) * scale
 
 
 def gumbel_scores(query: Tensor, key: Tensor, scale: float, generator: torch.Generator | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from pst.functional._dispatch import is_eager
 from pst.functional.grid import Size, block_grid, child_index
 from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores
 
@@ -86,6 +87,8 @@ class SelectionRule(Protocol):
 
 def highest(scores: Tensor, topk: int) -> Tensor:
     """(..., M) -> (..., min(topk, M)) indices of the highest scores, highest first, equal ones in index order."""
+    if is_eager():
+        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
     if torch.onnx.is_in_onnx_export():  # ONNX has no stable sort, but its TopK takes the lower index of a tie
         return scores.topk(min(topk, scores.shape[-1])).indices
     if torch.jit.is_tracing():  # Core ML cannot read the stable overload; on the CPU this one is stable as well

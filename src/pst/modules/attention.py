@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.functional._dispatch import is_eager
 from pst.functional._types import Gate, Inputs
 from pst.functional.attention import (
     Fusion,
@@ -19,11 +18,12 @@ from pst.functional.attention import (
     check_fusion,
     check_sizes,
     check_topk,
-    gather_tokens,
 )
 from pst.functional.selection import Gumbel, SelectionRule, check_selection, from_plain, to_plain
-from pst.modules.conv import LARGE, ConvFactory, ConvNormAct, Folded, call, fold, pointwise, project
+from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fine_statistics import FineStatistics, plain_norm
+from pst.modules.fine_tokens import fine_tokens, split_heads, update_fine_statistics
+from pst.modules.projection import LARGE, fold, project
 
 
 class PyramidSparseAttention(nn.Module):
@@ -125,15 +125,16 @@ class PyramidSparseAttention(nn.Module):
         """
         check_pair(x, upper, self.dim, self.dim)
         topk = self._topk if self.drawn_topk is None or not self.training else self.drawn_topk
-        eager = is_eager() and x.device.type == "cpu"  # elsewhere compilers and kernels see to what `project` does
-        run = project if eager and x.numel() >= LARGE else call
-        query = self._heads(run(self.q, x), 1)[0]
-        kv = fold(self.kv) if topk > 0 else None  # serves both maps
-        projected = run(self.kv, upper) if kv is None or not eager else project(self.kv, upper, kv)
-        key, value = self._heads(projected, 2)
-        if topk == 0 and (tracker := self._tracker()) is not None:
-            with torch.no_grad():
-                tracker(self.kv, x)
+        heads, projection, statistics = self.num_heads, self.kv, self.fine_statistics
+        kv = fold(projection) if topk > 0 else None  # serves both maps
+        (query,) = split_heads(project(self.q, x), heads)
+        key, value = split_heads(project(projection, upper, kv), heads, 2)
+        fine, gate = None, None
+        if topk > 0:
+            fine = fine_tokens(projection, x, heads, kv, statistics)
+            gate = None if self.gate is None else Gate(self.gate.weight, self.gate.bias)
+        elif statistics is not None:
+            update_fine_statistics(projection, x, statistics)
         inputs = Inputs(
             query=query,
             key=key,
@@ -143,70 +144,24 @@ class PyramidSparseAttention(nn.Module):
             rule=check_selection(self.selection if self.training or not _is_noisy(self.selection) else "mean"),
             scale=query.shape[-1] ** -0.5,
             generator=self.generator,
-            observer=self._observe(x, upper),
+            observer=None if self.observer is None else self._observe(x, upper),
             fine_size=(x.shape[2], x.shape[3]),
             coarse_size=(upper.shape[2], upper.shape[3]),
         )
-        gate = None if self.gate is None else Gate(self.gate.weight, self.gate.bias)
-        out = attend(inputs, self._fine_tokens(x, query, kv) if topk > 0 else None, gate, self.impl)
-        position = run(self.pe, _to_map(value))
-        gated = topk > 0 and self._fusion == "gate"
-        if self.training and self.gate is not None and not gated:
+        out = attend(inputs, fine, gate, self.impl)
+        position = F.interpolate(self._position(value, upper, topk), x.shape[2:], mode="bilinear", align_corners=False)
+        return project(self.proj, _like(_to_map(out, x) + position, x))
+
+    def _position(self, value: Tensor, upper: Tensor, topk: int) -> Tensor:
+        """The position term, (B, C, Hu, Wu)."""
+        values = _to_map(value, upper)
+        if values.numel() >= LARGE:  # strided as half of the keys and values: convolutions take such a map for NCHW
+            values = values.contiguous(memory_format=torch.channels_last)
+        position = project(self.pe, values)
+        if self.training and self.gate is not None and (topk == 0 or self._fusion != "gate"):
             # Zero, but ties the idle gate to the loss: DistributedDataParallel wants a gradient for every parameter.
             position = position + 0.0 * (self.gate.weight.sum() + self.gate.bias.sum())
-        position = F.interpolate(position, size=x.shape[2:], mode="bilinear", align_corners=False)
-        return run(self.proj, _like(_to_map(out) + position, x))
-
-    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, parts·C, H, W) -> ``parts`` of (B, h, H, W, d), last dimension contiguous; free from channels_last."""
-        tokens = projected.permute(0, 2, 3, 1).contiguous()
-        d = self.dim // self.num_heads
-        heads = tokens.reshape(*tokens.shape[:3], self.num_heads, parts * d).permute(0, 3, 1, 2, 4)
-        if parts == 1:
-            return (heads,)
-        return tuple(heads[..., i * d : (i + 1) * d] for i in range(parts))  # never six dimensions: Core ML has five
-
-    def _fine_tokens(self, x: Tensor, query: Tensor, kv: Folded | None) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """Keys and values of the finer map: projected after gathering where the projection is affine."""
-        if (tracker := self._tracker()) is not None:
-            return gather_tokens(*self._heads(tracker(self.kv, x), 2), like=query)
-        correction = self._correction()
-        affine = None if kv is None else pointwise(kv)
-        if affine is None:  # in training BatchNorm needs the statistics of the whole map
-            projected = self.kv(x)
-            if correction is not None:
-                scale, shift = (t.to(projected.dtype)[:, None, None] for t in correction)
-                projected = projected * scale + shift
-            return gather_tokens(*self._heads(projected, 2), like=query)
-        weight, bias = affine
-        if correction is not None:
-            scale, shift = correction
-            weight, bias = (weight * scale[:, None]).to(weight.dtype), (bias * scale + shift).to(bias.dtype)
-        weight, bias = (t.reshape(self.num_heads, -1, *t.shape[1:]) for t in (weight, bias))
-        tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, C)
-
-        def gather(index: Tensor) -> tuple[Tensor, Tensor]:
-            flat = index.flatten(1)[..., None].expand(-1, -1, self.dim)  # one gather for all heads: see its backward
-            picked = tokens.gather(1, flat).reshape(*index.shape, self.dim)  # (B, h, T, C)
-            key, value = (picked @ weight.transpose(1, 2) + bias[:, None]).chunk(2, -1)
-            return key.contiguous(), value.contiguous()
-
-        return gather
-
-    def _tracker(self) -> FineStatistics | None:
-        """The fine statistics if this pass updates them: they are tracked, and the BatchNorm is in training mode."""
-        statistics = self.fine_statistics
-        if statistics is None or not statistics.tracked:
-            return None
-        norm = plain_norm(self.kv)
-        return statistics if norm is not None and norm.training else None
-
-    def _correction(self) -> tuple[Tensor, Tensor] | None:
-        """What turns the coarse map's BatchNorm into the fine map's; None without statistics, or with a batch's own."""
-        if self.fine_statistics is None:
-            return None
-        norm = plain_norm(self.kv)
-        return None if norm is not None and norm.training else self.fine_statistics.correction(self.kv)
+        return position
 
     def _observe(self, x: Tensor, upper: Tensor) -> Callable[[Tensor], None] | None:
         observer = self.observer
@@ -262,9 +217,10 @@ def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int) -> 
     check_sizes(x.shape[2:], upper.shape[2:])
 
 
-def _to_map(tokens: Tensor) -> Tensor:
-    """(B, h, H, W, d) -> (B, h·d, H, W), channels_last."""
-    return tokens.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
+def _to_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B, h, N, d) -> (B, h·d, H, W), channels_last, H and W those of ``like``."""
+    (batch, heads, _, width), (height, columns) = tokens.shape, like.shape[2:]
+    return tokens.transpose(1, 2).reshape(batch, height, columns, heads * width).permute(0, 3, 1, 2)
 
 
 def _like(y: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,53 @@
+"""One softmax attention by PyTorch's own operators, whatever the size."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pst.functional._dispatch import is_eager
+
+SPLIT = 2**18  # logits from which a backward pass is worth sharing among threads
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, scale: float) -> Tensor:
+    """softmax(q·kᵀ·scale + mask)·v without an N×M tensor.
+
+    The backward pass of PyTorch's attention for CPUs gives each head of each image to one thread. Where these are
+    fewer than the threads, blocks of queries become images of their own; their keys' gradients are summed.
+
+    Args:
+        query: (B, h, N, d), last dimension contiguous.
+        key: (B, h, M, d), likewise.
+        value: (B, h, M, d), likewise.
+        mask: Logit biases (B, h, 1, M), or None.
+        scale: Factor on the logits.
+
+    Returns:
+        (B, h, N, d).
+    """
+    blocks = _blocks(query, key)
+    if blocks == 1:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    batch, heads, tokens, width = query.shape
+    own = query.transpose(1, 2).reshape(batch * blocks, tokens // blocks, heads, width).transpose(1, 2)
+    mask = None if mask is None else _repeat(mask, blocks)
+    out = F.scaled_dot_product_attention(own, _repeat(key, blocks), _repeat(value, blocks), attn_mask=mask, scale=scale)
+    return out.transpose(1, 2).reshape(batch, tokens, heads, width).transpose(1, 2)
+
+
+def _blocks(query: Tensor, key: Tensor) -> int:
+    """How many equal blocks of queries give every thread work in the backward pass; 1 where that is no concern."""
+    if not query.requires_grad or query.device.type != "cpu" or not torch.is_grad_enabled() or not is_eager():
+        return 1
+    heads, tokens = query.shape[0] * query.shape[1], query.shape[2]
+    if heads * tokens * key.shape[2] < SPLIT:
+        return 1
+    wanted = -(-torch.get_num_threads() // heads)
+    return next(n for n in range(wanted, 0, -1) if tokens % n == 0)
+
+
+def _repeat(t: Tensor, blocks: int) -> Tensor:
+    """(B, …) -> (B·blocks, …), each image ``blocks`` times side by side."""
+    return t[:, None].expand(-1, blocks, *t.shape[1:]).flatten(0, 1)
