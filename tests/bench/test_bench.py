@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import nn
 
 from pst.bench import Case, Roofline, Work, count_work, interleave, measure_suite, peak_memory, run_cases, run_models
 from pst.bench.cases import one_call
+from pst.bench.detectors import run_detectors
 from pst.bench.imports import PROGRAMS, run_imports
 from pst.bench.plan import CHECK, FULL, QUICK
 from pst.bench.rivals import LEVELS, layers, necks, run_rivals
@@ -81,6 +83,11 @@ def test_work_counts_convolutions_activations_and_the_backward_pass() -> None:
     assert count_work(nn.Conv2d(8, 12, 1), (x,), train=True).flops == 3 * forward  # of the input and of the weight
 
 
+def test_work_of_a_module_without_values() -> None:
+    module, x = nn.Sequential(nn.Conv2d(8, 12, 1), nn.BatchNorm2d(12), nn.SiLU()).eval(), torch.randn(1, 8, 4, 4)
+    assert count_work(copy.deepcopy(module).to("meta"), (x,)) == count_work(module, (x,)) == Work(2 * 16 * 96, 16 * 12)
+
+
 def test_the_op_has_less_work_than_the_layer_around_it() -> None:
     for topk in (0, 2):
         case = Case(16, 32, topk)
@@ -126,6 +133,20 @@ def test_models_are_compared_with_the_first() -> None:
     assert [r["name"] for r in records] == ["small", "large"]
     assert records[0]["ratio"] == 1
     assert records[1]["parameters"] == 64 * 28
+
+
+def test_detectors_are_held_against_the_work_that_they_have() -> None:
+    pytest.importorskip("ultralytics")
+    names = ("yolo11n-pst k=0", "yolo11n-pst k=4")
+    coarse, fine = run_detectors(names, imgsz=64, seconds=0.0, roofline=PEAKS)
+    twice = run_detectors(names[1:], imgsz=64, seconds=0.0, roofline=PEAKS, batch=2)[0]
+    for r in (coarse, fine, twice):
+        least = PEAKS.least_ms(Work(round(1e9 * r["gflops"]), round(1e9 * r["gexp"])))
+        assert r["least_ms"] == pytest.approx(least)
+        assert r["share"] == pytest.approx(least / r["ms"]["median"])
+    # softmax over 4k children and the sigmoid of the gate: 16 queries of two heads of 32 channels, 64 of one head
+    assert round(1e9 * (fine["gexp"] - coarse["gexp"])) == 16 * (16 * 2 + 64) + 64 * (16 * 1 + 32)
+    assert (twice["gflops"], twice["gexp"]) == pytest.approx((2 * fine["gflops"], 2 * fine["gexp"]))
 
 
 def test_every_layer_and_neck_fuses_the_same_maps() -> None:

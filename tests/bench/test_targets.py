@@ -40,8 +40,9 @@ def suites() -> dict[str, dict[str, Any]]:
         case(25600, 64, 0, 6.0, pst_mb=50.0, textbook_mb=2000.0, op_share=0.8), case(25600, 64, 8, 7.0, share=0.25),
     ]  # fmt: skip
     models = [
-        {"name": "yolo11n", "ms": ms(100.0), "ratio": 1.0}, {"name": "yolo11n-pst k=0", "ms": ms(130.0), "ratio": 1.3}
-    ]  # fmt: skip
+        {"name": "yolo11n", "ms": ms(100.0), "ratio": 1.0},
+        {"name": "yolo11n-pst k=0", "ms": ms(130.0), "ratio": 1.3, "least_ms": 64.52, "share": 0.5},
+    ]
     return {"module": suite("module", module), "model": suite("model", models)}
 
 
@@ -74,6 +75,12 @@ def test_what_was_not_measured_is_neither_met_nor_missed(suites: dict[str, Any])
         assert record["met"] is record["value"] is record["missed_by"] is None
     _, rows = targets_table(judged)
     assert {row[3] for row in rows} == {"yes", "not measured", "no, by 25 %", "no, by 10 %", "no, by 60 %"}
+
+
+def test_models_are_shown_with_their_least_time_where_it_is_known(suites: dict[str, Any]) -> None:
+    ((header, rows),) = tables(suites["model"]).values()
+    assert header == ("", "ms", "10-90 %", "ratio", "least ms", "share")
+    assert [row[-2:] for row in rows] == [("–", "–"), ("64.5", "50 %")]
 
 
 def test_tables_fit_a_terminal(suites: dict[str, Any]) -> None:

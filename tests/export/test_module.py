@@ -74,6 +74,18 @@ def test_a_static_file_keeps_its_size(tmp_path):
         run(*maps((12, 8), (6, 4), 2))
 
 
+def test_threads_of_a_finished_call_do_not_wait_busily(tmp_path, monkeypatch):
+    """Spinning threads of one file would take the processor from the next: benchmarks run several in turn."""
+    import onnxruntime
+
+    path = to_onnx(layer(0), maps(*TRACED), tmp_path / "layer.onnx")
+    session, seen = onnxruntime.InferenceSession, []
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda p, o, **kw: (seen.append(o), session(p, o, **kw))[1])
+    run = load(path, threads=1)
+    assert [o.get_session_config_entry("session.force_spinning_stop") for o in seen] == ["1"]
+    assert run(*maps(*TRACED)).isfinite().all()
+
+
 def test_training_mode_survives_an_export(tmp_path):
     module = layer(8).train()
     module.blocks[0].eval()

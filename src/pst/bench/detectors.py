@@ -16,6 +16,7 @@ from torch import nn
 from pst.bench.roofline import Roofline
 from pst.bench.suites import ratio_records, run_models
 from pst.bench.timing import interleave
+from pst.bench.work import count_work
 from pst.control import set_topk
 
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -24,7 +25,7 @@ RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 def run_detectors(
     names: Sequence[str], *, imgsz: int, seconds: float, roofline: Roofline, device: str = "cpu", batch: int = 1
 ) -> list[dict[str, Any]]:
-    """Detectors side by side, batch norms folded: `run_models`, with operations and the share of the roofline.
+    """Detectors side by side, batch norms folded: `run_models`, with operations and the least time that they take.
 
     Args:
         names: Models that Ultralytics or this package builds, with k behind one of ours: "yolo11n", "yolo11n-pst k=8".
@@ -42,7 +43,8 @@ def run_detectors(
 def run_exports(names: Sequence[str], *, imgsz: int, seconds: float, roofline: Roofline) -> list[dict[str, Any]]:
     """The same detectors as files, float32, batch of one; those of one runtime in turn, the first as its baseline.
 
-    The runtimes come one after the other, for the threads of one would wait busily while the other runs.
+    The runtimes come one after the other, for the threads of one may wait busily while the other runs. Those of ONNX
+    Runtime, which has threads of its own for each file, stop when a call ends: see `pst.export.load`.
 
     Args:
         names: As for `run_detectors`.
@@ -80,11 +82,16 @@ def _fused(name: str) -> nn.Module:
 
 
 def _with_work(record: dict[str, Any], imgsz: int, batch: int, roofline: Roofline) -> dict[str, Any]:
-    """The record with 10⁹ operations, attention included, and the share of the peak of matrix products."""
-    from pst.integrations.ultralytics.flops import gflops
+    """The record with 10⁹ operations, attention included, and exponentials, and the least time that both take."""
+    from pst.integrations.ultralytics.flops import without_values
 
-    count = batch * gflops(build(record["name"]), imgsz)
-    return {**record, "gflops": count, "share": 1e3 * count / roofline.matmul_gflops / record["ms"]["median"]}
+    model, image = without_values(build(record["name"]), imgsz)
+    work = count_work(model, [image.expand(batch, -1, -1, -1)])
+    least = roofline.least_ms(work)
+    return {
+        **record, "gflops": work.flops / 1e9, "gexp": work.exponentials / 1e9, "least_ms": least,
+        "share": least / record["ms"]["median"],
+    }  # fmt: skip
 
 
 def _write(name: str, kind: str, imgsz: int, folder: Path) -> Path:

@@ -50,13 +50,13 @@ def cases_table(records: Sequence[dict[str, Any]]) -> Table:
 
 def models_table(records: Sequence[dict[str, Any]]) -> Table:
     """Models, rivals or interpreters: time, and ratio to the first of each group; no empty columns."""
-    header = ("", "ms", "10-90 %", "ratio", "parameters", "GFLOPs", "share")
+    header = ("", "ms", "10-90 %", "ratio", "parameters", "GFLOPs", "least ms", "share")
     return _filled(header, [_model_row(r) for r in records])
 
 
 def _model_row(r: dict[str, Any]) -> Row:
     if "skipped" in r:
-        return f"{r['name']}: {r['skipped']}", *6 * ("–",)
+        return f"{r['name']}: {r['skipped']}", *7 * ("–",)
     return (
         f"{r['name']}, {r['runtime']}" if "runtime" in r else r["name"],
         f"{r['ms']['median']:.1f}",
@@ -64,6 +64,7 @@ def _model_row(r: dict[str, Any]) -> Row:
         f"{r['ratio']:.2f}×",
         f"{r['parameters']:,}" if "parameters" in r else "–",
         f"{r['gflops']:.2f}" if "gflops" in r else "–",
+        f"{r['least_ms']:.1f}" if "least_ms" in r else "–",
         f"{100 * r['share']:.0f} %" if "share" in r else "–",
     )
 

@@ -38,12 +38,14 @@ def count_work(
     attention of CPUs and would count nothing.
 
     Args:
-        module: Any module that runs on the meta device.
+        module: Any module that runs on the meta device; one that is there already is copied as it is.
         inputs: Its tensors, of any device.
         forward: ``forward(module, *inputs)``; None calls the module.
         train: Count the backward pass too, of the sum of a tensor output.
     """
-    meta = copy.deepcopy(module).to("meta")
+    meta = copy.deepcopy(module)
+    if not all(t.is_meta for t in (*meta.parameters(), *meta.buffers())):
+        meta = meta.to("meta")
     tensors = [torch.empty_like(t, device="meta").requires_grad_(train) for t in inputs]
     flops, exponentials = FlopCounterMode(display=False), _Exponentials()
     with torch.set_grad_enabled(train), sdpa_kernel(SDPBackend.MATH), flops, exponentials:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.engine.model import Model
@@ -64,6 +64,23 @@ def gflops(model: nn.Module, imgsz: int | Sequence[int] = 640) -> float:
     Raises:
         TypeError: ``model`` is no Ultralytics model, or an exported one.
     """
+    module, image = without_values(model, imgsz)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # MATH: attention as the two products it is
+        module(image)
+    return counter.get_total_flops() / 1e9
+
+
+def without_values(model: nn.Module, imgsz: int | Sequence[int] = 640) -> tuple[nn.Module, Tensor]:
+    """What can be counted on: a copy in eval mode, fused, and one image for it, both on the meta device.
+
+    Args:
+        model: A YOLO object or its ``.model``; not changed.
+        imgsz: Side of the image in pixels, or (height, width).
+
+    Raises:
+        TypeError: ``model`` is no Ultralytics model, or an exported one.
+    """
     module = model.model if isinstance(model, Model) else model
     if not isinstance(module, BaseModel):
         raise TypeError(f"expected a YOLO object with a PyTorch model, or its .model, got {type(module).__name__}")
@@ -75,11 +92,7 @@ def gflops(model: nn.Module, imgsz: int | Sequence[int] = 640) -> float:
     if strides is not None:
         layers[-1].stride = strides  # numbers: the head reads them, and a tensor on the meta device has no values
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    image = torch.empty(1, yaml["channels"], *size, device="meta")
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # MATH: attention as the two products it is
-        module(image)
-    return counter.get_total_flops() / 1e9
+    return module, torch.empty(1, yaml["channels"], *size, device="meta")
 
 
 @contextmanager
