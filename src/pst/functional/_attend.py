@@ -9,6 +9,7 @@ from torch import Tensor
 from pst.functional._dispatch import is_eager
 
 SPLIT = 2**18  # logits from which a backward pass is worth sharing among threads
+_OLD = torch.__version__ < "2.5"  # whose export of traced programs to ONNX fails for attention with a scale of its own
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, scale: float) -> Tensor:
@@ -27,6 +28,9 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     Returns:
         (B, h, N, d).
     """
+    if _OLD and torch.jit.is_tracing():
+        query = query * (scale * query.shape[-1] ** 0.5)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     blocks = _blocks(query, key)
     if blocks == 1:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
