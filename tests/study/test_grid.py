@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import pst
-from pst.study.grid import ALL_TOKENS, load_study
+from pst.study.grid import load_study
+from pst.study.variants import ALL_TOKENS, k_order, ways
 
 STUDIES = sorted((Path(pst.__file__).parents[2] / "studies").glob("*.yaml"))
 STUDY = """
@@ -52,6 +53,26 @@ def test_variants_are_named_by_what_differs_from_the_paper(tmp_path):
     assert [v.name for v in plain.variants] == ["k0"]
 
 
+def test_k_may_be_given_for_each_layer(tmp_path):
+    text = STUDY.replace("{k: 4, gate: 0.25, use: calibrated}", "{k: [8, [8, 0], [0, all], [4, 32]], fusion: refine}")
+    variants = load_study(write(tmp_path, text)).cells[0].variants[-5:-1]
+    assert [v.k for v in variants] == [8, (8, 0), (0, ALL_TOKENS), (4, 32)]
+    assert [v.name for v in variants] == ["k8-refine", "k8,0-refine", "k0,M-refine", "k4,32-refine"]
+
+
+def test_names_tell_the_way_and_the_k():
+    found = ways(dict.fromkeys(("k0", "k8-gate", "kM-refine-random:1", "k0,M-gate", "k8,0-gate@64", "k4,32-gate@64")))
+    assert found == {
+        None: {
+            "gate": {"8": "k8-gate"}, "refine-random:1": {"M": "kM-refine-random:1"}, "gate (0, k)": {"M": "k0,M-gate"},
+        },
+        64: {"gate (k, 0)": {"8": "k8,0-gate@64"}, "gate": {"4,32": "k4,32-gate@64"}},
+    }  # fmt: skip
+    assert sorted(["M", "16", "8,32", "8"], key=k_order) == ["8", "8,32", "16", "M"]
+    with pytest.raises(ValueError, match="'k8,-gate' is no name of a variant"):
+        ways({"k8,-gate": None})
+
+
 def test_a_recipe_may_be_evaluated_in_another_way(tmp_path):
     text = STUDY.replace("two: {fusion: refine}", "two: {fusion: refine, evaluations: short}")
     text = text.replace("evaluations:\n  fine:", "evaluations:\n  short: [{k: 0}, {k: 2}]\n  fine:")
@@ -68,6 +89,21 @@ def test_the_digest_tells_settings_apart(tmp_path):
     assert digests.isdisjoint({c.digest for c in load_study(write(tmp_path, changed)).cells})
 
 
+def test_the_content_of_a_model_file_is_noticed_and_its_comments_are_not(tmp_path):
+    def digests() -> list[str | None]:
+        return [c.model_digest for c in load_study(write(tmp_path)).cells[:2]]
+
+    assert digests() == [None, None]  # models of Ultralytics' own have no file here
+    (tmp_path / "pst.yaml").write_text("# first\nrows: [1, 2]\n")
+    first = digests()
+    assert first[0] is not None
+    assert first[1] is None
+    (tmp_path / "pst.yaml").write_text("rows: [1, 2] # the same\n")
+    assert digests() == first
+    (tmp_path / "pst.yaml").write_text("rows: [1, 3]\n")
+    assert digests()[0] not in (None, first[0])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -78,6 +114,14 @@ def test_the_digest_tells_settings_apart(tmp_path):
         ("recipe: [one, two]}", "recipe: one, epochs: 3}", "a cell needs"),
         ("use: calibrated", "use: folded", "use must be one of"),
         ("gate: 0.25", "gait: 0.25", "an evaluation has \\['gait'\\]"),
+        (
+            "k: 4, gate",
+            "k: [[8, 8]], gate",
+            r"k of an evaluation is \[8, 8\] for its attention layers",
+        ),
+        ("k: 4, gate", "k: [[0]], gate", r"k of an evaluation is \[0\] for its attention layers"),
+        ("k: 4, gate", "k: [[-1, 0]], gate", 'k of an evaluation is a number from 0, "all", or a list .*got -1'),
+        ("k: 4, gate", "k: most, gate", "got 'most'"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, old, new, message):

@@ -13,7 +13,8 @@ import pst
 pytest.importorskip("ultralytics")
 
 MODELS = Path(pst.__file__).parents[2] / "studies" / "models"
-NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
+METHODS = ("a2c2f", "bifpn", "cross-attention", "fpn", "none", "pan", "pst")
+NAMES = [f"neck-{method}" for method in METHODS]
 BACKBONE = 11  # rows
 
 
@@ -31,8 +32,17 @@ def cost(name: str) -> tuple[int, float]:
 
 
 def test_every_method_is_there():
-    methods = ("a2c2f", "bifpn", "cross-attention", "fpn", "none", "pan", "pst")
-    assert [name.removeprefix("neck-") for name in NAMES] == list(methods)
+    assert sorted(path.stem for path in MODELS.glob("*.yaml")) == [*NAMES, "neck-pst-2-blocks"]
+
+
+def test_two_blocks_are_the_same_neck_but_for_the_depth_of_its_pst_rows():
+    yaml = pytest.importorskip("yaml")
+    one, two = (yaml.safe_load((MODELS / f"{name}.yaml").read_text()) for name in ("neck-pst", "neck-pst-2-blocks"))
+    rows = [(a, b) for a, b in zip(one["head"], two["head"], strict=True) if a != b]
+    assert [b for _, b in rows] == [[a[0], 2, *a[2:]] for a, _ in rows if a[2] == "PST"]
+    assert {**one, "head": []} == {**two, "head": []}
+    layers = list(pst.control.attention_layers(built("neck-pst-2-blocks").model))
+    assert layers == [f"model.{row}.blocks.{block}.attn" for row in (13, 16) for block in (0, 1)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -127,8 +127,42 @@ def test_a_result_of_other_settings_is_refused(made, tmp_path):
     pytest.importorskip("matplotlib")
     study, results = made
     study.write_text(STUDY.replace("imgsz: 64", "imgsz: 96"))
-    with pytest.raises(ValueError, match=r"other settings than demo\.yaml has"):
+    with pytest.raises(ValueError, match=r"other settings or model files than demo\.yaml has"):
         write_report([study], results=results, out=tmp_path / "docs")
+
+
+def test_a_result_of_another_model_file_is_refused(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    study, results = made
+    (tmp_path / "pan.yaml").write_text("rows: [1]\n")  # results made without a file say nothing of one
+    write_report([study], results=results, out=tmp_path / "docs")
+    path = results / "a-pan-plain-1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_digest": "of another"}))
+    with pytest.raises(ValueError, match=r"\['a-pan-plain-1'\] were made with other settings or model files"):
+        write_report([study], results=results, out=tmp_path / "docs")
+
+
+def test_gains_by_layer_are_rows_of_the_fine_tables(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("pst.study.plots.accuracy_against_cost", lambda *_: None)
+    monkeypatch.setitem(GAIN, "k8,0-refine", 0.02)
+    path, results = tmp_path / "demo.yaml", tmp_path / "results"
+    path.write_text(STUDY.replace("k: [4, 8, all]", "k: [4, [4, 0], [0, 4], [8, 0], [4, 8]]"))
+    results.mkdir()
+    for cell in load_study(path).cells:
+        layers = {"layers": ["row.11", "row.14"]} if cell.model == "pst" else {}
+        (results / f"{cell.id}.json").write_text(json.dumps({**result(cell), **layers}))
+    write_report([path], results=results, out=tmp_path / "docs")
+    text = (tmp_path / "docs/evidence.md").read_text()
+    none, two = "+0.00 [+0.00, +0.00]", "+2.00 [+2.00, +2.00]\\*"
+    assert "In brackets, k of each attention layer: row.11, row.14." in text
+    assert "| way | k = 4 | k = 4,8 | k = 8 |" in text
+    assert f"| refine | {none} | {none} |  |" in text
+    assert f"| refine (k, 0) | {none} |  | {two} |" in text
+    assert f"| refine (0, k) | {none} |  |  |" in text
+    by_size = text[text.index("by object size") :]
+    assert "| refine (k, 0) |" in by_size
+    assert "| refine (0, k) |" not in by_size  # has no k = 8
 
 
 def test_a_page_without_markers_and_a_folder_without_results_are_refused(made, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pst
 from pst.study import latency
 from pst.study.attention import apply, counted
 from pst.study.costs import count_gflops, peak_memory
-from pst.study.grid import Variant, load_study
+from pst.study.grid import load_study
+from pst.study.variants import Variant
 
 pytest.importorskip("accelerate")
 pytest.importorskip("faster_coco_eval")
@@ -66,6 +68,9 @@ def test_a_variant_is_set_on_every_layer():
         assert isinstance(layer, pst.PyramidSparseAttention)
         assert (layer.topk, layer.fusion) == (2, "refine")
         assert "seed=3" in repr(layer.selection)
+    apply(model, replace(VARIANT, k=(0, 5)))
+    assert pst.control.attention_layers(model)["0"].topk == 0
+    assert pst.control.attention_layers(model)["1"].topk == 5
     x, upper = torch.randn(1, 32, 8, 8), torch.randn(1, 32, 4, 4)
     constant = Variant(k=16, fusion="gate", selection="mean", gate=0.25, imgsz=None, use="trained")
     layer = apply(pst.PyramidSparseAttention(32, 1), constant).eval()
@@ -74,6 +79,39 @@ def test_a_variant_is_set_on_every_layer():
     assert torch.count_nonzero(layer.gate.weight) == 0
     torch.testing.assert_close(layer.gate.bias.sigmoid(), torch.full_like(layer.gate.bias, 0.25))
     assert torch.isfinite(layer(x, upper)).all()
+
+
+def test_a_cell_is_trained_validated_on_the_way_and_evaluated_by_block(tmp_path: Path):
+    """Two epochs on sixteen made pictures; the second point of the curve is the model that is evaluated."""
+    from PIL import Image
+
+    from pst.study import trainer, worker
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        for label, level in (("dark", 60), ("light", 190)):
+            folder = tmp_path / "made" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.normal(level, 20, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    study = tmp_path / "small.yaml"
+    study.write_text(
+        "runner: classify\nrecipes: {r: {}}\n"
+        "data: {a: {path: made, train: {imgsz: 64, epochs: 2, batch: 8, val_every: 1}}}\n"
+        "models: {pst: {model: pst_resnet10t, model_args: {depth: 2}, evaluations: blocks}}\n"
+        "evaluations: {blocks: [{k: 0}, {k: [1, [1, 0], [0, 1]], fusion: refine}]}\n"
+        "cells: [{data: a, model: pst, recipe: r}]\n"
+    )
+    (cell,) = load_study(study).cells
+    result = trainer.run(worker.Task(cell, tmp_path, tmp_path, tmp_path / "work", "cpu", lambda _: None))
+    assert [name.split(".")[-2:] for name in result["layers"]] == [["0", "attn"], ["1", "attn"]]
+    assert list(result["evaluations"]) == ["k0", "k1-refine", "k1,0-refine", "k0,1-refine"]
+    flops = result["gflops"]
+    assert flops["k0"] < flops["k1,0-refine"] == flops["k0,1-refine"] < flops["k1-refine"]
+    curve = result["training"]["curve"]
+    assert [epoch for epoch, _ in curve] == [1, 2]
+    assert curve[-1][1] == result["evaluations"]["k0"]["value"]
 
 
 def test_operations_of_attention_are_counted():

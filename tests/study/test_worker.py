@@ -32,10 +32,12 @@ class Runner:
 
     def __init__(self, fail: str = "", pause: str = "") -> None:
         self.seen: list[str] = []
+        self.work: list[Path] = []
         self.fail, self.pause = fail, pause
 
     def __call__(self, task: worker.Task) -> dict[str, object]:
         self.seen.append(task.cell.id)
+        self.work.append(task.work)
         task.say("at work")
         if task.cell.id == self.fail:
             raise RuntimeError("it broke")
@@ -117,6 +119,26 @@ def test_a_paused_cell_leaves_nothing_and_is_gone_on_with(study, tmp_path, monke
     assert later.seen == ["a-m-r-2"]
 
 
+def test_a_training_of_other_settings_is_not_gone_on_with(study, tmp_path, monkeypatch):
+    def folder(text: str, model: str) -> Path:
+        study.write_text(text)
+        (tmp_path / "m.yaml").write_text(model)
+        runner = Runner(pause="a-m-r-0")
+        assert work(study, tmp_path / "out", runner, monkeypatch) == 0
+        for result in (tmp_path / "out" / worker.RESULTS).iterdir():
+            result.unlink()
+        return runner.work[0]
+
+    evaluated = STUDY.replace("{yaml: m.yaml}", "{yaml: m.yaml, evaluations: e}")
+    first = folder(evaluated + "evaluations: {e: [{k: 0}]}\n", "rows: [1]\n")
+    assert folder(evaluated + "evaluations: {e: [{k: 0}, {k: 8}]}\n", "rows: [1]\n") == first  # weights are the same
+    changed = [
+        folder(evaluated.replace("imgsz: 64", "imgsz: 96") + "evaluations: {e: [{k: 0}]}\n", "rows: [1]\n"),
+        folder(evaluated + "evaluations: {e: [{k: 0}]}\n", "rows: [2]\n"),
+    ]
+    assert len({first, *changed}) == 3
+
+
 def test_the_deadline_ends_what_runs_and_begins_nothing(study, tmp_path, monkeypatch):
     out, runner = tmp_path / "out", Runner()
     assert work(study, out, runner, monkeypatch, end=time.time() - 1) == 0
@@ -131,6 +153,21 @@ def test_a_result_of_other_settings_is_refused(study, tmp_path, monkeypatch):
     study.write_text(STUDY.replace("imgsz: 64", "imgsz: 96"))
     with pytest.raises(ValueError, match="made with other settings"):
         is_done(tmp_path / "out", load_study(study).cells[0])
+
+
+def test_a_result_of_another_model_file_is_refused(study, tmp_path, monkeypatch):
+    model, out = tmp_path / "m.yaml", tmp_path / "out"
+    model.write_text("rows: [1]\n")
+    assert work(study, out, Runner(), monkeypatch) == 0
+    model.write_text("rows: [2]\n")
+    cell = load_study(study).cells[0]
+    with pytest.raises(ValueError, match="made with other settings or another model file"):
+        is_done(out, cell)
+    path = worker.result_path(out, cell)
+    result = json.loads(path.read_text())
+    del result["model_digest"]  # as older results are: they say nothing of their model file
+    path.write_text(json.dumps(result))
+    assert is_done(out, cell)
 
 
 def test_wrong_arguments_are_refused_before_any_work(study, tmp_path):
@@ -162,11 +199,12 @@ def test_real_cells_killed_and_gone_on_with_by_two_workers(tmp_path):
     study, out = tmp_path / "real.yaml", tmp_path / "out"
     study.write_text(
         "runner: ultralytics\nseeds: [0]\n"
-        "data: {digits: {path: digits/data.yaml, train: {imgsz: 64, epochs: 6, batch: 8, amp: false, workers: 0}}}\n"
+        "data: {digits: {path: digits/data.yaml, train: {imgsz: 64, epochs: 6, batch: 8, amp: false, "
+        "workers: 0, val_every: 4}}}\n"
         f"models: {{fpn: {{yaml: {models}/neck-fpn.yaml}}, pst: {{yaml: {models}/neck-pst.yaml, evaluations: few}}}}\n"
         "recipes:\n  plain: {}\n"
         "  random: {fusion: refine, stochastic_topk: {choices: [0, 2]}, track_fine_statistics: true}\n"
-        "evaluations: {few: [{k: 0}, {k: [2, all], fusion: [gate, refine]}, {k: 2, gate: 0.25}, "
+        "evaluations: {few: [{k: 0}, {k: [2, all, [2, 0]], fusion: [gate, refine]}, {k: 2, gate: 0.25}, "
         "{k: 2, selection: [window, 'random:1']}, {k: 2, use: [calibrated, tuned]}]}\n"
         "cells:\n  - {data: digits, model: [pst, fpn], recipe: plain}\n"
         "  - {data: digits, model: pst, recipe: random}\n"
@@ -180,12 +218,15 @@ def test_real_cells_killed_and_gone_on_with_by_two_workers(tmp_path):
         time.sleep(0.1)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    unfinished = {p.parent.parent.name for p in (out / "cells").glob("*/weights/last.pt")}
+    unfinished = {p.parents[1].name.rpartition("-")[0] for p in (out / "cells").glob("*/weights/last.pt")}
     subprocess.run(call, check=True, timeout=600)
     results = {p.stem: json.loads(p.read_text()) for p in (out / "results").glob("*.json")}
     assert sorted(results) == ["digits-fpn-plain-0", "digits-pst-plain-0", "digits-pst-random-0"]
     assert all(len(r["training"]["loss"]) == 6 for r in results.values())
     assert any(results[name]["training"]["resumed_at_epoch"] > 0 for name in unfinished)
-    assert len(results["digits-pst-plain-0"]["evaluations"]) == 10
+    assert len(results["digits-pst-plain-0"]["evaluations"]) == 12
+    for result in results.values():  # the last point of the curve is the model that is evaluated
+        assert [epoch for epoch, _ in result["training"]["curve"]] == [4, 6]
+        assert result["training"]["curve"][-1][1] == pytest.approx(result["evaluations"]["k0"]["value"], abs=1e-4)
     assert all(p.stat().st_size < 30_000 for p in (out / "results").glob("*.json"))
     assert not list((out / "claims").iterdir())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import nn
 
 import pst
 from pst.functional.selection import Random
-from pst.study.grid import Cell, Variant
+from pst.study.grid import Cell
+from pst.study.variants import Variant
 
 
 def apply(model: nn.Module, variant: Variant) -> nn.Module:
     """Set k, fusion, selection and constant gate of every PST layer; the model is changed and returned."""
-    if variant.k > 0:
+    if variant.k != 0:
         pst.set_fusion(model, variant.fusion)  # pyright: ignore[reportArgumentType] checked there
     pst.set_topk(model, variant.k)
     name, _, seed = variant.selection.partition(":")
@@ -19,6 +22,19 @@ def apply(model: nn.Module, variant: Variant) -> nn.Module:
     if variant.gate is not None:
         pst.set_gate(model, variant.gate)
     return model
+
+
+def check(model: nn.Module, cell: Cell) -> None:
+    """Try the settings of all variants on a copy of the model that is going to be trained.
+
+    Raises:
+        ValueError: One does not fit, e.g. has a k for each of another number of attention layers.
+    """
+    if cell.settings["evaluations"] is None:
+        return
+    trial = copy.deepcopy(model)
+    for variant in cell.variants:
+        apply(trial, variant)
 
 
 def counted(cell: Cell) -> list[Variant]:

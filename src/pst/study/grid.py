@@ -10,47 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RUNNERS = ("ultralytics", "classify", "segment", "detect")
+from pst.study.variants import Variant, many, variants
+
+RUNNERS = ("ultralytics", "classify", "segment", "detect", "retrieval")
 _STUDY_KEYS = {"title", "runner", "seeds", "data", "models", "recipes", "evaluations", "cells", "comparisons"}
-_VARIANT_DEFAULTS: dict[str, Any] = {
-    "k": 0, "fusion": "gate", "selection": "mean", "gate": None, "imgsz": None, "use": "trained",
-}  # fmt: skip
-_USES = ("trained", "calibrated", "tuned")
-ALL_TOKENS = 10**6  # k = M
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way of evaluating a trained model.
-
-    Attributes:
-        k: Refined tokens; `ALL_TOKENS` for all.
-        fusion: "gate" or "refine".
-        selection: Name of a selection rule; "random:1" is the random control with seed 1.
-        gate: Constant that takes the learned gate's place, in (0, 1); None for the learned gate.
-        imgsz: Longest side of the images; None for that of the training.
-        use: "trained" weights as they are; "calibrated" with separate statistics of the fine map from unlabelled
-            training images; "tuned" with these and the gate trained for one more epoch.
-    """
-
-    k: int
-    fusion: str
-    selection: str
-    gate: float | None
-    imgsz: int | None
-    use: str
-
-    @property
-    def name(self) -> str:
-        """Short, unique among a cell's variants: "k8-refine-random:1-calibrated@640"."""
-        size = "" if self.imgsz is None else f"@{self.imgsz}"
-        if self.k == 0:
-            return f"k0{size}"
-        parts = ["kM" if self.k == ALL_TOKENS else f"k{self.k}", self.fusion]
-        parts += [f"{self.gate:g}"] if self.gate is not None else []
-        parts += [self.selection] if self.selection != "mean" else []
-        parts += [self.use] if self.use != "trained" else []
-        return "-".join(parts) + size
 
 
 @dataclass(frozen=True)
@@ -66,6 +29,8 @@ class Cell:
         runner: One of `RUNNERS`.
         settings: All that decides the result: the data set's, model's and recipe's entries.
         variants: Evaluations, the one that gains are measured over first.
+        model_digest: Changes with the content of the file that ``settings["models"]["yaml"]`` names; None where it
+            names none of the study's folder.
     """
 
     id: str
@@ -76,12 +41,22 @@ class Cell:
     runner: str
     settings: Mapping[str, Any]
     variants: tuple[Variant, ...]
+    model_digest: str | None
 
     @property
     def digest(self) -> str:
         """Changes with whatever changes the result."""
-        text = json.dumps([self.seed, self.runner, self.settings, [v.name for v in self.variants]], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _hash([self.seed, self.runner, self.settings, [v.name for v in self.variants]])
+
+    @property
+    def training_digest(self) -> str:
+        """Changes with whatever changes the training; other evaluations go on from the same weights."""
+        settings = {kind: entry for kind, entry in self.settings.items() if kind != "evaluations"}
+        return _hash([self.seed, self.runner, settings, self.model_digest])
+
+    def made(self, result: Mapping[str, Any]) -> bool:
+        """Whether a result is of these settings and, where it says of which, of this model file."""
+        return result["digest"] == self.digest and result.get("model_digest") in (None, self.model_digest)
 
 
 @dataclass(frozen=True)
@@ -109,6 +84,8 @@ def load_study(path: str | Path) -> Study:
     Its entries ``data``, ``models``, ``recipes`` and ``evaluations`` are mappings of names; ``cells`` lists
     ``{model: […], recipe: […], data: […], seeds: […]}``, each expanded to all combinations, data outermost, seeds next.
     A model without ``evaluations`` is evaluated once, as it was trained; a recipe may name others for models with them.
+    Every value of an evaluation may be a list of alternatives, and an alternative for ``k`` a list itself, of one k for
+    each attention layer: ``{k: [0, 8, all, [8, 0], [0, 8]]}`` are five.
 
     Args:
         path: YAML file.
@@ -129,7 +106,9 @@ def load_study(path: str | Path) -> Study:
         raise ValueError(f"{path}: unknown entries {sorted(unknown)}; known are {sorted(_STUDY_KEYS)}")
     if d.get("runner") not in RUNNERS:
         raise ValueError(f"{path}: runner must be one of {list(RUNNERS)}, got {d.get('runner')!r}")
-    cells = [cell for block in d["cells"] for cell in _expand(d, block, path)]
+    files = {name: path.parent / str((entry or {}).get("yaml", "")) for name, entry in d["models"].items()}
+    digests = {name: _model_digest(file) for name, file in files.items()}
+    cells = [cell for block in d["cells"] for cell in _expand(d, block, path, digests)]
     if len({cell.id for cell in cells}) < len(cells):
         twice = sorted({c.id for c in cells if sum(o.id == c.id for o in cells) > 1})
         raise ValueError(f"{path}: cells listed twice: {twice}")
@@ -137,13 +116,15 @@ def load_study(path: str | Path) -> Study:
     return Study(path.stem, title, path.parent.resolve(), tuple(cells), comparisons)
 
 
-def _expand(d: Mapping[str, Any], block: Mapping[str, Any], path: Path) -> Iterable[Cell]:
+def _expand(
+    d: Mapping[str, Any], block: Mapping[str, Any], path: Path, model_digests: Mapping[str, str | None]
+) -> Iterable[Cell]:
     wanted = {"data", "model", "recipe"}
     if not wanted <= block.keys() <= {*wanted, "seeds"}:
         raise ValueError(f"{path}: a cell needs {sorted(wanted)} and may have seeds, got {sorted(block)}")
     seeds = block.get("seeds", d.get("seeds", [0]))
     for data, seed, recipe, model in itertools.product(
-        _many(block["data"]), _many(seeds), _many(block["recipe"]), _many(block["model"])
+        many(block["data"]), many(seeds), many(block["recipe"]), many(block["model"])
     ):
         entries = {"data": (d["data"], data), "models": (d["models"], model), "recipes": (d.get("recipes", {}), recipe)}
         missing = [f"{name} in {kind}" for kind, (table, name) in entries.items() if name not in table]
@@ -162,22 +143,19 @@ def _expand(d: Mapping[str, Any], block: Mapping[str, Any], path: Path) -> Itera
             seed=int(seed),
             runner=d["runner"],
             settings=settings,
-            variants=tuple(v for entry in listed for v in _variants(entry, path)),
+            variants=tuple(v for entry in listed for v in variants(entry, path)),
+            model_digest=model_digests[model],
         )
 
 
-def _variants(entry: Mapping[str, Any], path: Path) -> Iterable[Variant]:
-    """All combinations of one entry of ``evaluations``, whose values may be lists."""
-    if unknown := entry.keys() - _VARIANT_DEFAULTS.keys():
-        raise ValueError(f"{path}: an evaluation has {sorted(unknown)}; known are {sorted(_VARIANT_DEFAULTS)}")
-    full = {**_VARIANT_DEFAULTS, **entry}
-    for values in itertools.product(*(_many(value) for value in full.values())):
-        fields = dict(zip(full, values, strict=True))
-        if fields["use"] not in _USES:
-            raise ValueError(f"{path}: use must be one of {list(_USES)}, got {fields['use']!r}")
-        k = ALL_TOKENS if fields["k"] == "all" else int(fields["k"])
-        yield Variant(**{**fields, "k": k})
+def _model_digest(path: Path) -> str | None:
+    """Of what a YAML file says, comments left out."""
+    if not path.is_file():
+        return None
+    import yaml
+
+    return _hash(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def _many(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -36,8 +36,13 @@ def measure(path: str | Path, out: str | Path, *, device: str = "cpu", batch: in
 
     Returns:
         The file, ``latency-STUDY-DEVICE-bBATCH.json``: image size -> model -> variant -> milliseconds per image.
+
+    Raises:
+        ValueError: The study is of a made task.
     """
     study = load_study(path)
+    if any(cell.runner == "retrieval" for cell in study.cells):
+        raise ValueError(f"{path} is a study of a made task, which has no latency to measure apart: its cells time it")
     sizes = dict.fromkeys(int(cell.settings["data"]["train"]["imgsz"]) for cell in study.cells)
     timed: dict[str, dict[str, dict[str, float]]] = {}
     for imgsz in sizes:

@@ -9,7 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pst.study.statistics import Estimate, gain, value
-from pst.study.tables import Results, latency, parse_row, ways
+from pst.study.tables import Results, latency, parse_row
+from pst.study.variants import k_order, ways
 
 _MARKERS = "osv^"  # one for each round of the ten colours
 
@@ -67,7 +68,7 @@ def accuracy_against_k(results: Results, data: str, model: str) -> bytes | None:
     figure = Figure(figsize=(4.2 * len(panels), 4), layout="constrained")
     all_axes: Any = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (recipe, (seeds, lines)) in zip(all_axes, panels.items(), strict=True):
-        ks = sorted({k for names in lines.values() for k in names}, key=lambda k: float("inf") if k == "M" else int(k))
+        ks = sorted({k for names in lines.values() for k in names}, key=k_order)
         for i, (way, names) in enumerate(lines.items()):
             estimates = {ks.index(k): gain(seeds, name) for k, name in names.items()}
             _line(axes, estimates, way, (i - len(lines) / 2) * 0.06, f"C{i % 10}")

@@ -72,9 +72,12 @@ def _fitting(study: Study, found: Sequence[dict[str, Any]]) -> list[dict[str, An
     """Results of the study's cells, made with its settings."""
     cells = {cell.id: cell for cell in study.cells}
     own = [r for r in found if r.get("id") in cells]
-    other = [r["id"] for r in own if r["digest"] != cells[r["id"]].digest]
+    other = [r["id"] for r in own if not cells[r["id"]].made(r)]
     if other:
-        raise ValueError(f"results of {other} were made with other settings than {study.name}.yaml has: run them again")
+        raise ValueError(
+            f"results of {other} were made with other settings or model files than {study.name}.yaml has: "
+            "run them again"
+        )
     return own
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pst.study.grid import Study
 from pst.study.statistics import Estimate, difference, gain, value
+from pst.study.variants import k_order, ways
 
 Results = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]  # (data, model, recipe) -> seeds
 _LIMITS = {
     "ultralytics": "√area over the image's longest side: small below 0.1, large from 0.25.",
     "detect": "COCO's limits: small below 32², large from 96² pixels.",
 }
-_VARIANT = re.compile(r"k(?P<k>\d+|M)(-(?P<way>[^@]+))?(@(?P<imgsz>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def fine(results: Results, comparison: Mapping[str, Any]) -> Iterator[Table]:
             continue
         for imgsz, found in ways(seeds[0]["evaluations"]).items():
             base = "k0" if imgsz is None else f"k0@{imgsz}"
-            ks = sorted({k for names in found.values() for k in names}, key=_k_order)
+            ks = sorted({k for names in found.values() for k in names}, key=k_order)
             rows = [
                 (way, *(points(gain(seeds, names[k], base)) if k in names else "" for k in ks))
                 for way, names in found.items()
@@ -126,7 +125,8 @@ def fine(results: Results, comparison: Mapping[str, Any]) -> Iterator[Table]:
             yield Table(
                 f"{comparison['title']}: {model}, recipe {recipe}, {data}{'' if imgsz is None else f' at {imgsz} px'}",
                 f"Gain over the same weights with k = 0 ({' '.join(figures(mean)[:1])} %, n = {mean.n}) in points of "
-                f"{seeds[0]['metric']}, with a paired 95 % interval over images and seeds; * where it excludes zero.",
+                f"{seeds[0]['metric']}, with a paired 95 % interval over images and seeds; * where it excludes zero."
+                + _layers_note(seeds[0], found),
                 ("way", *(f"k = {k}" for k in ks)),
                 tuple(rows),
             )
@@ -135,16 +135,18 @@ def fine(results: Results, comparison: Mapping[str, Any]) -> Iterator[Table]:
 def by_size(results: Results, comparison: Mapping[str, Any]) -> Iterator[Table]:
     """Gains of k = 8 over k = 0 for small, medium and large objects."""
     for (data, model, recipe), seeds in results.items():
-        names = [n for n in seeds[0]["evaluations"] if n.startswith("k8-") and "@" not in n]
-        if model != comparison["model"] or not names or "small" not in seeds[0]["evaluations"][names[0]]:
+        found = ways(seeds[0]["evaluations"]).get(None, {})
+        names = {way: by_k["8"] for way, by_k in found.items() if "8" in by_k}
+        if model != comparison["model"] or not names or "small" not in seeds[0]["evaluations"]["k0"]:
             continue
         sizes = ("small", "medium", "large")
-        rows = [(n.removeprefix("k8-"), *(points(gain(seeds, n, field=s)) for s in sizes)) for n in names]
+        rows = [(way, *(points(gain(seeds, name, field=s)) for s in sizes)) for way, name in names.items()]
         at_zero = ("k = 0 itself", *(f"{100 * value(seeds, 'k0', s).mean:.2f}" for s in sizes))
         yield Table(
             f"{comparison['title']} by object size: {model}, recipe {recipe}, {data}",
             "k = 8 against the same weights with k = 0, points of mAP50-95, ± standard deviation over seeds. "
-            + _LIMITS[seeds[0]["runner"]],
+            + _LIMITS[seeds[0]["runner"]]
+            + _layers_note(seeds[0], names),
             ("way", *sizes),
             (at_zero, *rows),
         )
@@ -184,18 +186,8 @@ def _cost(seeds: Sequence[Mapping[str, Any]], variant: str) -> tuple[str, ...]:
     )
 
 
-def ways(evaluations: Mapping[str, Any]) -> dict[int | None, dict[str, dict[str, str]]]:
-    """Image size -> way -> k -> name of the variant, for every variant with k > 0."""
-    found: dict[int | None, dict[str, dict[str, str]]] = {}
-    for name in evaluations:
-        match = _VARIANT.fullmatch(name)
-        if match is None:
-            raise ValueError(f"{name!r} is no name of a variant")
-        if match["way"] is not None:
-            imgsz = None if match["imgsz"] is None else int(match["imgsz"])
-            found.setdefault(imgsz, {}).setdefault(match["way"], {})[match["k"]] = name
-    return found
-
-
-def _k_order(k: str) -> float:
-    return float("inf") if k == "M" else int(k)
+def _layers_note(result: Mapping[str, Any], shown: Iterable[str]) -> str:
+    """What (k, 0) in the names of ways means; nothing where no way has it."""
+    if not any(way.endswith(")") for way in shown):
+        return ""
+    return f" In brackets, k of each attention layer: {', '.join(result['layers'])}."

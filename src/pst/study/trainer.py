@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pst
+from pst.control import attention_layers
 from pst.files import write_text
 from pst.study import attention
 from pst.study.bootstrap import Detections, average_precision, mean_iou, pack, resample_weights, weighted_mean
@@ -45,6 +46,7 @@ def run(task: Task) -> Mapping[str, Any]:
         "gflops": {name: round(count, 4) for name, count in counts.items()},
         "imgsz": config.imgsz,
         "metric": METRICS[cell.runner][1],
+        "layers": list(attention_layers(model)) if has_pst else [],
         "training": training,
         **_evaluate(task, config, model),
         "evaluated": cell.settings["evaluations"],
@@ -61,7 +63,7 @@ def _settings(task: Task) -> dict[str, Any]:
         "out": str(task.work / "run"),
         "seed": task.cell.seed,
         "device": "cpu" if task.device == "cpu" else "auto",
-        "val_every": train["epochs"],
+        "val_every": train.get("val_every", train["epochs"]),
         "tensorboard": False,
     }
 
@@ -76,6 +78,7 @@ def _fit(config: Config, task: Task) -> dict[str, Any]:
     if facts.is_file():
         return json.loads(facts.read_text(encoding="utf-8"))
     trainer = Trainer(config, resume=True)
+    attention.check(trainer.bare, task.cell)
     progress, resumed_at = trainer.progress, trainer.progress.epoch
     torch.set_num_threads(1)
     with peak_memory(task.device) as peak:
@@ -87,12 +90,19 @@ def _fit(config: Config, task: Task) -> dict[str, Any]:
     training = {
         "seconds": round(progress.seconds, 1),
         "loss": [round(sum(v for k, v in row.items() if k.startswith("loss_")), 4) for row in progress.history],
+        **({} if config.val_every == config.epochs else {"curve": _curve(config, progress.history)}),
         "peak_memory_mb": round(peak[0], 1),
         "resumed_at_epoch": resumed_at,
     }
     write_text(facts, json.dumps(training))
     (config.run_dir / STATE).unlink()  # nothing to go on with any more
     return training
+
+
+def _curve(config: Config, history: Sequence[Mapping[str, float]]) -> list[tuple[int, float]]:
+    """(Epochs done, metric then) where the trainer validated."""
+    name = f"val_{METRICS[config.task][0]}"
+    return [(int(row["epoch"]), round(row[name], 5)) for row in history if name in row]
 
 
 def _evaluate(task: Task, config: Config, model: nn.Module) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Task:
         cell: What to do.
         study: Folder of the study's YAML.
         data_root: Folder that data sets are found in.
-        work: Folder for checkpoints; what an interrupted run of the cell left is there.
+        work: Folder for checkpoints; what an interrupted run of the cell left is there, unless its settings changed.
         device: "cpu" or "cuda".
         say: To be called now and then with what is being done, e.g. "epoch 3/40"; raises `Paused` at the deadline.
     """
@@ -54,13 +54,15 @@ def is_done(out: Path, cell: Cell) -> bool:
     """Whether the result is there.
 
     Raises:
-        ValueError: It is there, but of other settings.
+        ValueError: It is there, but of other settings or another model file.
     """
     path = result_path(out, cell)
     if not path.is_file():
         return False
-    if json.loads(path.read_text(encoding="utf-8"))["digest"] != cell.digest:
-        raise ValueError(f"{path} was made with other settings: remove it, or choose another folder with --out")
+    if not cell.made(json.loads(path.read_text(encoding="utf-8"))):
+        raise ValueError(
+            f"{path} was made with other settings or another model file: remove it, or choose another folder with --out"
+        )
     return True
 
 
@@ -198,7 +200,8 @@ def _work(path: str, data_root: str, out: str, only: str, end: float | None, dev
             if is_done(folder, cell):  # by the one who had the claim before
                 continue
             say = _reporter(claim, end)
-            task = Task(cell, study.folder, Path(data_root), folder / WORK / cell.id, device, say)
+            work = folder / WORK / f"{cell.id}-{cell.training_digest}"
+            task = Task(cell, study.folder, Path(data_root), work, device, say)
             if not _run(task, claim, folder):
                 raise SystemExit(_AGAIN)
 
@@ -245,6 +248,7 @@ def describe(cell: Cell) -> dict[str, Any]:
     return {
         "id": cell.id,
         "digest": cell.digest,
+        "model_digest": cell.model_digest,
         "model": cell.model,
         "recipe": cell.recipe,
         "data": cell.data,
@@ -260,6 +264,10 @@ def runner(name: str) -> Callable[[Task], Mapping[str, Any]]:
         from pst.study import yolo
 
         return yolo.run
+    if name == "retrieval":
+        from pst.study import retrieval
+
+        return retrieval.run
     from pst.study import trainer
 
     return trainer.run

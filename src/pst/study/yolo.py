@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import pst
-from pst.files import replacing, write_text
+from pst.control import attention_layers
 from pst.study import attention
 from pst.study.bootstrap import average_precision, pack, resample_weights
-from pst.study.costs import peak_memory
-from pst.study.grid import Variant
 from pst.study.matching import ap_by_size, match
+from pst.study.variants import Variant
 from pst.study.worker import Task
+from pst.study.yolo_training import overrides_of, train
 
 _CALIBRATION_BATCHES = 8
 _TUNED_K = 8
@@ -44,8 +42,8 @@ def run(task: Task) -> Mapping[str, Any]:
     from pst.integrations.ultralytics.flops import gflops
 
     settings = task.cell.settings
-    model, training = _trained(task)
-    imgsz = _overrides(task)["imgsz"]
+    model, training = train(task)
+    imgsz = overrides_of(task)["imgsz"]
     counted, has_pst = copy.deepcopy(model).cpu(), settings["evaluations"] is not None
     variants = attention.counted(task.cell)
     counts = {v.name: gflops(attention.apply(counted, v) if has_pst else counted, imgsz) for v in variants}
@@ -57,74 +55,11 @@ def run(task: Task) -> Mapping[str, Any]:
         "imgsz": imgsz,
         "metric": "mAP50-95",
         "images": evaluations.images,
+        "layers": list(attention_layers(counted)) if has_pst else [],
         "training": training,
         **results,
         "evaluated": settings["evaluations"],
     }
-
-
-def _overrides(task: Task) -> dict[str, Any]:
-    """Arguments of the training: those of the data set, then the recipe's."""
-    settings = task.cell.settings
-    model = str(settings["models"]["yaml"])
-    file = task.study / model
-    return {
-        **settings["data"].get("train", {}),
-        **settings["recipes"].get("train", {}),
-        "model": str(file if file.is_file() else model),
-        "data": str(task.data_root / settings["data"]["path"]),
-        "seed": task.cell.seed,
-        "device": "0" if task.device == "cuda" else task.device,
-        "save_dir": str(task.work),
-    }
-
-
-def _trained(task: Task) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained model in float32 and eval mode on the device, and what its training cost."""
-    from safetensors.torch import load_file, save_file
-
-    from pst.integrations.ultralytics.cell_training import CellTrainer
-
-    final, facts = task.work / "final.safetensors", task.work / "training.json"
-    overrides, recipe = _overrides(task), task.cell.settings["recipes"]
-    task.say("starting")
-    logging.getLogger("ultralytics").setLevel(logging.WARNING)  # no table of layers and no bars for each cell
-    trainer = CellTrainer(
-        overrides,
-        prepare=lambda model: _prepare(model, recipe),
-        on_epoch=lambda done, epochs: task.say(f"epoch {done}/{epochs}"),
-    )
-    torch.set_num_threads(1)  # the host takes all cores but one, and other cells run beside this one
-    if not final.is_file():
-        resumed_at = len(trainer.log)
-        with peak_memory(task.device) as peak:
-            trainer.train()
-        training = {
-            "seconds": round(sum(epoch["seconds"] for epoch in trainer.log), 1),
-            "loss": [epoch["loss"] for epoch in trainer.log],
-            "peak_memory_mb": round(peak[0], 1),
-            "resumed_at_epoch": resumed_at,
-        }
-        write_text(facts, json.dumps(training))
-        with replacing(final) as part:
-            save_file({name: t.contiguous() for name, t in trainer.trained().state_dict().items()}, part)
-        trainer.last.unlink()  # nothing to go on with any more
-    trainer.prepare = lambda model: _prepare(model, {**recipe, "stochastic_topk": None})  # drawing is for training
-    model = trainer.get_model(cfg=overrides["model"], verbose=False)
-    model.load_state_dict(load_file(final))
-    return model.to(task.device).eval(), json.loads(facts.read_text())
-
-
-def _prepare(model: nn.Module, recipe: Mapping[str, Any]) -> None:
-    """The recipe's options for the fine branch, set on the model to be trained."""
-    if "fusion" in recipe:
-        pst.set_fusion(model, recipe["fusion"])
-    if "selection" in recipe:
-        pst.set_selection(model, recipe["selection"])
-    if recipe.get("track_fine_statistics", False):
-        pst.track_fine_statistics(model, True)
-    if recipe.get("stochastic_topk") is not None:
-        pst.stochastic_topk(model, **recipe["stochastic_topk"])
 
 
 class Evaluations:
@@ -154,7 +89,7 @@ class Evaluations:
 
         data = self.task.data_root / self.task.cell.settings["data"]["path"]
         size = self.imgsz if imgsz is None else imgsz
-        batch = _overrides(self.task)["batch"]
+        batch = overrides_of(self.task)["batch"]
         images = CachedValidation(data, imgsz=size, batch=batch, device=self.task.device)
         self.images = len(images)
         weights = resample_weights(self.task.cell.data, len(images)).to(self.task.device)
@@ -168,7 +103,7 @@ class Evaluations:
         if self.task.cell.settings["evaluations"] is None:
             return self._models["trained"]
         if variant.use not in self._models:
-            self._models[variant.use] = derive(variant.use, self._models["trained"], self.task, _overrides(self.task))
+            self._models[variant.use] = derive(variant.use, self._models["trained"], self.task, overrides_of(self.task))
         model = self._models[variant.use]
         model = copy.deepcopy(model) if variant.gate is not None else model  # a constant gate overwrites the learned
         return attention.apply(model, variant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,27 @@ def test_an_interrupted_training_ends_with_all_epochs_and_nothing_but_its_checkp
     assert [sorted(epoch) for epoch in run.log] == [["loss", "seconds"]] * 3
     assert all(torch.isfinite(torch.tensor(epoch["loss"])) for epoch in run.log)
     assert [p.name for p in run.wdir.iterdir()] == ["last.pt"]
+
+
+def test_validating_on_the_way_is_recorded_and_changes_no_weight(run, boxes_data, tmp_path):
+    def value(model: nn.Module) -> float:
+        assert not model.training
+        for p in model.parameters():
+            p.data.zero_()  # it is a copy
+        return 0.25
+
+    plain = CellTrainer(overrides(boxes_data, tmp_path / "plain"))
+    plain.train()
+    trainer = CellTrainer(overrides(boxes_data, tmp_path / "watched"), validate=value, val_every=2)
+    trainer.train()
+    assert trainer.curve == [(2, 0.25), (3, 0.25)]
+    assert plain.curve == []
+    logged = json.loads(trainer.log_path.read_text())
+    assert [epoch.get("value") for epoch in logged] == [None, 0.25, 0.25]
+    for name, t in plain.trained().state_dict().items():
+        assert torch.equal(trainer.trained().state_dict()[name], t), name
+    with pytest.raises(ValueError, match="val_every is a number of epochs, at least 1, got 0"):
+        CellTrainer(overrides(boxes_data, tmp_path / "never"), validate=value, val_every=0)
 
 
 def test_a_finished_training_is_not_gone_on_with(run, boxes_data):

@@ -1,7 +1,8 @@
-"""Training for comparisons: no validation on the way, checkpoints that survive a kill, a hook on the built model."""
+"""Training for comparisons: no validation unasked, checkpoints that survive a kill, a hook on the built model."""
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -25,12 +26,18 @@ class CellTrainer(DetectionTrainer):
 
     It writes ``weights/last.pt`` after each epoch, whole or not at all, and goes on from there when it is built again
     with the same ``save_dir``; where the last epoch is done, it begins anew. The random numbers of a continued training
-    are not those of an uninterrupted one: Ultralytics keeps none. ``epochs.json`` holds loss and seconds of each epoch.
+    are not those of an uninterrupted one: Ultralytics keeps none. ``epochs.json`` holds loss and seconds of each epoch,
+    and what ``validate`` gave, which should draw no random numbers: the trained weights are then the same without it.
 
     Args:
         overrides: Arguments of the training, ``model``, ``data`` and ``save_dir`` among them.
         prepare: Called with the model after it is built and before it is trained, e.g. to draw k in each step.
         on_epoch: Called with (epochs done, of how many) after each checkpoint but the last; may raise to interrupt.
+        validate: Called with a copy of the averaged model in float32 and eval mode; returns its metric.
+        val_every: Epochs from one call of ``validate`` to the next; it is also called after the last.
+
+    Raises:
+        ValueError: ``val_every`` is below 1.
     """
 
     def __init__(
@@ -39,8 +46,13 @@ class CellTrainer(DetectionTrainer):
         *,
         prepare: Prepare | None = None,
         on_epoch: Callable[[int, int], None] | None = None,
+        validate: Callable[[nn.Module], float] | None = None,
+        val_every: int = 1,
     ) -> None:
+        if val_every < 1:
+            raise ValueError(f"val_every is a number of epochs, at least 1, got {val_every!r}")
         register()
+        self._validate, self._val_every = validate, val_every
         self.prepare, self._on_epoch = prepare, on_epoch
         last = Path(overrides["save_dir"]) / "weights" / "last.pt"
         resume = {"model": str(last), "resume": str(last)} if _unfinished(last) else {}
@@ -84,6 +96,11 @@ class CellTrainer(DetectionTrainer):
         """Nothing: `log` has what is needed, and the host reads its table with a library that may be missing."""
         return {}
 
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """(Epochs done, what ``validate`` gave then)."""
+        return [(i, row["value"]) for i, row in enumerate(self.log, 1) if "value" in row]
+
     def trained(self) -> nn.Module:
         """The averaged model (EMA) in float32 and eval mode, on the training's device."""
         average: Any = self.ema
@@ -118,8 +135,12 @@ def _end(trainer: CellTrainer) -> None:
     seconds = time.perf_counter() - trainer._epoch_began
     trainer.log = [*trainer.log[: trainer.epoch], {"loss": round(loss, 4), "seconds": round(seconds, 2)}]
     write_text(trainer.log_path, json.dumps(trainer.log))
-    if trainer._on_epoch is not None and trainer.epoch + 1 < trainer.epochs:  # of the last, there is no going on
-        trainer._on_epoch(trainer.epoch + 1, trainer.epochs)
+    done = trainer.epoch + 1
+    if trainer._validate is not None and (done % trainer._val_every == 0 or done == trainer.epochs):
+        trainer.log[-1]["value"] = round(trainer._validate(copy.deepcopy(trainer.trained())), 5)
+        write_text(trainer.log_path, json.dumps(trainer.log))
+    if trainer._on_epoch is not None and done < trainer.epochs:  # of the last, there is no going on
+        trainer._on_epoch(done, trainer.epochs)
 
 
 def batches(model: nn.Module, overrides: dict[str, Any], seed: int) -> Iterator[dict[str, Any]]:
