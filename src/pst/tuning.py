@@ -46,6 +46,9 @@ def stochastic_topk(
     ``topk``. Copies of the model made meanwhile, and pickles of it, draw for themselves when trained. Ultralytics
     builds the model that it trains anew: call this on ``trainer.model`` in an ``on_train_start`` callback.
 
+    Switch `pst.track_fine_statistics` on as well. A training step normalises the fine keys and values by their own
+    batch's statistics; without it, eval mode does so by a mixture of both maps', and what was learnt is spoilt.
+
     Args:
         model: Any Module with PST layers inside.
         choices: Values of k, equally likely in the passes that draw.
