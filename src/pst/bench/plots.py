@@ -30,10 +30,13 @@ def plot_cases(records: Sequence[dict[str, Any]], path: Path, title: str) -> Non
         axes.set(xlabel="query tokens N", ylabel=label)
         if axes.lines:
             axes.set(xscale="log", yscale="log")
+            sizes = sorted({r["n"] for r in records})
+            axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+            axes.set_xticks([], minor=True)
             axes.grid(alpha=0.3, which="both")
     figure.suptitle(title)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=7)
+    figure.legend(handles, labels, loc="outside right center", fontsize=7, handlelength=3.5)
     with replacing(path) as part:
         figure.savefig(part, dpi=120, format="png")
 

@@ -13,6 +13,7 @@ from pst.study.tables import Results, latency, parse_row
 from pst.study.variants import k_order, ways
 
 _MARKERS = "osv^"  # one for each round of the ten colours
+_COLUMNS = 4  # panels side by side
 
 
 def accuracy_against_cost(results: Results, data: str, rows: Sequence[str]) -> bytes | None:
@@ -65,9 +66,12 @@ def accuracy_against_k(results: Results, data: str, model: str) -> bytes | None:
             panels[recipe] = (seeds, {way: names for way, names in found.items() if len(names) > 1})
     if not panels:
         return None
-    figure = Figure(figsize=(4.2 * len(panels), 4), layout="constrained")
-    all_axes: Any = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (recipe, (seeds, lines)) in zip(all_axes, panels.items(), strict=True):
+    columns, lines_of_panels = min(_COLUMNS, len(panels)), -(-len(panels) // _COLUMNS)
+    figure = Figure(figsize=(4.2 * columns, 4 * lines_of_panels), layout="constrained")
+    grid: Any = figure.subplots(lines_of_panels, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, (recipe, (seeds, lines)) in zip(grid.flat, panels.items(), strict=False):
         ks = sorted({k for names in lines.values() for k in names}, key=k_order)
         for i, (way, names) in enumerate(lines.items()):
             estimates = {ks.index(k): gain(seeds, name) for k, name in names.items()}
@@ -77,7 +81,8 @@ def accuracy_against_k(results: Results, data: str, model: str) -> bytes | None:
         axes.set_xticks(range(len(ks)), ks)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
-    all_axes[0].set_ylabel("gain over k = 0 (points)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("gain over k = 0 (points)")
     return _png(figure)
 
 
