@@ -114,9 +114,18 @@ def test_command_exists(command):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
-    folder = (ROOT / document).parent
     targets = re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text())
-    assert [t for t in targets if not t.startswith("https://") and not (folder / t).exists()] == []
+    assert [t for t in targets if not t.startswith("https://") and not leads_somewhere(ROOT / document, t)] == []
+
+
+def leads_somewhere(page: Path, target: str) -> bool:
+    """Whether the file is there, and the heading that follows a #, as GitHub and MkDocs name it."""
+    name, _, anchor = target.partition("#")
+    path = page.parent / name if name else page
+    if not path.exists() or not anchor:
+        return path.exists()
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
