@@ -27,7 +27,8 @@ export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1
 left=0
 # study:part of the cells' names, "" for all of it
 for part in detection:tracked segmentation:tracked classification:tracked levels: detection:bccd-pst- \
-    detection:voc07_mini-pst-plain detection:voc07_mini-pan- segmentation: detection:voc07_mini- classification: torchvision: retrieval: detection:; do
+    detection:voc07_mini-pst-plain detection:voc07_mini-pan- segmentation: detection:voc07_mini- classification: \
+    torchvision: retrieval: detection:; do
     study=${part%%:*} rest=$((seconds - SECONDS))
     [[ $rest -gt 0 ]] || { echo "no time left for $part" >&2; left=1; continue; }
     "${PYTHON:-python3}" -m pst study run "$root/studies/$study.yaml" --data-root "$data" --out "$out" \
