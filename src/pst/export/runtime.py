@@ -49,7 +49,7 @@ def _onnx(path: Path, threads: int | None) -> Run:
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
-    # Else they wait busily, and take the processor from what runs next: three files in turn took 1.3 to 1.5 times as long.
+    # Else they wait busily and slow whatever runs next: three files in turn took 1.3 to 1.5 times as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
