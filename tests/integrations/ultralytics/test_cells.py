@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 import pst
+from pst.integrations.ultralytics.bfloat16 import Bfloat16Detector, train_in_bfloat16
 from pst.integrations.ultralytics.cached_val import CachedValidation
 from pst.integrations.ultralytics.cell_training import CellTrainer, batches, tune_gate
+from pst.integrations.ultralytics.plugin import register
 from pst.study.bootstrap import average_precision
 from pst.study.matching import match
 
@@ -70,6 +72,43 @@ def test_validating_on_the_way_is_recorded_and_changes_no_weight(run, boxes_data
         assert torch.equal(trainer.trained().state_dict()[name], t), name
     with pytest.raises(ValueError, match="val_every is a number of epochs, at least 1, got 0"):
         CellTrainer(overrides(boxes_data, tmp_path / "never"), validate=value, val_every=0)
+
+
+def test_training_in_bfloat16_on_a_cpu_follows_the_one_in_float32(boxes_data, tmp_path):
+    """Same seed, same batches: the losses stay close, and weights and evaluation are in float32."""
+    losses = {}
+    for amp in (False, "bf16"):
+        trainer = CellTrainer(overrides(boxes_data, tmp_path / str(amp), amp=amp), prepare=pst.track_fine_statistics)
+        trainer.train()
+        losses[amp] = torch.tensor([epoch["loss"] for epoch in trainer.log])
+        model = trainer.trained()
+        assert isinstance(model, Bfloat16Detector) == (amp == "bf16")
+        assert {t.dtype for t in model.state_dict().values()} == {torch.float32, torch.int64}
+        assert model(torch.rand(1, 3, 64, 64))[0].dtype == torch.float32
+    torch.testing.assert_close(losses["bf16"], losses[False], rtol=0.1, atol=0)
+    assert not torch.equal(losses["bf16"], losses[False])
+
+
+def test_bfloat16_is_for_the_layers_of_a_training_pass():
+    """Their outputs are bfloat16, the head's are given back in float32 and close to the exact ones; eval is exact."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    register()
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 128, 128)
+    exact, half = (DetectionModel("yolo11n-pst.yaml", verbose=False).eval() for _ in range(2))
+    half.load_state_dict(exact.state_dict())
+    train_in_bfloat16(half)
+    dtypes = []
+    half.model[13].register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
+    torch.testing.assert_close(half(images)[0], exact(images)[0], rtol=1e-4, atol=1e-4)
+    wanted, got = exact.train()(images), half.train()(images)
+    assert dtypes == [torch.float32, torch.bfloat16]
+    for name in ("scores", "boxes"):
+        assert got[name].dtype == torch.float32
+        assert 0 < (got[name] - wanted[name]).norm() < 0.03 * wanted[name].norm()
+    with pytest.raises(TypeError, match="is for a DetectionModel, got Bfloat16Detector: use amp: false"):
+        train_in_bfloat16(half)
 
 
 def test_a_finished_training_is_not_gone_on_with(run, boxes_data):

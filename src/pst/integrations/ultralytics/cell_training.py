@@ -15,6 +15,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 from pst.files import replacing, write_text
+from pst.integrations.ultralytics.bfloat16 import train_in_bfloat16
 from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.reproduce import epochs_done
 
@@ -30,7 +31,8 @@ class CellTrainer(DetectionTrainer):
     and what ``validate`` gave, which should draw no random numbers: the trained weights are then the same without it.
 
     Args:
-        overrides: Arguments of the training, ``model``, ``data`` and ``save_dir`` among them.
+        overrides: Arguments of the training, ``model``, ``data`` and ``save_dir`` among them. Unlike the host's trainer,
+            this one takes ``amp="bf16"`` on the CPU as well.
         prepare: Called with the model after it is built and before it is trained, e.g. to draw k in each step.
         on_epoch: Called with (epochs done, of how many) after each checkpoint but the last; may raise to interrupt.
         validate: Called with a copy of the averaged model in float32 and eval mode; returns its metric.
@@ -56,7 +58,9 @@ class CellTrainer(DetectionTrainer):
         self.prepare, self._on_epoch = prepare, on_epoch
         last = Path(overrides["save_dir"]) / "weights" / "last.pt"
         resume = {"model": str(last), "resume": str(last)} if _unfinished(last) else {}
-        super().__init__(overrides={**_QUIET, **overrides, **resume})
+        self._bfloat16 = overrides.get("amp") == "bf16" and str(overrides.get("device")) == "cpu"
+        host = {"amp": False} if self._bfloat16 else {}
+        super().__init__(overrides={**_QUIET, **overrides, **host, **resume})
         self.log_path = self.save_dir / "epochs.json"
         logged = bool(resume) and self.log_path.is_file()
         self.log: list[dict[str, float]] = json.loads(self.log_path.read_text()) if logged else []
@@ -69,6 +73,8 @@ class CellTrainer(DetectionTrainer):
     ) -> Any:
         """The host's model, prepared before weights are loaded, so that what ``prepare`` adds is loaded as well."""
         model = super().get_model(cfg, None, verbose)
+        if self._bfloat16:
+            train_in_bfloat16(model)
         if self.prepare is not None:
             self.prepare(model)
         if weights is not None:
