@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import pst
@@ -28,7 +29,12 @@ def built(cell: Cell, folder: Path) -> Any:
     return _build(cell, folder, 64, 1)[0]
 
 
-@pytest.mark.parametrize("study", ["classification", "detection", "levels", "segmentation", "torchvision"])
+LARGER = [f"larger/{name}" for name in ("classification", "detection", "segmentation", "torchvision")]
+
+
+@pytest.mark.parametrize(
+    "study", ["classification", "detection", "detection-160", "levels", "segmentation", "torchvision", *LARGER]
+)
 def test_every_evaluation_fits_its_model(study):
     """What does not fit would be refused when the cell is run; here it is noticed when it is written."""
     path = STUDIES / f"{study}.yaml"
@@ -70,3 +76,13 @@ def test_k_of_each_layer_reaches_the_layers_of_every_runners_model(tmp_path, run
     path.write_text(yaml.safe_dump(study))
     with pytest.raises(ValueError, match=f"got {count + 1} values of k for {count} PST layers"):
         attention.check(model, load_study(path).cells[0])
+
+
+def test_a_recipe_is_set_on_every_layer():
+    model = torch.nn.Sequential(*(pst.PyramidSparseAttention(16, 2) for _ in range(2)))
+    attention.prepare(model, {})
+    layers = attention_layers(model).values()
+    assert [(m.fusion, m.selection, m.fine_statistics) for m in layers] == [("gate", "mean", None)] * 2
+    attention.prepare(model, {"fusion": "refine", "selection": "window", "track_fine_statistics": True})
+    assert [(m.fusion, m.selection) for m in layers] == [("refine", "window")] * 2
+    assert all(m.fine_statistics is not None for m in layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -132,16 +133,28 @@ def test_what_is_wrong_is_said(tmp_path, old, new, message):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_committed_studies_load_with_three_seeds_of_everything(path):
-    study = load_study(path)
+    """What has fewer is completed by the study of the same name in ``larger``, which nobody has run."""
+    more = path.parent / "larger" / path.name
     by_training = {}
-    for cell in study.cells:
-        by_training.setdefault((cell.data, cell.model, cell.recipe), []).append(cell.seed)
-        names = [v.name for v in cell.variants]
-        assert len(names) == len(set(names))
-        assert names[0] == "k0"
-    assert study.comparisons or study.name == "check"
-    assert all(len(seeds) >= 3 for seeds in by_training.values()) or study.name == "check"
+    for study in [load_study(p) for p in (path, more) if p.is_file()]:
+        assert study.comparisons
+        for cell in study.cells:
+            by_training.setdefault((cell.data, cell.model, cell.recipe), []).append(cell.seed)
+            names = [v.name for v in cell.variants]
+            assert len(names) == len(set(names))
+            assert names[0] == "k0"
+            assert cell.model_digest is not None or "yaml" not in cell.settings["models"]
+    assert all(len(seeds) == len(set(seeds)) >= 3 for seeds in by_training.values())
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_every_cell_of_the_committed_studies_has_a_result(path):
+    results = path.parents[1] / "benchmarks" / "results" / "study"
+    for cell in load_study(path).cells:
+        assert cell.made(json.loads((results / f"{cell.id}.json").read_text())), cell.id
 
 
 def test_the_committed_studies_are_there():
-    assert {p.stem for p in STUDIES} >= {"classification", "detection", "segmentation", "torchvision"}
+    names = {"classification", "detection", "segmentation", "torchvision"}
+    assert {p.stem for p in STUDIES} == {*names, "detection-160", "levels", "retrieval"}
+    assert {p.stem for p in (STUDIES[0].parent / "larger").glob("*.yaml")} == names

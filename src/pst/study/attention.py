@@ -1,8 +1,10 @@
-"""A variant's settings on a model, for every runner."""
+"""A variant's and a recipe's settings on a model, for every runner."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -22,6 +24,16 @@ def apply(model: nn.Module, variant: Variant) -> nn.Module:
     if variant.gate is not None:
         pst.set_gate(model, variant.gate)
     return model
+
+
+def prepare(model: nn.Module, recipe: Mapping[str, Any]) -> None:
+    """Set a recipe's fusion, rule and statistics on a model that is going to be trained by it."""
+    if "fusion" in recipe:
+        pst.set_fusion(model, recipe["fusion"])
+    if "selection" in recipe:
+        pst.set_selection(model, recipe["selection"])
+    if recipe.get("track_fine_statistics", False):
+        pst.track_fine_statistics(model)
 
 
 def check(model: nn.Module, cell: Cell) -> None:

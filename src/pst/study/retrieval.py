@@ -29,7 +29,7 @@ _KNOWN = {
     "data": {"landmarks", "width", "code", "shared", "train"},
     "train": {"lr", "phases"},
     "models": {"upper", "upper_channels", "reductions", "dim"},
-    "recipes": {"fusion", "stochastic_topk", "track_fine_statistics"},
+    "recipes": {"fusion", "selection", "stochastic_topk", "track_fine_statistics"},
 }
 _NEEDED = {"data": {"landmarks", "width", "train"}, "train": {"lr", "phases"}, "models": {"upper"}, "recipes": set()}
 _IMAGES, _BATCH, _SEED = 100, 20, 10**6  # of the evaluation
@@ -106,9 +106,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train the model by the cell's recipe; what that cost."""
     recipe = task.cell.settings["recipes"]
-    if "fusion" in recipe:
-        pst.set_fusion(model, recipe["fusion"])
-    pst.track_fine_statistics(model, recipe.get("track_fine_statistics", False))
+    attention.prepare(model, recipe)
     drawn = recipe.get("stochastic_topk", {"choices": [0]})  # [0]: k = 0 in every step
     draws = torch.Generator().manual_seed(task.cell.seed)
     began = time.perf_counter()

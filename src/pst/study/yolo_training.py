@@ -121,11 +121,6 @@ def _validation(task: Task, overrides: Mapping[str, Any]) -> Callable[[nn.Module
 def _prepare(model: nn.Module, recipe: Mapping[str, Any], cell: Cell) -> None:
     """The recipe's options for the fine branch, set on the model to be trained; whether its evaluations will run."""
     attention.check(model, cell)
-    if "fusion" in recipe:
-        pst.set_fusion(model, recipe["fusion"])
-    if "selection" in recipe:
-        pst.set_selection(model, recipe["selection"])
-    if recipe.get("track_fine_statistics", False):
-        pst.track_fine_statistics(model, True)
+    attention.prepare(model, recipe)
     if recipe.get("stochastic_topk") is not None:
         pst.stochastic_topk(model, **recipe["stochastic_topk"])

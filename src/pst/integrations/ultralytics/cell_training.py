@@ -31,8 +31,8 @@ class CellTrainer(DetectionTrainer):
     and what ``validate`` gave, which should draw no random numbers: the trained weights are then the same without it.
 
     Args:
-        overrides: Arguments of the training, ``model``, ``data`` and ``save_dir`` among them. Unlike the host's trainer,
-            this one takes ``amp="bf16"`` on the CPU as well.
+        overrides: Arguments of the training, ``model``, ``data`` and ``save_dir`` among them. Unlike the host's, this
+            trainer takes ``amp="bf16"`` on the CPU as well.
         prepare: Called with the model after it is built and before it is trained, e.g. to draw k in each step.
         on_epoch: Called with (epochs done, of how many) after each checkpoint but the last; may raise to interrupt.
         validate: Called with a copy of the averaged model in float32 and eval mode; returns its metric.
