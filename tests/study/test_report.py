@@ -200,6 +200,18 @@ def test_a_difference_of_trainings_has_the_spread_of_their_seeds(made):
     assert 0.0215 < estimate.high <= 0.024
 
 
+def test_a_comparison_may_name_its_data(made, tmp_path, monkeypatch):
+    study, results = made
+    for plot in ("accuracy_against_cost", "accuracy_against_k"):
+        monkeypatch.setattr(f"pst.study.plots.{plot}", lambda *_: None)
+    for data, titles in (("a", 1), ("[a]", 1), ("b", 0)):
+        study.write_text(STUDY.replace("{title: Methods,", f"{{title: Methods, data: {data},"))
+        write_report([study], results=results, out=tmp_path / "docs")
+        text = (tmp_path / "docs/evidence.md").read_text()
+        assert text.count("**Methods: a**") == titles
+        assert "**Fine: pst, recipe plain, a**" in text
+
+
 def test_one_seed_has_no_standard_deviation(made):
     study, _ = made
     seeds = [result(cell) for cell in load_study(study).cells if cell.model == "pst"][:1]

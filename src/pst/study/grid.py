@@ -68,7 +68,7 @@ class Study:
         title: For the report.
         folder: Of the YAML file; models that are files are found from here.
         cells: In the order in which they should be run.
-        comparisons: What the report compares, see `pst.study.tables`.
+        comparisons: What the report compares, see `pst.study.tables`; of all data sets or those in ``data``.
     """
 
     name: str

@@ -47,7 +47,7 @@ def accuracy_against_cost(results: Results, data: str, rows: Sequence[str]) -> b
         axes.set(xlabel=what, ylabel=f"{points[0][2][0]['metric']} (%)", title=data)
         axes.margins(x=0.1)
         axes.grid(alpha=0.3)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return _png(figure)
 
 

@@ -13,6 +13,7 @@ from pst.files import replacing, write_text
 from pst.study import plots, tables
 from pst.study.grid import Study, load_study
 from pst.study.tables import Results, Table
+from pst.study.variants import many
 
 PAGE = "evidence.md"
 _ASSETS = "assets/study"
@@ -82,8 +83,10 @@ def _fitting(study: Study, found: Sequence[dict[str, Any]]) -> list[dict[str, An
 
 
 def _parts(study: Study, found: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
-    grouped: Results = tables.group(study, found)
+    every: Results = tables.group(study, found)
     for i, comparison in enumerate(study.comparisons):
+        wanted = many(comparison.get("data", [data for data, _, _ in every]))
+        grouped = {key: seeds for key, seeds in every.items() if key[0] in wanted}
         if comparison["kind"] == "methods":
             yield from tables.methods(study, grouped, comparison)
         else:
