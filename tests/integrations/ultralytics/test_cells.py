@@ -99,8 +99,9 @@ def test_bfloat16_is_for_the_layers_of_a_training_pass():
     exact, half = (DetectionModel("yolo11n-pst.yaml", verbose=False).eval() for _ in range(2))
     half.load_state_dict(exact.state_dict())
     train_in_bfloat16(half)
-    dtypes = []
-    half.model[13].register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
+    dtypes: list[torch.dtype] = []
+    rows: Any = half.model
+    rows[13].register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
     torch.testing.assert_close(half(images)[0], exact(images)[0], rtol=1e-4, atol=1e-4)
     wanted, got = exact.train()(images), half.train()(images)
     assert dtypes == [torch.float32, torch.bfloat16]
