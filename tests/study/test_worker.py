@@ -14,7 +14,8 @@ import pytest
 
 from pst.study import worker
 from pst.study.grid import load_study
-from pst.study.worker import Paused, is_done, run_study
+from pst.study.pool import run_study
+from pst.study.worker import Paused, is_done
 
 STUDY = """
 runner: ultralytics
@@ -67,7 +68,7 @@ def work(
     for folder in (worker.RESULTS, worker.FAILED, worker.WORK, worker.CLAIMS):
         (out / folder).mkdir(parents=True, exist_ok=True)
     try:
-        worker._work(str(study), str(study.parent), str(out), "", end, "cpu", since)
+        worker.work(str(study), str(study.parent), str(out), "", end, "cpu", since)
     except SystemExit as stop:
         return int(str(stop.code))
     return 0
@@ -97,7 +98,7 @@ def test_a_cell_that_another_worker_has_is_left_to_it(study, tmp_path, monkeypat
 def test_an_error_is_kept_and_the_cell_tried_again_in_the_next_run(study, tmp_path, monkeypatch):
     out, broken = tmp_path / "out", Runner(fail="a-m-r-0")
     begun = time.time() - 1
-    assert work(study, out, broken, monkeypatch, since=begun) == worker._AGAIN  # a fresh process goes on
+    assert work(study, out, broken, monkeypatch, since=begun) == worker.AGAIN  # a fresh process goes on
     assert work(study, out, broken, monkeypatch, since=begun) == 0
     assert broken.seen == ["a-m-r-0", "a-m-r-1", "a-m-r-2"]
     error = json.loads((out / "failed/a-m-r-0.json").read_text())

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pst.functional._attend import softmax_attention
 from pst.functional._dispatch import is_eager
+from pst.functional._rule import Selected
 from pst.functional._types import FineTokens, Gate, Inputs
 from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
-from pst.functional.selection import Selected
 
 
 def fused(

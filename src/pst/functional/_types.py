@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pst.functional.selection import SelectionRule, Tokens
+from pst.functional._rule import SelectionRule, Tokens
 
 # (B, h, T) flat fine indices -> fine keys and values, (B, h, T, d) each
 FineTokens = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from pst.functional._dispatch import is_eager
+from pst.functional._rule import Selected, SelectionRule, Tokens, highest
 from pst.functional.grid import Size, block_grid, child_index
 from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores
 
@@ -32,68 +31,6 @@ __all__ = [
     "highest",
     "select_tokens",
 ]
-
-
-class Tokens(NamedTuple):
-    """What a rule selects from.
-
-    Attributes:
-        query: (B, h, N, d).
-        key: (B, h, M, d), of the coarse tokens.
-        topk: k ≥ 1; more than M means M.
-        scale: Factor on every logit.
-        size: (H, W) of the query map, N = H·W.
-        generator: Of random numbers; None means PyTorch's global one.
-    """
-
-    query: Tensor
-    key: Tensor
-    topk: int
-    scale: float
-    size: Size
-    generator: torch.Generator | None = None
-
-
-class Selected(NamedTuple):
-    """What a rule selected.
-
-    Attributes:
-        indices: (B, h, k) int64 flat coarse indices, highest score first; (B, h, G, k) where each block of queries has
-            its own. No token stands twice in a row.
-        valid: Bool, shape of ``indices``: which slots are used, at least one in each row; None when all are.
-        grid: Rows and columns of blocks that the queries are divided into, G of them (`block_index`); None without.
-    """
-
-    indices: Tensor
-    valid: Tensor | None = None
-    grid: Size | None = None
-
-    def marked(self) -> Tensor:
-        """``indices`` with −1 in unused slots."""
-        return self.indices if self.valid is None else self.indices.masked_fill(~self.valid, -1)
-
-
-@runtime_checkable
-class SelectionRule(Protocol):
-    """What every selection rule is: an object with `select`. Any such object is accepted where a rule's name is."""
-
-    def select(self, tokens: Tokens) -> Selected:
-        """Select at most ``tokens.topk`` coarse tokens for each image and head.
-
-        Runs without gradients. Draws random numbers from ``tokens.generator`` alone, if from any.
-        """
-        ...
-
-
-def highest(scores: Tensor, topk: int) -> Tensor:
-    """(..., M) -> (..., min(topk, M)) indices of the highest scores, highest first, equal ones in index order."""
-    if is_eager():
-        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
-    if torch.onnx.is_in_onnx_export():  # ONNX has no stable sort, but its TopK takes the lower index of a tie
-        return scores.topk(min(topk, scores.shape[-1])).indices
-    if torch.jit.is_tracing():  # Core ML cannot read the stable overload; on the CPU this one is stable as well
-        return scores.sort(dim=-1, descending=True).indices[..., :topk]
-    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
 
 
 def _check_integer(name: str, value: object, least: int | None = None) -> None:
