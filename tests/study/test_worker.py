@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pst.study import worker
+from pst.study import pool, worker
 from pst.study.grid import load_study
-from pst.study.pool import run_study
+from pst.study.pool import run_studies, run_study
 from pst.study.worker import Paused, is_done
 
 STUDY = """
@@ -177,6 +177,52 @@ def test_wrong_arguments_are_refused_before_any_work(study, tmp_path):
     with pytest.raises(FileNotFoundError, match="name the one that holds the data sets"):
         run_study(study, data_root=tmp_path / "none", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def two_studies(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Path], list[tuple[str, dict[str, object]]]]:
+    """Studies of the data sets a and b, and the calls of `run_study` that would train them."""
+    paths, calls = [folder / "a.yaml", folder / "b.yaml"], []
+    paths[0].write_text(STUDY)
+    paths[1].write_text(STUDY.replace("data: {a:", "data: {b:").replace("data: a", "data: b"))
+    monkeypatch.setattr(pool, "_prepare", lambda cells, root: calls.append(("prepared", {c.data for c in cells})))
+    monkeypatch.setattr(
+        pool, "run_study", lambda path, **options: calls.append((path.stem, options)) or path.stem == "a"
+    )
+    return paths, calls
+
+
+def test_several_studies_are_prepared_before_the_first_trains(tmp_path, monkeypatch):
+    paths, calls = two_studies(tmp_path, monkeypatch)
+    assert run_studies(paths, data_root=tmp_path, out=tmp_path / "out", deadline=60, jobs=2) is False  # b has some left
+    assert [name for name, _ in calls] == ["prepared", "a", "b"]
+    assert calls[0][1] == {"a", "b"}
+    assert calls[1][1]["jobs"] == 2
+    assert 0 < calls[2][1]["deadline"] <= calls[1][1]["deadline"] <= 60
+    assert run_studies(paths[:1], data_root=tmp_path, out=tmp_path / "out") is True
+
+
+def test_studies_without_a_fitting_cell_are_passed_over(tmp_path, monkeypatch):
+    paths, calls = two_studies(tmp_path, monkeypatch)
+    run_studies(paths, data_root=tmp_path, out=tmp_path / "out", only="b-m-r-1")
+    assert [name for name, _ in calls] == ["prepared", "b"]
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"no cell of .*a\.yaml has 'c' in its name"):
+        run_studies(paths, data_root=tmp_path, out=tmp_path / "out", only="c")
+
+
+def test_a_fault_of_the_second_study_is_said_before_the_first_trains(tmp_path, monkeypatch):
+    paths, calls = two_studies(tmp_path, monkeypatch)
+    other = tmp_path / "out" / worker.RESULTS / "b-m-r-0.json"
+    other.parent.mkdir(parents=True)
+    other.write_text(json.dumps({"digest": "of other settings"}))
+    with pytest.raises(ValueError, match=r"b-m-r-0\.json was made with other settings"):
+        run_studies(paths, data_root=tmp_path, out=tmp_path / "out")
+    paths[1].write_text("runner: none\n")
+    with pytest.raises(ValueError, match="runner must be one of"):
+        run_studies(paths, data_root=tmp_path, out=tmp_path / "out")
+    assert not calls
 
 
 def test_missing_data_is_said_before_workers_start(study, tmp_path):

@@ -21,7 +21,7 @@ def add_parser(verbs: Verbs) -> None:
         help="train and evaluate every cell that has no result yet",
         description="May be killed at any time and started several times, also on several machines, with one --out.",
     )
-    run.add_argument("study", type=Path, metavar="YAML", help="e.g. studies/detection.yaml")
+    run.add_argument("studies", type=Path, nargs="+", metavar="YAML", help="e.g. studies/*.yaml")
     run.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="folder that holds the data sets")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results and checkpoints")
     run.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes on the device (%(default)s)")
@@ -45,10 +45,10 @@ def add_parser(verbs: Verbs) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     require("yaml", "train")
-    from pst.study import run_study
+    from pst.study import run_studies
 
-    done = run_study(
-        args.study,
+    done = run_studies(
+        args.studies,
         data_root=args.data_root,
         out=args.out,
         jobs=args.jobs,

@@ -5,13 +5,52 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pst.study.claims import running
 from pst.study.grid import Cell, load_study
 from pst.study.worker import AGAIN, CLAIMS, FAILED, RESULTS, WORK, is_done, result_path, work
+
+
+def run_studies(
+    paths: Sequence[str | Path],
+    *,
+    data_root: str | Path,
+    out: str | Path,
+    only: str = "",
+    deadline: float | None = None,
+    **options: Any,
+) -> bool:
+    """`run_study` for several, one after the other; what is wrong with any is said before the first one trains.
+
+    Args:
+        paths: Study YAMLs. Those without a cell that fits ``only`` are passed over, unless none has one.
+        data_root: As for `run_study`.
+        out: Likewise.
+        only: Likewise.
+        deadline: Likewise, for all of them together.
+        options: The other arguments of `run_study`.
+
+    Returns:
+        Whether all of these cells have results now.
+
+    Raises:
+        FileNotFoundError: A study, ``data_root`` or a data set is not there.
+        ValueError: A study is malformed, no cell fits ``only``, or a result is of other settings.
+    """
+    cells = {path: [cell for cell in load_study(path).cells if only in cell.id] for path in paths}
+    fitting = [path for path in paths if cells[path]] or list(paths[:1])  # of the first, for the error that it gives
+    todo = [cell for path in fitting for cell in cells[path] if not is_done(Path(out).resolve(), cell)]
+    if todo and Path(data_root).is_dir():
+        _prepare(todo, Path(data_root).resolve())
+    end = None if deadline is None else time.monotonic() + deadline
+    done = []
+    for path in fitting:
+        rest = None if end is None else max(0.0, end - time.monotonic())
+        done.append(run_study(path, data_root=data_root, out=out, only=only, deadline=rest, **options))
+    return all(done)
 
 
 def run_study(
