@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -179,17 +180,18 @@ def test_wrong_arguments_are_refused_before_any_work(study, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def two_studies(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[list[Path], list[tuple[str, dict[str, object]]]]:
-    """Studies of the data sets a and b, and the calls of `run_study` that would train them."""
+def two_studies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Path], list[tuple[str, Any]]]:
+    """Studies of the data sets a and b, and the list of what is done with them; training does nothing."""
     paths, calls = [folder / "a.yaml", folder / "b.yaml"], []
+
+    def train(path: Path, **options: Any) -> bool:
+        calls.append((path.stem, options))
+        return path.stem == "a"
+
     paths[0].write_text(STUDY)
     paths[1].write_text(STUDY.replace("data: {a:", "data: {b:").replace("data: a", "data: b"))
     monkeypatch.setattr(pool, "_prepare", lambda cells, root: calls.append(("prepared", {c.data for c in cells})))
-    monkeypatch.setattr(
-        pool, "run_study", lambda path, **options: calls.append((path.stem, options)) or path.stem == "a"
-    )
+    monkeypatch.setattr(pool, "run_study", train)
     return paths, calls
 
 
