@@ -214,6 +214,20 @@ def test_studies_without_a_fitting_cell_are_passed_over(tmp_path, monkeypatch):
         run_studies(paths, data_root=tmp_path, out=tmp_path / "out", only="c")
 
 
+def test_only_data_of_ultralytics_is_scanned_by_it(tmp_path, monkeypatch):
+    """The made task has no data set, and other runners' data sets are not Ultralytics' to read."""
+    yolo = pytest.importorskip("pst.study.yolo", exc_type=ImportError)
+    paths = [tmp_path / name for name in ("a.yaml", "b.yaml", "c.yaml")]
+    paths[0].write_text(STUDY)
+    paths[1].write_text(STUDY.replace("runner: ultralytics", "runner: retrieval").replace("path: data.yaml, ", ""))
+    paths[2].write_text(STUDY.replace("runner: ultralytics", "runner: classify").replace("data.yaml", "folder"))
+    scanned: list[Path] = []
+    monkeypatch.setattr(yolo, "prepare_data", scanned.append)
+    monkeypatch.setattr(pool, "run_study", lambda path, **options: True)
+    assert run_studies(paths, data_root=tmp_path, out=tmp_path / "out")
+    assert scanned == [tmp_path / "data.yaml"]
+
+
 def test_a_fault_of_the_second_study_is_said_before_the_first_trains(tmp_path, monkeypatch):
     paths, calls = two_studies(tmp_path, monkeypatch)
     other = tmp_path / "out" / worker.RESULTS / "b-m-r-0.json"

@@ -113,10 +113,11 @@ def _prepare(cells: list[Cell], data_root: Path) -> None:
             from pst.data import digits
 
             digits.make(data_root / cell.data, **made)
-    if any(cell.runner == "ultralytics" for cell in cells):
+    scanned = sorted({str(cell.settings["data"]["path"]) for cell in cells if cell.runner == "ultralytics"})
+    if scanned:
         from pst.study.yolo import prepare_data
 
-        for path in sorted({str(cell.settings["data"]["path"]) for cell in cells}):
+        for path in scanned:
             prepare_data(data_root / path)
 
 
