@@ -3,6 +3,7 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
+SPACE ?= $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),8,4)
 WORKERS ?= 2
 ARGS ?=
 
@@ -22,6 +23,10 @@ setup: $(STAMP) ## make .venv with everything; at once when it is there already
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 or newer found: install one, or pass PYTHON=/path/to/python" >&2; exit 1; }
+	@ls $(VENV)/lib/python*/site-packages/torch >/dev/null 2>&1 || \
+	{ df -Pk "$(dir $(abspath $(VENV)))" 2>/dev/null || df -Pk .; } | awk 'NR == 2 && $$4 < $(SPACE) * 1e6 { \
+		printf "make: setup needs $(SPACE) GB of disk, most of it for PyTorch, and %.1f GB are free: free some, " \
+		"put the environment on another disk with VENV=/path, or try all the same with SPACE=0\n", $$4 / 1e6; exit 1 }' >&2
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install "pip>=23.1"
 	$(PY) -m pip install --editable ".[all]"
