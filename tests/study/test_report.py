@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pst.study import statistics
 from pst.study.bootstrap import pack
 from pst.study.grid import Cell, load_study
 from pst.study.report import write_report
+from pst.study.tables import group
 from pst.study.worker import describe
 
 ROOT = Path(__file__).parents[2]
@@ -209,7 +211,32 @@ def test_a_comparison_may_name_its_data(made, tmp_path, monkeypatch):
         write_report([study], results=results, out=tmp_path / "docs")
         text = (tmp_path / "docs/evidence.md").read_text()
         assert text.count("**Methods: a**") == titles
-        assert "**Fine: pst, recipe plain, a**" in text
+        assert "<summary>Fine: pst, recipe plain, a</summary>" in text
+
+
+def test_several_studies_share_pictures(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    from pst.study.overview import lines
+
+    study, results = made
+    (tmp_path / "other.yaml").write_text(STUDY.replace("data: {a:", "data: {b:").replace("data: a,", "data: b,"))
+    for cell in load_study(tmp_path / "other.yaml").cells:
+        (results / f"{cell.id}.json").write_text(json.dumps(result(cell)))
+    write_report([study, tmp_path / "other.yaml"], results=results, out=tmp_path / "docs")
+    for picture in ("overview-methods.png", "overview-fine.png"):
+        assert (tmp_path / "docs/assets/study" / picture).read_bytes().startswith(b"\x89PNG")
+        assert f"](assets/study/{picture})" in (tmp_path / "docs/evidence.md").read_text()
+
+    def shown(kind: str, **extra: Any) -> dict[str, list[float]]:
+        loaded = load_study(study)
+        comparisons = tuple({**c, **extra} for c in loaded.comparisons)
+        grouped = group(loaded, [{**result(cell), "latency": {}} for cell in loaded.cells])
+        found = lines([(replace(loaded, comparisons=comparisons), grouped)], kind)
+        return {line.name: [round(estimate.mean, 5) for estimate, _ in line.marks] for line in found}
+
+    assert shown("methods") == {"demo: a": [], "pst − pan (3)": [0.02]}  # not pst:k8-refine
+    assert shown("fine") == {"demo: a": [], "pst, plain, k = 8 (3)": [0.01, 0.0]}  # refine, gate
+    assert shown("fine", overview=[]) == {}
 
 
 def test_one_seed_has_no_standard_deviation(made):
@@ -223,8 +250,8 @@ def test_the_evidence_page_has_the_figures_of_the_committed_results(tmp_path, mo
     """After new results: `pst study report studies/*.yaml --results benchmarks/results/study --out docs`."""
     page = ROOT / "docs" / "evidence.md"
     (tmp_path / "evidence.md").write_bytes(page.read_bytes())
-    for plot in ("accuracy_against_cost", "accuracy_against_k"):  # they take ten seconds
-        monkeypatch.setattr(f"pst.study.plots.{plot}", lambda *_: None)
+    for plot in ("plots.accuracy_against_cost", "plots.accuracy_against_k"):  # they take ten seconds
+        monkeypatch.setattr(f"pst.study.{plot}", lambda *_: None)
     studies = sorted((ROOT / "studies").glob("*.yaml"))
     write_report(studies, results=ROOT / "benchmarks" / "results" / "study", out=tmp_path)
     made, committed = (

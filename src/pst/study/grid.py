@@ -68,7 +68,8 @@ class Study:
         title: For the report.
         folder: Of the YAML file; models that are files are found from here.
         cells: In the order in which they should be run.
-        comparisons: What the report compares, see `pst.study.tables`; of all data sets or those in ``data``.
+        comparisons: What the report compares, see `pst.study.tables`; of all data sets or those in ``data``; those
+            in ``overview`` come into the picture of all studies.
     """
 
     name: str

@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pst.files import replacing, write_text
 from pst.study import plots, tables
 from pst.study.grid import Study, load_study
+from pst.study.overview import overview
 from pst.study.tables import Results, Table
 from pst.study.variants import many
 
 PAGE = "evidence.md"
 _ASSETS = "assets/study"
+_OVERVIEW = "overview"
 _STYLE = (
     "body{font:15px sans-serif;max-width:75em;margin:2em auto;padding:0 1em}img{max-width:100%}"
     "table{border-collapse:collapse}td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:right}"
@@ -31,6 +33,7 @@ def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str
 
     ``out/evidence.md`` is made when it is missing. Otherwise only what stands in it between the markers
     ``<!-- study NAME begin -->`` and ``<!-- study NAME end -->`` is replaced, so that the prose around it stays.
+    Several studies also get pictures of them all, under the name "overview".
 
     Args:
         studies: Their YAML files.
@@ -45,11 +48,16 @@ def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str
         ValueError: A study is malformed, a result was made with other settings, or the page has no markers for a study.
     """
     out, found = Path(out), _load(Path(results))
-    sections = {}
-    for study in map(load_study, studies):
-        sections[study.name] = list(_parts(study, tables.with_latency(_fitting(study, found), study.name, found)))
+    loaded = list(map(load_study, studies))
+    grouped = [
+        (study, tables.group(study, tables.with_latency(_fitting(study, found), study.name, found))) for study in loaded
+    ]
+    sections: dict[str, list[Part]] = {study.name: list(_parts(study, results)) for study, results in grouped}
     if not any(sections.values()):
         raise FileNotFoundError(f"no results of {[str(s) for s in studies]} in {results}: run `pst study run` first")
+    if len(grouped) > 1:
+        pngs = {kind: overview(grouped, kind) for kind in ("methods", "fine")}
+        sections = {_OVERVIEW: [(f"{_OVERVIEW}-{kind}.png", png) for kind, png in pngs.items() if png], **sections}
     page = out / PAGE
     text = page.read_text(encoding="utf-8") if page.is_file() else _empty_page(list(sections))
     for name, parts in sections.items():
@@ -82,8 +90,7 @@ def _fitting(study: Study, found: Sequence[dict[str, Any]]) -> list[dict[str, An
     return own
 
 
-def _parts(study: Study, found: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
-    every: Results = tables.group(study, found)
+def _parts(study: Study, every: Results) -> Iterator[Part]:
     for i, comparison in enumerate(study.comparisons):
         wanted = many(comparison.get("data", [data for data, _, _ in every]))
         grouped = {key: seeds for key, seeds in every.items() if key[0] in wanted}
@@ -127,7 +134,10 @@ def _markdown(part: Part) -> str:
         return f"![{part[0].removesuffix('.png')}]({_ASSETS}/{part[0]})"
     rule = ["---", *(["---:"] * (len(part.header) - 1))]
     lines = ["| " + " | ".join(cells) + " |" for cells in (part.header, rule, *part.rows)]
-    return f"**{part.title}**\n\n{part.note}\n\n" + "\n".join(lines)
+    below = f"\n\n{part.note}\n\n" + "\n".join(lines)
+    if part.folded:
+        return f'<details markdown="1"><summary>{html.escape(part.title)}</summary>{below}\n\n</details>'
+    return f"**{part.title}**{below}"
 
 
 def _html(sections: dict[str, list[Part]]) -> str:
@@ -145,4 +155,5 @@ def _html_part(part: Part) -> str:
     rows = [[html.escape(cell.replace("\\*", "*")) for cell in row] for row in (part.header, *part.rows)]
     head = "".join(f"<th>{cell}</th>" for cell in rows[0])
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[1:])
-    return f"<h2>{html.escape(part.title)}</h2><p>{html.escape(part.note)}</p><table><tr>{head}</tr>{body}</table>"
+    title, table = html.escape(part.title), f"<p>{html.escape(part.note)}</p><table><tr>{head}</tr>{body}</table>"
+    return f"<details><summary>{title}</summary>{table}</details>" if part.folded else f"<h2>{title}</h2>{table}"

@@ -27,12 +27,14 @@ class Table:
         note: What the columns mean.
         header: Names of the columns.
         rows: The first column holds names.
+        folded: Shown as its title alone until it is opened.
     """
 
     title: str
     note: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    folded: bool = False
 
 
 def group(study: Study, results: Sequence[Mapping[str, Any]]) -> Results:
@@ -129,6 +131,7 @@ def fine(results: Results, comparison: Mapping[str, Any]) -> Iterator[Table]:
                 + _layers_note(seeds[0], found),
                 ("way", *(f"k = {k}" for k in ks)),
                 tuple(rows),
+                folded=True,
             )
 
 
@@ -149,6 +152,7 @@ def by_size(results: Results, comparison: Mapping[str, Any]) -> Iterator[Table]:
             + _layers_note(seeds[0], names),
             ("way", *sizes),
             (at_zero, *rows),
+            folded=True,
         )
 
 
