@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
@@ -89,13 +90,20 @@ def fcos(
     Arguments and errors as in `retinanet`. The one anchor of a position is a square of the level's reduction, from
     which torchvision derives the sizes of objects that a level is responsible for: 4 to 8 times it.
 
+    Distances to a box's sides pass a ReLU. torchvision starts them around 0, where a few steps can make all of them
+    negative: then no gradient is left, and the model never learns to place boxes. Here they start around 1, in units
+    of the level's reduction, as in the paper, whose distances are exp(0) to begin with.
+
     Returns:
         torchvision's model.
     """
     given = _given(neck, library, pretrained, topk, backbone_options)
     body = _build(backbone, ONE_STAGE, given)
     options.setdefault("anchor_generator", anchors(body, scale=1, ratios=(1.0,)))
-    return FCOS(body, num_classes, **options)
+    model = FCOS(body, num_classes, **options)
+    if options.get("head") is None:
+        nn.init.ones_(model.head.regression_head.bbox_reg.bias)
+    return model
 
 
 def faster_rcnn(
