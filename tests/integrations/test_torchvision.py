@@ -296,7 +296,7 @@ def test_the_distances_of_a_new_fcos_pass_its_relu(seed):
     model, (images, _) = fcos("resnet18", 3, min_size=128, max_size=128), pictures(2)
     with torch.no_grad():
         features = [*model.backbone(torch.stack(images)).values()]
-        distances, _ = model.head.regression_head(features)
+        distances, _ = model.get_submodule("head.regression_head")(features)
     assert (distances > 0).float().mean() > 0.95  # torchvision's start: 0.5
     assert distances.mean().item() == pytest.approx(1, abs=0.2)
 
@@ -305,7 +305,7 @@ def test_a_head_of_ones_own_keeps_its_start():
     backbone = pst_backbone("resnet18", returned_layers=(2, 3, 4), extra_levels="p6p7")
     head = FCOSHead(backbone.out_channels, 1, 3)
     assert fcos(backbone, 3, head=head).head is head
-    assert not head.regression_head.bbox_reg.bias.any()
+    assert not head.get_parameter("regression_head.bbox_reg.bias").any()
 
 
 # -------------------------------------------------------------------------------------------------------------- export

@@ -102,7 +102,7 @@ def fcos(
     options.setdefault("anchor_generator", anchors(body, scale=1, ratios=(1.0,)))
     model = FCOS(body, num_classes, **options)
     if options.get("head") is None:
-        nn.init.ones_(model.head.regression_head.bbox_reg.bias)
+        nn.init.ones_(model.get_parameter("head.regression_head.bbox_reg.bias"))
     return model
 
 
