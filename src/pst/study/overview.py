@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pst.study.grid import Study
+from pst.study.plots import png
 from pst.study.statistics import Estimate, difference, gain
 from pst.study.tables import Results, parse_row
 from pst.study.variants import k_order, many, ways
@@ -62,9 +62,7 @@ def overview(found: Sequence[tuple[Study, Results]], kind: str) -> bytes | None:
         for name, look in _LOOKS.items():
             axes.errorbar([], [], [], label=name, capsize=2, markersize=5, **look)
         axes.legend(loc="lower right", fontsize=8)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
-    return out.getvalue()
+    return png(figure, dpi=110)
 
 
 def lines(found: Sequence[tuple[Study, Results]], kind: str) -> Iterator[Line]:

@@ -48,7 +48,7 @@ def accuracy_against_cost(results: Results, data: str, rows: Sequence[str]) -> b
         axes.margins(x=0.1)
         axes.grid(alpha=0.3)
     figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def accuracy_against_k(results: Results, data: str, model: str) -> bytes | None:
@@ -83,7 +83,7 @@ def accuracy_against_k(results: Results, data: str, model: str) -> bytes | None:
         axes.legend(fontsize=6)
     for axes in grid[:, 0]:
         axes.set_ylabel("gain over k = 0 (points)")
-    return _png(figure)
+    return png(figure)
 
 
 def _line(axes: Any, estimates: Mapping[int, Estimate], label: str, shift: float, color: str) -> None:
@@ -96,7 +96,8 @@ def _line(axes: Any, estimates: Mapping[int, Estimate], label: str, shift: float
     axes.errorbar(x, means, bars, marker="o", markersize=3, capsize=2, label=label, color=color)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = 130) -> bytes:
+    """The figure as a PNG file, the same bytes for the same figure."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
     return out.getvalue()
