@@ -14,7 +14,7 @@ STAMP := $(VENV)/.setup-done
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format bench bench-check docs clean
+.PHONY: help setup demo test test-all lint types format package bench bench-check docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,9 +42,11 @@ test: setup ## the tests but the slow ones, with coverage (ARGS="-k name" adds o
 test-all: setup ## every test
 	$(PYTEST) --cov=pst $(ARGS)
 
-lint: setup ## style, format and types
+lint: setup ## style and format
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+
+types: setup ## types
 	$(PY) -m pyright
 
 format: setup ## repair what ruff can
@@ -57,8 +59,11 @@ bench: setup ## measure speed and memory against the targets, ten minutes (ARGS 
 bench-check: setup ## the ratios of the targets again, two minutes; says which are missed
 	$(PST) bench check $(ARGS)
 
-docs: setup ## the reference, as build/docs/index.html
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+docs: setup ## the documentation, as build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+
+package: setup ## wheel and sdist in dist/, checked, the wheel installed beside torch alone
+	$(PY) .ci/package.py
 
 clean: ## remove .venv and caches, not runs/
 	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
