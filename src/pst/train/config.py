@@ -52,7 +52,8 @@ class Config:
         calibrate: Training batches that give the fine map BatchNorm statistics of its own when training ends; 0: none.
         trainable: "all", or "gate": all else frozen, BatchNorm statistics too.
         pretrained: Start the backbone from its published weights (downloaded once by the library).
-        weights: safetensors file of an earlier run to start from.
+        weights: Run folder or safetensors file to start from, of the same model; its class layers are left fresh where
+            the number of classes differs.
         model_args: More arguments of the function that builds the model.
         val_every: Epochs between two validations; the last epoch always validates.
         save_steps: Optimizer steps between two checkpoints inside an epoch; 0 saves at the end of each epoch only.
