@@ -31,26 +31,26 @@ def difference(wanted: Shapes, got: Shapes) -> str:
 
 
 def class_entries(build: Callable[[int], nn.Module], classes: int) -> set[str]:
-    """Names of the entries whose shape follows the number of classes: those of the class layers.
+    """Names of the entries that follow the number of classes: those of the class layers.
 
     Args:
         build: Builds the model for a number of classes; called twice, on the meta device, so that nothing is computed.
-        classes: Any number, at least 1.
+        classes: Of the model that weights are for.
     """
     with torch.device("meta"):
         one, other = (shapes(build(n).state_dict()) for n in (classes, classes + 1))
-    return {name for name, shape in one.items() if other.get(name) != shape}
+    return {name for name in {**one, **other} if one.get(name) != other.get(name)}
 
 
 def load_weights(
     model: nn.Module, state: Mapping[str, Tensor], of_classes: Callable[[], Collection[str]] | None = None
 ) -> list[str]:
-    """Load a state dict; entries of class layers that have another shape keep what the model has.
+    """Load a state dict; entries of class layers that do not fit keep what the model has.
 
     Args:
         model: Changed in place; of no use after an error.
         state: Of a model of the same kind.
-        of_classes: The names of the entries that may have another shape, see `class_entries`; None means none may.
+        of_classes: The names of the entries that need not fit, see `class_entries`; None means that all must.
 
     Returns:
         The names that kept the model's own values.
@@ -59,20 +59,18 @@ def load_weights(
         ValueError: An entry is missing, unknown, or of another shape; the message counts and names them.
     """
     own = model.state_dict()
-    other = [name for name in own if name in state and own[name].shape != state[name].shape]
-    may_differ = of_classes() if other and of_classes is not None else ()
-    fresh = [name for name in other if name in may_differ]
-    wanted, got = ({n: s for n, s in shapes(entries).items() if n not in fresh} for entries in (own, state))
-    if len(fresh) < len(other):
-        raise ValueError(difference(wanted, got))
-    kept = {name: t for name, t in state.items() if name not in fresh}
+    unlike = [name for name in own if name in state and own[name].shape != state[name].shape]
+    kept = {name: t for name, t in state.items() if name not in unlike}
     try:
         missing, unknown = model.load_state_dict(kept, strict=False)
-    except RuntimeError as error:  # of an entry that only the file has, and that a layer takes: fine statistics
+    except RuntimeError as error:  # of an entry that a layer makes only when a file has it: fine statistics
         raise ValueError(str(error).splitlines()[-1].strip()) from error
     filled = {own[name].data_ptr() for name in kept if name in own}  # by any of the names of a shared layer
-    missing = [name for name in missing if name not in fresh and own[name].data_ptr() not in filled]
-    if missing or unknown:
-        unlike = {name: wanted[name] for name in missing}, {name: got[name] for name in unknown}
-        raise ValueError(difference(*unlike))
-    return fresh
+    missing = [name for name in missing if name not in unlike and own[name].data_ptr() not in filled]
+    misfits = [*unlike, *missing, *unknown]
+    may = of_classes() if misfits and of_classes is not None else ()
+    wrong = [name for name in misfits if name not in may]
+    if wrong:
+        wanted, got = ({n: tuple(entries[n].shape) for n in wrong if n in entries} for entries in (own, state))
+        raise ValueError(difference(wanted, got))
+    return [name for name in misfits if name in own]
