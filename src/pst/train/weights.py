@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pst.train.tasks.base import Task
 
 _MODEL = ("task", "model", "backbone", "encoder", "neck", "in_chans")  # settings that say which model it is
-_NAMED = 8  # classes
+_NAMED = 8  # classes that a line lists
 
 
 def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
@@ -32,7 +32,8 @@ def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no safetensors file, or the weights are those of another model; the message names it.
+        ValueError: It is no safetensors file; the weights are those of another model, which the message names; or the
+            class layers are left fresh and would not train.
     """
     path = Path(source)
     path = path / BEST if path.is_dir() else path
@@ -45,6 +46,11 @@ def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
         raise ValueError(
             f"weights={path} {_whose(settings, wanted)} and not of this run's model ({_named(wanted, settings)}): {error}"
         ) from error
+    if fresh and task.config.trainable == "gate":
+        raise ValueError(
+            f"weights={path} have other classes, so {fresh[0]} starts anew, and trainable=gate would leave it untrained: "
+            "train with trainable=all first"
+        )
     if PartialState().is_main_process:
         _report(path, classes, task.classes, fresh)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pst.control import set_fusion, set_topk
 from pst.export.compare import Difference, compare
 from pst.export.runtime import Run, load
-from pst.integrations.ultralytics.export_write import STRIDE, first_tensor, open_model, raw_model
+from pst.integrations.ultralytics.export_write import first_tensor, open_model, raw_model
 from pst.integrations.ultralytics.plugin import YOLO
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def eager(model: str | Path | Any, exported: Exported) -> Run:
     set_topk(yolo, exported.topk)
     if exported.fusion != "none":
         set_fusion(yolo, "gate" if exported.fusion == "gate" else "refine")
-    module = raw_model(yolo.model)
+    module = raw_model(yolo.model, exported.format)
     return lambda images: first_tensor(module(images))
 
 
@@ -49,10 +49,11 @@ def images(exported: Exported, count: int = 2, seed: int = 0) -> list[tuple[Tens
     """Random batches that the export has not seen: of its size, and, where dynamic, of other sizes and batches too."""
     generator = torch.Generator().manual_seed(seed)
     height, width = exported.size
-    shapes = [(exported.batch, 3, height, width)] * count
+    channels, stride = exported.channels, exported.stride
+    shapes = [(exported.batch, channels, height, width)] * count
     if exported.dynamic:
         other = exported.batch if exported.format == "pt2" else exported.batch + 1
-        shapes += [(other, 3, height + STRIDE, width + 2 * STRIDE), (exported.batch, 3, height, width + STRIDE)]
+        shapes += [(other, channels, height + stride, width + 2 * stride), (exported.batch, channels, height, width + stride)]
     return [(torch.rand(shape, generator=generator),) for shape in shapes]
 
 
