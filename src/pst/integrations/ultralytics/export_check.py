@@ -58,12 +58,14 @@ def images(exported: Exported, count: int = 2, seed: int = 0) -> list[tuple[Tens
 
 
 def verify(model: str | Path | Any, exported: Exported) -> Difference:
-    """Run the file on `images` and compare with the model.
+    """Run the file on `images` and compare with the model, in the form that the file has.
+
+    A file that holds the class of each pixel is compared as labels, see `pst.export.Difference`.
 
     Raises:
         ValueError: It cannot be run here, or its output is of another shape or not finite.
     """
-    return compare(eager(model, exported), runner(exported), images(exported))
+    return compare(eager(model, exported), runner(exported), images(exported), labels=exported.class_map)
 
 
 def agreement(want: Tensor, got: Tensor, *, iou: float = 0.9, conf: float = 0.25) -> tuple[int, int]:
