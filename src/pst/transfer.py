@@ -1,4 +1,4 @@
-"""Weights of one model in another: all that fits, but for the layers of other classes, or a sentence on what does not."""
+"""Weights of one model in another: all of them, or all but the class layers, or a sentence on what does not fit."""
 
 from __future__ import annotations
 

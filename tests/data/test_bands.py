@@ -44,9 +44,7 @@ def test_pages_of_a_tiff_are_channels(tmp_path, count, bits):
 
 def test_four_bands_of_a_tiff_are_channels(tmp_path):
     Image.fromarray(PIXELS[..., :4], "RGBA").save(tmp_path / "bands.tif")
-    assert torch.equal(
-        decode(tmp_path / "bands.tif", channels=4), torch.from_numpy(PIXELS[..., :4]).permute(2, 0, 1)
-    )
+    assert torch.equal(decode(tmp_path / "bands.tif", channels=4), torch.from_numpy(PIXELS[..., :4]).permute(2, 0, 1))
 
 
 def test_other_channels_are_refused_by_name(tmp_path):

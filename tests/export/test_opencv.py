@@ -78,6 +78,8 @@ def test_traced_models_are_the_model(topk, fusion):
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="torch.jit.script does not know this Python")
 def test_script_is_refused_in_one_sentence():
     for module in (net(8), pst.PST(16, 24, 64), pst.PSTPyramid([8, 8], 64)):
-        with pytest.raises(NotImplementedError, match=r"torch\.jit\.script cannot compile PST layers: use torch\.jit\.trace"):
+        with pytest.raises(
+            NotImplementedError, match=r"torch\.jit\.script cannot compile PST layers: use torch\.jit\.trace"
+        ):
             torch.jit.script(module)
     assert "`torch.jit.script` is refused" in DOCUMENT

@@ -37,7 +37,9 @@ def asked_channels(in_channels: int | None, options: Mapping[str, Any]) -> int:
     Raises:
         ValueError: Both are given and differ, or it is no integer ≥ 1.
     """
-    given = {name: n for name, n in (("in_channels", in_channels), ("in_chans", options.get("in_chans"))) if n is not None}
+    given = {
+        name: n for name, n in (("in_channels", in_channels), ("in_chans", options.get("in_chans"))) if n is not None
+    }
     if len({*given.values()}) > 1:
         raise ValueError(f"in_channels={in_channels} and in_chans={options['in_chans']} contradict: give one of them")
     channels = next(iter(given.values()), 3)

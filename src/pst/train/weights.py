@@ -68,7 +68,9 @@ def _report(path: Path, theirs: tuple[str, ...] | None, ours: tuple[str, ...], f
         LOG.warning("%s has %s classes, the data %d: left fresh are %s", path, count, len(ours), ", ".join(fresh))
     elif theirs is not None and theirs != ours:
         names = [", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "") for names in (theirs, ours)]
-        LOG.warning("%s has the classes %s, the data %s: all weights are loaded, those of the class layers too", path, *names)
+        LOG.warning(
+            "%s has the classes %s, the data %s: all weights are loaded, those of the class layers too", path, *names
+        )
 
 
 def _whose(settings: dict[str, Any] | None, wanted: dict[str, Any]) -> str:

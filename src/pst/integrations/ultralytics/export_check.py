@@ -55,7 +55,10 @@ def images(exported: Exported, count: int = 2, seed: int = 0) -> list[tuple[Tens
     shapes = [(exported.batch, channels, height, width)] * count
     if exported.dynamic:
         other = exported.batch if exported.format == "pt2" else exported.batch + 1
-        shapes += [(other, channels, height + stride, width + 2 * stride), (exported.batch, channels, height, width + stride)]
+        shapes += [
+            (other, channels, height + stride, width + 2 * stride),
+            (exported.batch, channels, height, width + stride),
+        ]
     return [(torch.rand(shape, generator=generator),) for shape in shapes]
 
 
