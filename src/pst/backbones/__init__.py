@@ -1,8 +1,8 @@
 """Classification networks of timm and torchvision as bodies: modules that give all of their feature maps.
 
-A body maps images (B, in_channels, H, W) to an OrderedDict with one map (B, C_i, ~H/r_i, ~W/r_i) for each of its reductions r_i,
-finest first, under the name ``str(r_i)``. It stops at the coarsest map that was asked for, so that no parameter is
-without a gradient. Each library is imported when one of its bodies is built.
+A body maps images (B, in_channels, H, W) to an OrderedDict with one map (B, C_i, ~H/r_i, ~W/r_i) for each of its
+reductions r_i, finest first, under the name ``str(r_i)``. It stops at the coarsest map that was asked for, so that no
+parameter is without a gradient. Each library is imported when one of its bodies is built.
 """
 
 from __future__ import annotations

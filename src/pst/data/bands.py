@@ -13,8 +13,8 @@ def read_bands(image: Image.Image, channels: int) -> Tensor:
     """The channels of an opened image, as they are stored.
 
     One channel is grey, and any picture can be made that. Others must be there: two are grey and alpha, four are red,
-    green, blue and alpha (PNG, WebP, TIFF), or the four bands of a TIFF, whatever they mean. Any number can be the pages
-    of a TIFF, one channel each, as Ultralytics reads multispectral images.
+    green, blue and alpha (PNG, WebP, TIFF), or the four bands of a TIFF, whatever they mean. Any number can be the
+    pages of a TIFF, one channel each, as Ultralytics reads multispectral images.
 
     Args:
         image: Opened by Pillow.

@@ -112,7 +112,8 @@ class PyramidSparseAttention(nn.Module):
     def __prepare_scriptable__(self) -> Any:
         """Asked by ``torch.jit.script`` of every module inside a model, before it compiles anything."""
         raise NotImplementedError(
-            "torch.jit.script cannot compile PST layers: use torch.jit.trace(model, example), torch.export or torch.compile"
+            "torch.jit.script cannot compile PST layers: use torch.jit.trace(model, example), torch.export or "
+            "torch.compile"
         )
 
     def forward(self, x: Tensor, upper: Tensor) -> Tensor:

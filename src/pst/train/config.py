@@ -28,8 +28,8 @@ class Config:
         batch: Images per process and step of the loader.
         accumulate: Batches whose gradients make one optimizer step.
         imgsz: Edge of the square images in pixels.
-        in_chans: Channels of the images: 3 reads any picture as colour, 1 as grey; with 2 (grey and alpha), 4 (colour and
-            alpha, or the bands of a TIFF) or more (the pages of a TIFF) every file must have them.
+        in_chans: Channels of the images: 3 reads any picture as colour, 1 as grey; with 2 (grey and alpha), 4 (colour
+            and alpha, or the bands of a TIFF) or more (the pages of a TIFF) every file must have them.
         workers: Processes that read images; 0 reads in the training process, the best choice with ``cache: ram``.
         cache: "ram" keeps all images decoded, as uint8; "none" reads them again in every epoch.
         check_images: Decode every image once before training. "ram" always does.

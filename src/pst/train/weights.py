@@ -44,12 +44,12 @@ def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
     except ValueError as error:
         wanted = task.config.resolved()
         raise ValueError(
-            f"weights={path} {_whose(settings, wanted)} and not of this run's model ({_named(wanted, settings)}): {error}"
+            f"weights={path} {_whose(settings, wanted)}, not of this run's model, {_named(wanted, settings)}: {error}"
         ) from error
     if fresh and task.config.trainable == "gate":
         raise ValueError(
-            f"weights={path} have other classes, so {fresh[0]} starts anew, and trainable=gate would leave it untrained: "
-            "train with trainable=all first"
+            f"weights={path} have other classes, so {fresh[0]} starts anew, and trainable=gate would leave it "
+            "untrained: train with trainable=all first"
         )
     if PartialState().is_main_process:
         _report(path, classes, task.classes, fresh)

@@ -60,9 +60,9 @@ def retinanet(
         topk: k of the PST layers.
         backbone_options: More arguments of `pst_backbone`, e.g. ``in_channels`` for images of other than 3 channels.
         options: Arguments of torchvision's RetinaNet: ``min_size``, ``max_size``, ``image_mean``, ``score_thresh``, ….
-            ``image_mean`` and ``image_std`` are ImageNet's, for other channels see `pst.backbones.channels.per_channel`;
-            ``anchor_generator`` is `anchors` of scale 4 and three octaves unless given: torchvision's own 32 to 813
-            pixels on these levels.
+            ``image_mean`` and ``image_std`` are ImageNet's, for other channels as in
+            `pst.backbones.channels.per_channel`; ``anchor_generator`` is `anchors` of scale 4 and three octaves unless
+            given: torchvision's own 32 to 813 pixels on these levels.
 
     Returns:
         torchvision's model.

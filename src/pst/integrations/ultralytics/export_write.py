@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.modules.head import Depth, SemanticSegment
+from ultralytics.nn.modules import head as host_heads
 
 from pst.export.onnx_file import DEFAULT_OPSET, TRACED_OPSET, finish, quiet_exporter
 from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
@@ -19,6 +19,9 @@ from pst.export.program import check_folder, to_pt2
 
 LEAST_STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5, and for classifiers, which give none
 CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the class of each pixel in place of scores
+
+# heads that give maps; the first versions of Ultralytics 8.4 lack them
+_MAPS = tuple(getattr(host_heads, name) for name in ("SemanticSegment", "Depth") if hasattr(host_heads, name))
 
 
 def open_model(model: Any, kind: Any) -> Any:
@@ -139,7 +142,7 @@ def raw_model(model: nn.Module, format: str) -> nn.Module:
     if hasattr(module, "end2end"):
         module.end2end = False
     for head in module.modules():
-        if isinstance(head, (SemanticSegment, Depth)):
+        if isinstance(head, _MAPS):
             head.export, head.format = True, format
     return module.fuse(verbose=False)
 

@@ -46,6 +46,18 @@ class YOLO(HostYOLO):
             return
         super().__init__(model, task=task, verbose=verbose)
 
+    def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
+        """Build from a YAML; for the ``channels`` or ``ch`` in it, which the host reads for classifiers alone."""
+        own = host_tasks.yaml_model_load(cfg)
+        channels = own.get("channels", own.get("ch", 3))
+        if type(channels) is not int or channels < 1:
+            raise ValueError(f"{cfg} is for images of {channels!r} channels: wanted an integer ≥ 1")
+        super()._new(cfg, task=task, verbose=verbose)
+        model = self.model
+        if channels != model.yaml["channels"]:
+            self.model = type(model)(own, ch=channels, verbose=verbose)
+            self.model.args, self.model.task = model.args, model.task
+
     def _load(self, weights: str, task: str | None = None) -> None:
         """Load a checkpoint as Ultralytics does, and a ``.safetensors`` of `convert_checkpoint` in the same way."""
         if not weights.endswith(".safetensors"):

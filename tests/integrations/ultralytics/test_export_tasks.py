@@ -1,0 +1,124 @@
+"""Files of every task that Ultralytics has, compared with the model in the form that the file has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pst
+from pst.integrations.ultralytics import YOLO
+from pst.integrations.ultralytics import export as exports
+from pst.integrations.ultralytics.export_check import nearest_queries
+from pst.integrations.ultralytics.models import model_zoo
+
+if find_spec("onnx") is None or find_spec("onnxruntime") is None or find_spec("onnxslim") is None:
+    pytest.skip("the export extra is not installed", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    from ultralytics.utils import LOGGER
+
+    level = LOGGER.level
+    LOGGER.setLevel(logging.ERROR)
+    yield
+    LOGGER.setLevel(level)
+
+
+def build(name: str) -> Any:
+    """A random model whose maps differ from pixel to pixel."""
+    if not any(model.name == name for model in model_zoo()):
+        pytest.skip(f"this Ultralytics has no {name}")
+    torch.manual_seed(0)
+    yolo: Any = YOLO(name)
+    for m in yolo.model.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1)
+            m.weight.data.uniform_(1, 2)
+    for weights in getattr(yolo.model.model[-1], "classifier", [torch.nn.Identity()])[-1].parameters():
+        weights.data.normal_()
+    return yolo
+
+
+def both(yolo: Any, done: exports.Exported) -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.rand(1, done.channels, *done.size)
+    with torch.no_grad():
+        return exports.eager(yolo, done)(image), exports.runner(done, threads=1)(image)
+
+
+@pytest.mark.parametrize(
+    ("format", "dynamic"),
+    [("onnx", True), ("torchscript", False), pytest.param("openvino", True, marks=pytest.mark.slow)],
+)
+def test_a_semantic_file_holds_classes_or_scores(format: str, dynamic: bool, tmp_path: Path) -> None:
+    if format == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    yolo = build("yolo26n-pst-neck-sem.yaml")
+    done = exports.export(yolo, format, imgsz=64, topk=2, dynamic=dynamic, out=tmp_path)
+    assert done.task == "semantic"
+    assert done.class_map == (format != "torchscript")
+    want, got = both(yolo, done)
+    gap = exports.verify(yolo, done)
+    if done.class_map:
+        assert want.shape == got.shape == (1, 64, 64)
+        assert len(want.unique()) > 1
+        assert gap.mean < 0.001  # a pixel between two classes may fall to either
+        yolo.model.model[-1].classifier[-1].bias.data[int(want.mode().values[0, 0])] -= 1000
+        assert exports.verify(yolo, done).mean > 0.1  # another model is seen to be one
+    else:
+        assert want.shape == got.shape == (1, yolo.model.yaml["nc"], 64, 64)
+        assert gap.mean < 1e-6 * gap.scale
+
+
+@pytest.mark.parametrize("format", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_a_depth_file_holds_depths_at_the_images_size(format: str, tmp_path: Path) -> None:
+    yolo = build("yolo26n-pst-neck-depth.yaml")
+    done = exports.export(yolo, format, imgsz=64, topk=2, dynamic=True, out=tmp_path)
+    want, got = both(yolo, done)
+    assert want.shape == got.shape == (1, 1, 64, 64)
+    assert want.std() > 0
+    gap = exports.verify(yolo, done)
+    assert gap.max < 1e-4 * gap.scale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [f"yolo26n-pst-neck{task}.yaml" for task in ("", "-seg", "-pose", "-obb", "-cls")] + ["rtdetr-l-pst.yaml"]
+)
+def test_files_of_the_other_tasks(name: str, tmp_path: Path) -> None:
+    yolo = build(name)
+    done = exports.export(yolo, "onnx", imgsz=64, topk=2, out=tmp_path)
+    gap = exports.verify(yolo, done)
+    assert gap.mean < 1e-5 * gap.scale
+
+
+def test_queries_are_compared_with_their_nearest() -> None:
+    want = torch.tensor([[[1.0, 0], [5, 5], [9, 1]]])
+    assert torch.equal(nearest_queries(want, want[:, [2, 0, 1]]), want)
+    twice = want[:, [0, 0, 2]]  # one query is missing: nothing hides that
+    assert not torch.equal(nearest_queries(want, twice), want)
+
+
+def test_the_host_selects_boxes_in_the_file(tmp_path: Path) -> None:
+    """``nms=True`` is Ultralytics' own option; PST's layers are in the way of nothing."""
+    import onnxruntime
+
+    yolo = build("yolo11n-pst.yaml")
+    pst.set_topk(yolo, 2)
+    yolo.model.pt_path = str(tmp_path / "model.pt")
+    path = yolo.export(format="onnx", imgsz=64, nms=True, opset=17, verbose=False)
+    (out,) = onnxruntime.InferenceSession(path).run(None, {"images": torch.rand(1, 3, 64, 64).numpy()})
+    assert out.shape[::2] == (1, 6)
+
+
+def test_a_model_without_pst_is_named(tmp_path: Path) -> None:
+    plain: Any = YOLO("yolo11n.yaml")
+    with pytest.raises(ValueError, match="holds no PST layer"):
+        exports.export(plain, "onnx", imgsz=64, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
