@@ -88,6 +88,9 @@ def test_a_depth_file_holds_depths_at_the_images_size(format: str, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:Constant folding:UserWarning", "ignore:Exporting aten..index:UserWarning"
+)  # RT-DETR
 @pytest.mark.parametrize(
     "name", [f"yolo26n-pst-neck{task}.yaml" for task in ("", "-seg", "-pose", "-obb", "-cls")] + ["rtdetr-l-pst.yaml"]
 )
@@ -115,6 +118,26 @@ def test_the_host_selects_boxes_in_the_file(tmp_path: Path) -> None:
     path = yolo.export(format="onnx", imgsz=64, nms=True, opset=17, verbose=False)
     (out,) = onnxruntime.InferenceSession(path).run(None, {"images": torch.rand(1, 3, 64, 64).numpy()})
     assert out.shape[::2] == (1, 6)
+
+
+def test_what_the_converter_cannot_do_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yolo = build("yolo11n-pst.yaml")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise KeyError("graph:\n %1 = add(%2)\n %2 = mul(%3)")
+
+    monkeypatch.setattr("ultralytics.engine.exporter.Exporter.__call__", fails)
+    with pytest.raises(
+        ValueError, match=r"onnx could not be written of yolo11n-pst\.yaml \(detect\).*KeyError"
+    ) as error:
+        exports.export(yolo, "onnx", imgsz=64, out=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_exported_file_is_no_model_to_export(tmp_path: Path) -> None:
+    (tmp_path / "best.onnx").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"best\.onnx is no checkpoint but a file of an export"):
+        exports.export(tmp_path / "best.onnx", "onnx", imgsz=64, out=tmp_path)
 
 
 def test_a_model_without_pst_is_named(tmp_path: Path) -> None:

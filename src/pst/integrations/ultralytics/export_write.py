@@ -37,7 +37,10 @@ def open_model(model: Any, kind: Any) -> Any:
         return twin
     if not Path(model).is_file():
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
-    return kind(model)
+    opened = kind(model)
+    if not isinstance(opened.model, nn.Module):
+        raise ValueError(f"{model} is no checkpoint but a file of an export: pass the .pt that it was made of")  # noqa: TRY004
+    return opened
 
 
 def place(yolo: Any, out: str | Path | None) -> None:
@@ -85,7 +88,16 @@ def write_host(
         *yolo.callbacks.get("on_export_start", ()), lambda exporter: exporter.metadata.update(metadata)
     ]  # fmt: skip
     with quiet_exporter(), _own_quantisation(), _nothing_installed():
-        path = Path(yolo.export(format=format, **options, verbose=False))
+        try:
+            path = Path(yolo.export(format=format, **options, verbose=False))
+        except (ImportError, OSError, MemoryError):
+            raise
+        except Exception as error:  # a converter raises whatever it likes, some with a page of their graph
+            reason = next(iter(str(error).strip().splitlines()), "no reason given")
+            raise ValueError(
+                f"{format} could not be written of {yolo.model.yaml.get('yaml_file', 'this model')} ({yolo.task}) at "
+                f"{options['imgsz']}: {type(error).__name__} of its converter, {reason}"
+            ) from error
     if own_half:
         onnx_to_float16(path, path)
     if format == "onnx" and opset is not None:
