@@ -136,7 +136,9 @@ class PSTHubMixin(
     def _class_entries(cls, model: Any) -> set[str]:
         start = {k: v for k, v in cls.hub_start.items() if k in cls._hub_mixin_init_parameters}
         arguments: dict[str, Any] = {**model.hub_config(), **start}
-        return class_entries(lambda n: cls(**{**arguments, cls.hub_classes: n}), arguments[cls.hub_classes])
+        build: Any = cls
+        name = str(cls.hub_classes)
+        return class_entries(lambda n: build(**{**arguments, name: n}), arguments[name])
 
 
 def _settings(model: Any) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.data import resolve_model_data_config
 from torch import nn
 
 from pst.backbones import build_body
@@ -92,7 +93,7 @@ def test_detectors_normalise_and_train_on_any_channels(build, channels):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_models_on_timm_say_what_images_they_take(channels):
     model = PSTClassifier("test_resnet", num_classes=3, in_chans=channels, width=64)
-    config = timm.data.resolve_model_data_config(model)
+    config = resolve_model_data_config(model)
     assert config["input_size"][0] == len(config["mean"]) == len(config["std"]) == channels
     with pytest.raises(ValueError, match=rf"pst_test_resnet takes images of {channels} channels"):
         model(torch.rand(1, 3, 64, 64))

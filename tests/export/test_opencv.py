@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_opencv_refuses_refine_or_is_right(tmp_path):
 @pytest.mark.parametrize(("topk", "fusion"), [(0, "gate"), (8, "gate"), (8, "refine")])
 def test_traced_models_are_the_model(topk, fusion):
     model = net(topk, fusion)
-    traced = torch.jit.trace(model, torch.rand(1, 3, 16, 24), check_trace=False)
+    traced: Any = torch.jit.trace(model, torch.rand(1, 3, 16, 24), check_trace=False)
     image = torch.rand(1, 3, 16, 24)
     torch.testing.assert_close(traced(image), model(image), rtol=1e-5, atol=1e-5)
 

@@ -120,9 +120,8 @@ def describe_weights(metadata: Mapping[str, str], path: Path) -> tuple[dict[str,
     try:
         content = json.loads(metadata[_METADATA])
         settings, classes = dict(content["config"]), tuple(content["classes"])
-        sound = isinstance(settings["task"], str) and all(isinstance(name, str) for name in classes)
+        if isinstance(settings["task"], str) and all(isinstance(name, str) for name in classes):
+            return settings, classes
     except (ValueError, KeyError, TypeError, RecursionError):
-        sound = False
-    if not sound:
-        raise ValueError(f"{path} is damaged: its metadata {_METADATA} hold no settings and class names of a run")
-    return settings, classes
+        pass
+    raise ValueError(f"{path} is damaged: its metadata {_METADATA} hold no settings and class names of a run")
