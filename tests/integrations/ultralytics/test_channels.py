@@ -79,6 +79,15 @@ def test_a_yaml_says_how_many_channels(name: str, key: str, channels: int, tmp_p
         YOLO(path)
 
 
+def test_an_rt_detr_follows_its_yaml_too(tmp_path: Path) -> None:
+    own: Any = YOLO("rtdetr-l-pst.yaml").model.yaml
+    path = tmp_path / "rtdetr-mine.yaml"
+    path.write_text(yaml.safe_dump({**own, "channels": 1}))
+    yolo: Any = YOLO(path)
+    assert next(yolo.model.parameters()).shape[1] == 1
+    assert yolo.task == yolo.model.task == "detect"
+
+
 @pytest.mark.parametrize("wrong", [0, -1, "3", 1.5, True])
 def test_a_checkpoint_of_impossible_channels_is_refused(wrong: Any, tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
