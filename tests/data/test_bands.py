@@ -49,9 +49,9 @@ def test_four_bands_of_a_tiff_are_channels(tmp_path):
 
 def test_other_channels_are_refused_by_name(tmp_path):
     Image.fromarray(PIXELS[..., :3]).save(tmp_path / "colour.png")
-    with pytest.raises(CorruptImageError, match=r"colour\.png: it has 3 channels \(RGB\), wanted .* 4 channels"):
+    with pytest.raises(CorruptImageError, match=r"colour\.png.*: it has 3 channels \(RGB\), wanted .* 4 channels"):
         decode(tmp_path / "colour.png", channels=4)
-    with pytest.raises(CorruptImageError, match=r"bands\.tif: it has 5 pages, wanted .* 4 channels"):
+    with pytest.raises(CorruptImageError, match=r"bands\.tif.*: it has 5 pages, wanted .* 4 channels"):
         decode(pages(tmp_path / "bands.tif", 5), channels=4)
 
 

@@ -50,7 +50,7 @@ def test_a_grey_run_normalises_with_the_average(task, value, tmp_path):
 
 
 def test_data_without_the_channels_stops_before_any_folder_is_made(tmp_path):
-    with pytest.raises(ValueError, match=r"00\.png: it has 3 channels \(RGB\), wanted .* 4 channels"):
+    with pytest.raises(ValueError, match=r"00\.png.*: it has 3 channels \(RGB\), wanted .* 4 channels"):
         fit(load_config("classify", overrides=settings("classify", tmp_path, in_chans=4)))
     assert not (tmp_path / "run").exists()
 
