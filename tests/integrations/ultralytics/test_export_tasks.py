@@ -137,7 +137,8 @@ def test_the_host_selects_boxes_in_the_file(tmp_path: Path) -> None:
     yolo.model.pt_path = str(tmp_path / "model.pt")
     with quiet_exporter():
         path = yolo.export(format="onnx", imgsz=64, nms=True, conf=1e-9, max_det=5, opset=17, verbose=False)
-    (found,) = onnxruntime.InferenceSession(path).run(None, {"images": image.numpy()})
+    session: Any = onnxruntime.InferenceSession(path)
+    (found,) = session.run(None, {"images": image.numpy()})
     wanted = [x - width / 2, y - height / 2, x + width / 2, y + height / 2, float(scores[:, best].max())]
     assert found.shape == (1, 5, 6)
     assert found[0, 0, :5].tolist() == pytest.approx(wanted, rel=1e-3, abs=1e-3)
