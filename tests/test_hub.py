@@ -141,8 +141,55 @@ def test_push_sends_the_folder(monkeypatch):
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     Net(64).save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match=r"model\.safetensors holds other weights than those of this Net: .*shape"):
         Net.from_pretrained(tmp_path, width=128)
+
+
+CLASSIFIER = {"backbone": "test_resnet", "width": 64, "head_width": 32}
+DETECTOR = {"backbone_options": {"out_channels": 64, "returned_layers": (2, 3, 4)}, "min_size": 64, "max_size": 64}
+CLASSED = {
+    "classifier": (PSTClassifier, CLASSIFIER, "num_classes", {"head.fc.weight", "head.fc.bias"}),
+    "segmenter": (
+        PSTSegmenter,
+        {"encoder_name": "test_resnet", "decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
+        "classes",
+        {"segmentation_head.weight", "segmentation_head.bias"},
+    ),
+    **{
+        kind: (PSTDetector, {"kind": kind, "backbone": "test_resnet", **DETECTOR}, "num_classes", fresh)
+        for kind, fresh in {
+            "retinanet": {f"model.head.classification_head.cls_logits.{n}" for n in ("weight", "bias")},
+            "mask_rcnn": {
+                f"model.roi_heads.{layer}.{n}"
+                for layer in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+                for n in ("weight", "bias")
+            },
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize(("kind", "options", "argument", "fresh"), CLASSED.values(), ids=CLASSED)
+def test_another_number_of_classes_leaves_the_class_layers_fresh(tmp_path, caplog, kind, options, argument, fresh):
+    model = kind(**options, **{argument: 3})
+    pst.set_topk(model, 2)
+    model.save_pretrained(tmp_path)
+    other = kind.from_pretrained(tmp_path, **{argument: 5})
+    old, new = model.state_dict(), other.state_dict()
+    assert {name for name in new if new[name].shape != old[name].shape} == fresh
+    assert all(torch.equal(new[name], old[name]) for name in new if name not in fresh)
+    assert {layer.topk for layer in attention_layers(other).values()} == {2}
+    assert all(name in caplog.text for name in fresh)
+
+
+def test_a_classifier_comes_without_its_last_layer(tmp_path):
+    model = PSTClassifier(**CLASSIFIER, num_classes=3).eval()
+    model.save_pretrained(tmp_path)
+    headless = PSTClassifier.from_pretrained(tmp_path, num_classes=0)
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(headless(x), model.forward_head(model.forward_features(x), pre_logits=True))
+    with pytest.raises(ValueError, match="of another shape"):
+        PSTClassifier.from_pretrained(tmp_path, num_classes=4, head_width=64)  # no class layer
 
 
 def test_a_folder_without_configuration_is_refused(tmp_path):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
+from pst.checkpoint import load_safetensors
 from pst.functional.selection import check_selection, from_plain, to_plain
 from pst.modules import PyramidSparseAttention
+from pst.transfer import class_entries, load_weights
 
+_LOG = logging.getLogger(__name__)
 _SETTINGS = "pst_settings"  # where config.json has what may be set on each PST layer at any time
 _KEPT = ("selection",)  # arguments that stand there and nowhere else
 
@@ -53,15 +57,18 @@ class PSTHubMixin(
     A folder or repository holds ``config.json`` (the arguments of ``__init__``, which must be JSON), the weights as
     ``model.safetensors``, and a model card. Unlike huggingface_hub's own mixin this one keeps what was set after
     building (k, fusion and selection of every PST layer), asks no library for pretrained weights when it loads, and
-    refuses weights that do not fit.
+    refuses weights that do not fit. ``from_pretrained(…, num_classes=5)`` (``classes=5`` of a segmenter) loads all but
+    the class layers where the number is another one, and logs what is left fresh.
 
     Inherit from it after the Module: ``class Model(nn.Module, PSTHubMixin)``.
 
     Attributes:
+        hub_classes: Argument of ``__init__`` that is the number of classes; None where there is none.
         hub_start: Arguments of ``__init__`` that say only where weights come from -> what they are when it loads.
     """
 
     _hub_lost: list[str]
+    hub_classes: ClassVar[str | None] = None
     hub_start: ClassVar[dict[str, Any]] = {"pretrained": False}
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
@@ -111,6 +118,27 @@ class PSTHubMixin(
         for name, values in settings.items():
             _apply(model.get_submodule(name), values)
         return model
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        if not strict:
+            return super()._load_as_safetensor(model, model_file, map_location, strict)
+        state, _ = load_safetensors(model_file)
+        try:
+            fresh = load_weights(model, state, None if cls.hub_classes is None else lambda: cls._class_entries(model))
+        except ValueError as error:
+            raise ValueError(f"{model_file} holds other weights than those of this {cls.__name__}: {error}") from error
+        if fresh:
+            _LOG.warning("%s has another number of classes: left fresh are %s", model_file, ", ".join(fresh))
+        return model.to(map_location).eval()
+
+    @classmethod
+    def _class_entries(cls, model: Any) -> set[str]:
+        start = {k: v for k, v in cls.hub_start.items() if k in cls._hub_mixin_init_parameters}
+        arguments: dict[str, Any] = {**model.hub_config(), **start}
+        build: Any = cls
+        name = str(cls.hub_classes)
+        return class_entries(lambda n: build(**{**arguments, name: n}), arguments[name])
 
 
 def _settings(model: Any) -> dict[str, dict[str, Any]]:

@@ -66,6 +66,17 @@ def test_says_what_was_written_and_how_far_it_is(capsys, tmp_path):
     ]
 
 
+def test_a_map_of_classes_is_compared_as_one(calls, capsys, monkeypatch, tmp_path):
+    done = exports.Exported(tmp_path / "best.onnx", "onnx", 8, "gate", {}, (64, 64), 1, False, 4, "semantic")
+    monkeypatch.setattr(exports, "export", lambda *_, **__: done)
+    monkeypatch.setattr(exports, "verify", lambda *_: Difference(1.0, 0.0025, 1.0))
+    assert main(["export", "--model", "best.pt"]) == 0
+    out = capsys.readouterr().out
+    assert "64×64 px, 4 channels" in out
+    assert "0.25% of the pixels have another class" in out
+    assert not calls
+
+
 @pytest.mark.usefixtures("calls")
 def test_a_file_that_cannot_run_here_is_said_to_be_untried(capsys):
     main(["export", "--model", "best.pt", "--format", "coreml"])

@@ -197,6 +197,12 @@ def test_errors_name_what_was_wanted(tmp_path):
         load(tmp_path / "x.mlpackage")
 
 
+def test_labels_are_compared_as_labels():
+    one, other = torch.tensor([[0, 1, 2, 9]]), torch.tensor([[0, 1, 3, 1]])
+    assert compare(lambda _: one, lambda _: other, [(one,)], labels=True) == (1.0, 0.5, 1.0)
+    assert compare(lambda _: one, lambda _: one, [(one,)], labels=True) == (0.0, 0.0, 1.0)
+
+
 def test_compare_refuses_what_means_nothing():
     x = torch.ones(1, 2)
     assert compare(lambda t: t, lambda t: t + 0.5, [(x,), (2 * x,)]) == (0.5, 0.5, 2.0)

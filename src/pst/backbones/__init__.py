@@ -1,8 +1,8 @@
 """Classification networks of timm and torchvision as bodies: modules that give all of their feature maps.
 
-A body maps images (B, 3, H, W) to an OrderedDict with one map (B, C_i, ~H/r_i, ~W/r_i) for each of its reductions r_i,
-finest first, under the name ``str(r_i)``. It stops at the coarsest map that was asked for, so that no parameter is
-without a gradient. Each library is imported when one of its bodies is built.
+A body maps images (B, in_channels, H, W) to an OrderedDict with one map (B, C_i, ~H/r_i, ~W/r_i) for each of its
+reductions r_i, finest first, under the name ``str(r_i)``. It stops at the coarsest map that was asked for, so that no
+parameter is without a gradient. Each library is imported when one of its bodies is built.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from torch import Tensor, nn
 
+from pst.backbones.channels import asked_channels
 from pst.backbones.stages import freeze_stages
 
 Library = Literal["timm", "torchvision"]
@@ -23,10 +24,12 @@ class Body(Protocol):
     """What both libraries' bodies have.
 
     Attributes:
+        in_channels: Of the images.
         reductions: Pixels of the image per position of each map, finest first.
         channels: Of each map.
     """
 
+    in_channels: int
     reductions: tuple[int, ...]
     channels: tuple[int, ...]
 
@@ -42,6 +45,7 @@ def build_body(
     pretrained: bool | str = False,
     coarsest: int = 32,
     frozen_batchnorm: bool = False,
+    in_channels: int | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build the body of a classification network.
@@ -54,13 +58,17 @@ def build_body(
             "IMAGENET1K_V2").
         coarsest: Reduction of the last map; later stages are left out.
         frozen_batchnorm: Replace every BatchNorm2d by one with fixed statistics, weight and bias.
+        in_channels: Of the images; None means 3. timm's name of the option, ``in_chans``, is taken as well. Published
+            weights of the first convolution are adapted as timm does: summed for one channel, else repeated in turn and
+            scaled by 3/in_channels.
         options: Passed to the library's constructor.
 
     Returns:
         A Module that is a `Body`.
 
     Raises:
-        ValueError: Library or network is unknown, it has no such map, or its maps are no hierarchy.
+        ValueError: Library or network is unknown, it has no such map, its maps are no hierarchy, or ``in_channels`` is
+            no integer ≥ 1.
     """
     if library not in get_args(Library):
         raise ValueError(f"library must be one of {list(get_args(Library))}, got {library!r}")
@@ -68,4 +76,6 @@ def build_body(
         from pst.backbones.timm import TimmBody as Chosen
     else:
         from pst.backbones.torchvision import torchvision_body as Chosen
+    options = {**options, "in_channels": asked_channels(in_channels, options)}
+    options.pop("in_chans", None)
     return Chosen(name, pretrained=pretrained, coarsest=coarsest, frozen_batchnorm=frozen_batchnorm, **options)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
+from pst.backbones.channels import check_channels
+
 PROBE = (96, 128)  # a size that no network has as its one fixed size
 
 
@@ -33,6 +35,7 @@ class TimmBody(nn.Module):
 
     Attributes:
         name: Of the network.
+        in_channels: Of the images.
         reductions: Of each map, finest first.
         channels: Of each map.
         multiple: What the sides of images are filled up to.
@@ -54,6 +57,7 @@ class TimmBody(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name if not isinstance(pretrained, str) else f"{name}.{pretrained}"
+        self.in_channels = in_channels
         options |= {"in_chans": in_channels, "features_only": True}
         indices, self.reductions, self.channels = _plan(self.name, coarsest, options)
         self.multiple = max(4, self.reductions[0])
@@ -72,8 +76,9 @@ class TimmBody(nn.Module):
         """Images (B, in_channels, H, W) -> map (B, C_i, ~H/r_i, ~W/r_i) by ``str(r_i)``, finest first.
 
         Raises:
-            ValueError: The network takes images of another size only.
+            ValueError: The network takes images of other channels or, only, of another size.
         """
+        check_channels(self.name, x, self.in_channels)
         if self.image_size is not None and tuple(x.shape[2:]) != self.image_size:
             raise ValueError(
                 f"{self.name} takes images of size {self.image_size} only, got {tuple(x.shape[2:])}: resize them, set "

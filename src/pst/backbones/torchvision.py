@@ -13,6 +13,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.ops import FrozenBatchNorm2d
 
+from pst.backbones.channels import check_channels, replace_first_convolution
+
 PROBE = 64
 
 
@@ -24,22 +26,36 @@ class TorchvisionBody(IntermediateLayerGetter):
         layers: Name of a child -> ``str(reduction)`` of the map it gives, finest first.
         channels: Of each map.
         channels_last: The children give (B, H, W, C).
+        in_channels: Of the images.
 
     Attributes:
+        in_channels: Of the images.
         reductions: Of each map, finest first.
         channels: Of each map.
     """
 
     def __init__(
-        self, trunk: nn.Module, layers: dict[str, str], channels: tuple[int, ...], *, channels_last: bool = False
+        self,
+        trunk: nn.Module,
+        layers: dict[str, str],
+        channels: tuple[int, ...],
+        *,
+        channels_last: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__(trunk, layers)
         self.reductions = tuple(int(r) for r in layers.values())
         self.channels = channels
         self.channels_last = channels_last
+        self.in_channels = in_channels
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Images (B, 3, H, W) -> map (B, C_i, ~H/r_i, ~W/r_i) by ``str(r_i)``, finest first."""
+        """Images (B, in_channels, H, W) -> map (B, C_i, ~H/r_i, ~W/r_i) by ``str(r_i)``, finest first.
+
+        Raises:
+            ValueError: The images have other channels.
+        """
+        check_channels("this body", x, self.in_channels)
         maps = super().forward(x)
         if self.channels_last:
             maps = OrderedDict((name, y.permute(0, 3, 1, 2)) for name, y in maps.items())
@@ -47,7 +63,13 @@ class TorchvisionBody(IntermediateLayerGetter):
 
 
 def torchvision_body(
-    name: str, *, pretrained: bool | str = False, coarsest: int = 32, frozen_batchnorm: bool = False, **options: Any
+    name: str,
+    *,
+    pretrained: bool | str = False,
+    coarsest: int = 32,
+    frozen_batchnorm: bool = False,
+    in_channels: int = 3,
+    **options: Any,
 ) -> TorchvisionBody:
     """Build a body; a map is the output of the last child at its resolution.
 
@@ -61,13 +83,15 @@ def torchvision_body(
     weights = ("DEFAULT" if pretrained else None) if isinstance(pretrained, bool) else pretrained
     model = get_model(name, weights=weights, **options)
     trunk, channels_last = _trunk(model), isinstance(model, SwinTransformer)
+    replace_first_convolution(trunk, in_channels, pretrained=bool(pretrained))
     if frozen_batchnorm:
         freeze_batchnorm(trunk)
-    layers, channels = _last_of_each_resolution(trunk, channels_last)
+    layers, channels = _last_of_each_resolution(trunk, channels_last, in_channels)
     if str(coarsest) not in layers.values():
         raise ValueError(f"{name} has maps of reductions {', '.join(layers.values())}, none of {coarsest}")
     kept = {child: r for child, r in layers.items() if int(r) <= coarsest}
-    return TorchvisionBody(trunk, kept, channels[: len(kept)], channels_last=channels_last)
+    options = {"channels_last": channels_last, "in_channels": in_channels}
+    return TorchvisionBody(trunk, kept, channels[: len(kept)], **options)
 
 
 def _trunk(model: nn.Module) -> nn.Module:
@@ -85,9 +109,11 @@ def _trunk(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _last_of_each_resolution(trunk: nn.Module, channels_last: bool) -> tuple[dict[str, str], tuple[int, ...]]:
+def _last_of_each_resolution(
+    trunk: nn.Module, channels_last: bool, in_channels: int
+) -> tuple[dict[str, str], tuple[int, ...]]:
     """Name of the last child at each resolution -> its reduction; and the channels there."""
-    training, x = trunk.training, torch.zeros(1, 3, PROBE, PROBE)
+    training, x = trunk.training, torch.zeros(1, in_channels, PROBE, PROBE)
     trunk.eval()
     found: dict[str, tuple[str, int]] = {}
     for name, child in trunk.named_children():

@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"not run      {_NOT_RUN[args.format]}")
     else:
         gap = yolo.verify(args.model, exported)
-        print(f"compared     max {gap.max:.2g}, mean {gap.mean:.2g} from the model's outputs of up to {gap.scale:.4g}")
+        numbers = f"max {gap.max:.2g}, mean {gap.mean:.2g} from the model's outputs of up to {gap.scale:.4g}"
+        print(f"compared     {f'{gap.mean:.2%} of the pixels have another class' if exported.class_map else numbers}")
     print(f"Written: {exported.path}")
     return 0
 
@@ -64,6 +65,7 @@ def _print(exported: Exported) -> None:
     for layer, tokens in exported.clamped.items():
         print(f"             {layer} has {tokens} coarse tokens at this size: its k is {tokens}")
     size = f"batch {exported.batch}, {exported.size[0]}×{exported.size[1]} px"
+    size += "" if exported.channels == 3 else f", {exported.channels} channels"
     print(f"input        {size}{', others too' if exported.dynamic else ''}")
     files = [exported.path] if exported.path.is_file() else [p for p in exported.path.rglob("*") if p.is_file()]
     print(f"size         {sum(file.stat().st_size for file in files) / 1e6:.2f} MB")

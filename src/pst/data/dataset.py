@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """Samples side by side.
 
     Attributes:
-        images: (B, 3, S, S) uint8.
+        images: (B, C, S, S) uint8.
         targets: A tensor where every target is one, else a list of B.
         sizes: (B, 2) int64, width and height of the files in pixels.
         indices: (B,) int64, positions in the data set.

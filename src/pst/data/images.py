@@ -10,6 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from pst.data.bands import read_bands
+
 GREY = 114
 """Fills what a letterboxed image leaves free."""
 
@@ -36,7 +38,7 @@ class Sample(NamedTuple):
     """One image as the models get it.
 
     Attributes:
-        image: (3, S, S) uint8, RGB.
+        image: (C, S, S) uint8; RGB for three channels.
         target: Whatever the task trains with.
         size: (width, height) of the file in pixels.
     """
@@ -50,25 +52,26 @@ class CorruptImageError(OSError):
     """A file that is there but cannot be decoded; the message names it."""
 
 
-def decode(path: Path, mode: str = "RGB") -> Tensor:
+def decode(path: Path, mode: str = "RGB", *, channels: int = 3) -> Tensor:
     """Read one image.
 
     Args:
         path: Any format that Pillow reads.
         mode: "RGB", or "P" for a mask, whose values are then the stored indices.
+        channels: Of an image: 3 for RGB, 1 for grey, others as `read_bands` finds them.
 
     Returns:
-        (3, H, W) uint8, or (H, W) uint8 for a mask.
+        (channels, H, W) uint8, or (H, W) uint8 for a mask.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CorruptImageError: It cannot be decoded.
+        CorruptImageError: It cannot be decoded, or does not have the channels.
     """
     try:
         with Image.open(path) as image:
             if mode == "P":
                 return F.pil_to_tensor(image if image.mode in ("L", "P") else image.convert("L"))[0]
-            return F.pil_to_tensor(image.convert("RGB"))
+            return F.pil_to_tensor(image.convert("RGB")) if channels == 3 else read_bands(image, channels)
     except FileNotFoundError:
         raise
     except _DECODING_ERRORS as error:
@@ -76,7 +79,7 @@ def decode(path: Path, mode: str = "RGB") -> Tensor:
 
 
 def centre_square(image: Tensor, edge: int) -> Tensor:
-    """Resize so that the shorter side is ``edge`` pixels long, then keep the centre: (3, H, W) to (3, edge, edge)."""
+    """Resize so that the shorter side is ``edge`` pixels long, then keep the centre: (C, H, W) to (C, edge, edge)."""
     return F.center_crop(F.resize(image, [edge], antialias=True), [edge, edge])
 
 
@@ -84,14 +87,14 @@ def letterbox(image: Tensor, edge: int) -> Tensor:
     """Resize so that the longer side is ``edge`` pixels long, and fill the right or lower rest with grey.
 
     Args:
-        image: (3, H, W) uint8.
+        image: (C, H, W) uint8.
         edge: In pixels.
 
     Returns:
-        (3, edge, edge) uint8.
+        (C, edge, edge) uint8.
     """
     size = fitted(image.shape[1], image.shape[2], edge)
-    out = torch.full((3, edge, edge), GREY, dtype=torch.uint8)
+    out = torch.full((len(image), edge, edge), GREY, dtype=torch.uint8)
     out[:, : size[0], : size[1]] = F.resize(image, list(size), antialias=True)
     return out
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Difference(NamedTuple):
-    """Over all inputs of a comparison.
+    """Over all inputs of a comparison. Of labels: whether any differ, the share that does, and 1.
 
     Attributes:
         max: Largest absolute difference of an element.
@@ -24,7 +24,11 @@ class Difference(NamedTuple):
 
 
 def compare(
-    eager: Callable[..., Tensor], exported: Callable[..., Tensor], inputs: Iterable[Sequence[Tensor]]
+    eager: Callable[..., Tensor],
+    exported: Callable[..., Tensor],
+    inputs: Iterable[Sequence[Tensor]],
+    *,
+    labels: bool = False,
 ) -> Difference:
     """Run both on the same inputs; give other images and sizes than the export was made with.
 
@@ -32,6 +36,7 @@ def compare(
         eager: The model, in eval mode.
         exported: What `pst.export.load` returned.
         inputs: Arguments of one call each.
+        labels: The outputs are class indices, of which one more is as wrong as ten more: what differs counts 1.
 
     Raises:
         ValueError: The outputs differ in shape, one holds a number that is not finite, or there are no inputs.
@@ -44,8 +49,8 @@ def compare(
             raise ValueError(f"the exported file returns shape {tuple(got.shape)}, the model {tuple(want.shape)}")
         if not bool(torch.isfinite(want).all() and torch.isfinite(got).all()):
             raise ValueError("an output is not finite: the comparison would mean nothing")
-        gap = (want - got).abs()
-        largest, scale = max(largest, gap.max().item()), max(scale, want.abs().max().item())
+        gap = (want != got).double() if labels else (want - got).abs()
+        largest, scale = max(largest, gap.max().item()), 1.0 if labels else max(scale, want.abs().max().item())
         total, count = total + gap.sum().item(), count + gap.numel()
     if count == 0:
         raise ValueError("nothing to compare: pass at least one input")

@@ -109,6 +109,13 @@ class PyramidSparseAttention(nn.Module):
             raise ValueError('this module was built with fusion="refine" and has no gate: build it with fusion="gate"')
         self._fusion: Fusion = fusion
 
+    def __prepare_scriptable__(self) -> Any:
+        """Asked by ``torch.jit.script`` of every module inside a model, before it compiles anything."""
+        raise NotImplementedError(
+            "torch.jit.script cannot compile PST layers: use torch.jit.trace(model, example), torch.export or "
+            "torch.compile"
+        )
+
     def forward(self, x: Tensor, upper: Tensor) -> Tensor:
         """Attend.
 

@@ -87,12 +87,12 @@ def _build(cell: Cell, folder: Path, imgsz: int, batch: int) -> tuple[nn.Module,
 
         yaml = str(cell.settings["models"]["yaml"])
         yolo: Any = YOLO(folder / yaml if (folder / yaml).is_file() else yaml)
-        return yolo.model.eval().fuse(verbose=False), torch.rand(batch, 3, imgsz, imgsz)
+        return yolo.model.eval().fuse(verbose=False), torch.rand(batch, yolo.model.yaml["channels"], imgsz, imgsz)
     from pst.train import load_config
     from pst.train.tasks import make_task
 
     config = load_config(cell.runner, overrides={**cell.settings["models"], "data": "none", "imgsz": imgsz})
     task: Any = make_task(config, tuple(str(i) for i in range(_CLASSES)))
     model = task.build(pretrained=False)
-    shape = task.square(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape
+    shape = task.square(torch.zeros(config.in_chans, 32, 32, dtype=torch.uint8)).shape
     return model, task.inputs(torch.randint(256, (batch, *shape), dtype=torch.uint8))

@@ -69,7 +69,7 @@ def _settings(task: Task) -> dict[str, Any]:
 
 
 def _image_shape(described: Any) -> tuple[int, ...]:
-    return tuple(described.square(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape)
+    return tuple(described.square(torch.zeros(described.config.in_chans, 32, 32, dtype=torch.uint8)).shape)
 
 
 def _fit(config: Config, task: Task) -> dict[str, Any]:

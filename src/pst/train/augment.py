@@ -95,7 +95,7 @@ def jitter(images: Tensor, strength: float) -> Tensor:
     """Change brightness, contrast and saturation of every image by its own factors between 1 ± ``strength``.
 
     Args:
-        images: (B, 3, H, W) float in [0, 1].
+        images: (B, C, H, W) float in [0, 1]; there is no saturation unless C is 3.
         strength: In [0, 1]; 0 changes nothing.
 
     Returns:
@@ -105,5 +105,7 @@ def jitter(images: Tensor, strength: float) -> Tensor:
     images = images * factors[0]
     mean = images.mean((1, 2, 3), keepdim=True)
     images = mean + (images - mean) * factors[1]
+    if images.shape[1] != len(_LUMA):
+        return images.clamp(0, 1)
     grey = (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
     return (grey + (images - grey) * factors[2]).clamp(0, 1)

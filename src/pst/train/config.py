@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ class Config:
         batch: Images per process and step of the loader.
         accumulate: Batches whose gradients make one optimizer step.
         imgsz: Edge of the square images in pixels.
+        in_chans: Channels of the images: 3 reads any picture as colour, 1 as grey; with 2 (grey and alpha), 4 (colour
+            and alpha, or the bands of a TIFF) or more (the pages of a TIFF) every file must have them.
         workers: Processes that read images; 0 reads in the training process, the best choice with ``cache: ram``.
         cache: "ram" keeps all images decoded, as uint8; "none" reads them again in every epoch.
         check_images: Decode every image once before training. "ram" always does.
@@ -49,7 +52,8 @@ class Config:
         calibrate: Training batches that give the fine map BatchNorm statistics of its own when training ends; 0: none.
         trainable: "all", or "gate": all else frozen, BatchNorm statistics too.
         pretrained: Start the backbone from its published weights (downloaded once by the library).
-        weights: safetensors file of an earlier run to start from.
+        weights: Run folder or safetensors file to start from, of the same model; its class layers are left fresh where
+            the number of classes differs.
         model_args: More arguments of the function that builds the model.
         val_every: Epochs between two validations; the last epoch always validates.
         save_steps: Optimizer steps between two checkpoints inside an epoch; 0 saves at the end of each epoch only.
@@ -64,6 +68,7 @@ class Config:
     batch: int = 32
     accumulate: int = 1
     imgsz: int = 224
+    in_chans: int = 3
     workers: int = 0
     cache: Literal["ram", "none"] = "none"
     check_images: bool = True
@@ -93,12 +98,17 @@ class Config:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch", "accumulate", "imgsz", "val_every", "zoom", "lr")
+        positive = ("epochs", "batch", "accumulate", "imgsz", "in_chans", "val_every", "zoom", "lr")
         for name in (*positive, *_NOT_NEGATIVE):
             value = getattr(self, name, 1)
             least = 0 if name in (*_NOT_NEGATIVE, "lr") else 1
             if not (value >= least and math.isfinite(value)):
                 raise ValueError(f"{name} must be ≥ {least}, got {value}")
+        twice = sorted({"in_chans", "in_channels"} & set(_all_keys(self.model_args)))
+        if twice:
+            raise ValueError(
+                f"model_args has {twice[0]}, which the data would not follow: leave it out and set in_chans=…"
+            )
         if self.trainable == "gate" and not (self.topk or self.stochastic_topk):
             raise ValueError("trainable=gate needs topk > 0: with k = 0 the gate has nothing to learn from")
         unknown = sorted(set({} if self.stochastic_topk is None else self.stochastic_topk) - {"choices", "share"})
@@ -185,6 +195,14 @@ class SegmentConfig(Config):
     batch: int = 8
     zoom: float = 2.0
     jitter: float = 0.2
+
+
+def _all_keys(mapping: dict[str, Any]) -> Iterator[str]:
+    """Keys of a mapping and of those inside it."""
+    for key, value in mapping.items():
+        yield key
+        if isinstance(value, dict):
+            yield from _all_keys(value)
 
 
 CONFIGS: dict[Task, type[Config]] = {"classify": ClassifyConfig, "detect": DetectConfig, "segment": SegmentConfig}

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 import pst
-from pst.checkpoint import load_safetensors
 from pst.train.config import Config
 from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, read_weights, save_weights
 from pst.train.tasks import make_task
+from pst.train.weights import start_from
+from pst.transfer import load_weights
 
 if TYPE_CHECKING:
     from pst.data.dataset import Images
@@ -46,7 +47,7 @@ def build(task: Task[Any]) -> nn.Module:
     c: Config = task.config
     model = task.build(pretrained=c.pretrained)
     if c.weights is not None:
-        model.load_state_dict(load_safetensors(c.weights)[0])
+        start_from(task, model, c.weights)
     set_attention(model, topk=c.topk, fusion=c.fusion, selection=c.selection)
     prepare_attention(model, c)
     return model
@@ -91,12 +92,15 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
 
     Raises:
         FileNotFoundError: ``source`` does not exist.
-        ValueError: It was not written by `fit`.
+        ValueError: It was not written by `fit`, or is damaged.
     """
     path = Path(source)
     weights, settings, classes = read_weights(path / BEST if path.is_dir() else path)
     name = settings.pop("task")
     task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
     model = task.build(pretrained=False)
-    model.load_state_dict(weights)
+    try:
+        load_weights(model, weights)
+    except ValueError as error:
+        raise ValueError(f"{path} holds other weights than its settings say: {error}") from error
     return task, model.eval()

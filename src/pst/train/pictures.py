@@ -63,7 +63,7 @@ def predict_images(
     model = model.to(accelerator.device)
     entries = []
     for file in files:  # one at a time: memory does not grow with their number
-        image = decode(file)
+        image = decode(file, channels=task.config.in_chans)
         size = torch.tensor([[image.shape[2], image.shape[1]]])
         with torch.inference_mode(), accelerator.autocast():
             output = model(task.inputs(task.square(image)[None].to(accelerator.device)))
@@ -146,7 +146,9 @@ def _draw_mask(
 
 
 def _pil(image: Tensor) -> Image.Image:
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    """A colour picture of what can be shown: the first three channels, or the first as grey where there are fewer."""
+    shown = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    return Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy())
 
 
 _DRAW = {"classify": _draw_classes, "detect": _draw_boxes, "segment": _draw_mask}

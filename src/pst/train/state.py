@@ -103,7 +103,25 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[s
         ValueError: Another program wrote it.
     """
     weights, metadata = load_safetensors(path)
-    if _METADATA not in metadata:
+    settings, classes = describe_weights(metadata, path)
+    if settings is None or classes is None:
         raise ValueError(f"{path} was not written by pst train: it does not say how to build its model")
-    content = json.loads(metadata[_METADATA])
-    return weights, content["config"], tuple(content["classes"])
+    return weights, settings, classes
+
+
+def describe_weights(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any] | None, tuple[str, ...] | None]:
+    """Settings and class names of the run that wrote a file, from its metadata; None of both if no run did.
+
+    Raises:
+        ValueError: The metadata are damaged.
+    """
+    if _METADATA not in metadata:
+        return None, None
+    try:
+        content = json.loads(metadata[_METADATA])
+        settings, classes = dict(content["config"]), tuple(content["classes"])
+        if isinstance(settings["task"], str) and all(isinstance(name, str) for name in classes):
+            return settings, classes
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"{path} is damaged: its metadata {_METADATA} hold no settings and class names of a run")

@@ -51,6 +51,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         ValueError: The backbone is unknown or no hierarchy, an option is unknown, or ``topk`` is given with an FPN.
     """
 
+    hub_classes = "classes"
     hub_start: ClassVar[dict[str, Any]] = {"encoder_weights": None}
 
     def __init__(

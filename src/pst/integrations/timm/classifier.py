@@ -56,6 +56,8 @@ class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classificat
         ValueError: timm has no such backbone or no two feature maps of it, widths do not fit, or an option is unknown.
     """
 
+    hub_classes = "num_classes"
+
     def __init__(
         self,
         backbone: str,

@@ -10,6 +10,8 @@ import timm
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
+from pst.backbones.channels import asked_channels, check_channels, per_channel
+
 # where the weights of a whole timm model come from: no such weights exist for a model with PST
 _SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
 _START_OF_NAME = re.compile(r"(?<![\[\\])\^")
@@ -41,6 +43,7 @@ class OnTimmBackbone(nn.Module):
 
     def __init__(self, backbone: str, out_indices: int | Sequence[int], *, pretrained: bool, **options: Any) -> None:
         super().__init__()
+        self.in_chans = asked_channels(None, options)
         if not timm.is_model(backbone):
             raise ValueError(f"timm has no model {backbone!r}: timm.list_models('*name*') searches by name")
         try:
@@ -63,11 +66,15 @@ class OnTimmBackbone(nn.Module):
         if hasattr(getattr(self.backbone, "head", None), "fc"):  # timm before 1.0.31 leaves its unused norms there
             self.backbone.head = nn.Identity()
         self.levels: FeatureInfo = getter.feature_info.from_other(tuple(self.indices))
-        self.in_chans = options.get("in_chans", 3)
-        self.pretrained_cfg = self.default_cfg = _config(backbone, dict(getter.pretrained_cfg))
+        self.pretrained_cfg = self.default_cfg = _config(backbone, dict(getter.pretrained_cfg), self.in_chans)
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
-        """Images (B, in_chans, H, W) -> the backbone's maps (B, C_i, ~H/r_i, ~W/r_i), finest first."""
+        """Images (B, in_chans, H, W) -> the backbone's maps (B, C_i, ~H/r_i, ~W/r_i), finest first.
+
+        Raises:
+            ValueError: The images have other channels.
+        """
+        check_channels(self.pretrained_cfg["architecture"], x, self.in_chans)
         return self.backbone.forward_intermediates(
             x, indices=self.indices, norm=False, output_fmt="NCHW", intermediates_only=True
         )
@@ -98,9 +105,11 @@ def _map_patterns(spec: Any, function: Callable[[str], str]) -> Any:
     return None if spec is None else [(function(pattern), suffix) for pattern, suffix in spec]
 
 
-def _config(backbone: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The backbone's pretrained_cfg for the model around it: same input, no source of weights."""
+def _config(backbone: str, config: dict[str, Any], channels: int) -> dict[str, Any]:
+    """The backbone's pretrained_cfg for the model around it: no source of weights, and input as the images have it."""
     config = {name: value for name, value in config.items() if name not in _SOURCES}
+    config |= {name: (channels, *config[name][1:]) for name in ("input_size", "test_input_size") if config.get(name)}
+    config |= {name: per_channel(config[name], channels) for name in ("mean", "std") if config.get(name)}
     first = config.get("first_conv")
     if first is not None:
         config["first_conv"] = (

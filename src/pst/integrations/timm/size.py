@@ -42,6 +42,7 @@ def measure(name: str, **options: Any) -> ModelSize:
     with torch.device("meta"):
         model: Any = timm.create_model(name, **options).eval()
     channels, height, width = model.pretrained_cfg["input_size"]
+    channels = options.get("in_chans", channels)  # timm's own models keep saying 3 there
     parameters = sum(p.numel() for p in model.parameters())
     return ModelSize(name, parameters, _gflops(model, (channels, height, width)), (height, width))
 

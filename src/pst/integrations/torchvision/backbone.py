@@ -49,7 +49,7 @@ class PyramidBackbone(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Images (B, 3, H, W) -> maps (B, out_channels, ~H/r, ~W/r), "0" the finest, then "pool" or "p6" and "p7"."""
+        """Images (B, C, H, W) -> maps (B, out_channels, ~H/r, ~W/r), "0" the finest, then "pool" or "p6" and "p7"."""
         maps = self.body(x)
         return self.fpn(OrderedDict(zip(self.fused, (maps[str(r)] for r in self.levels), strict=True)))
 
@@ -65,6 +65,7 @@ def pst_backbone(
     extra_levels: ExtraLevels | None = "pool",
     trainable_layers: int | None = None,
     frozen_batchnorm: bool | None = None,
+    in_channels: int | None = None,
     topk: int | Sequence[int] = 0,
     neck_options: Mapping[str, Any] | None = None,
     body_options: Mapping[str, Any] | None = None,
@@ -84,6 +85,7 @@ def pst_backbone(
         trainable_layers: How many stages train, counted from the last: 5 is all, 0 none, see
             `pst.backbones.freeze_stages`. None means 3 if ``pretrained``, else 5, as torchvision's builders have it.
         frozen_batchnorm: Fix statistics, weight and bias of the body's BatchNorms. None means if ``pretrained``.
+        in_channels: Of the images; None means 3. Published weights are adapted, see `pst.backbones.build_body`.
         topk: k of the PST layers, see `pst.PSTPyramid`; change it later with `pst.set_topk`.
         neck_options: More arguments of `pst.PSTPyramid` or FeaturePyramidNetwork.
         body_options: More arguments of the library's constructor.
@@ -107,6 +109,7 @@ def pst_backbone(
         pretrained=pretrained,
         coarsest=levels[-1],
         frozen_batchnorm=frozen,
+        **({} if in_channels is None else {"in_channels": in_channels}),
         **({} if body_options is None else body_options),
     )
     missing = [r for r in levels if r not in body.reductions]
@@ -117,7 +120,7 @@ def pst_backbone(
     if trainable_layers is None:
         trainable_layers = 3 if pretrained else 5
     if trainable_layers != 5:
-        freeze_stages(body, trainable_layers, torch.zeros(1, 3, *_example_size(body)))
+        freeze_stages(body, trainable_layers, torch.zeros(1, body.in_channels, *_example_size(body)))
     channels = [body.channels[body.reductions.index(r)] for r in levels]
     options: dict[str, Any] = {"topk": topk} if neck == "pst" else {}
     options |= {} if neck_options is None else neck_options

@@ -11,6 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from pst.backbones import Library
+from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.integrations.torchvision.backbone import Neck, PyramidBackbone, pst_backbone
 
 DEFAULTS = {"neck": "pst", "library": "timm", "pretrained": False, "topk": 0, "backbone_options": None}
@@ -57,10 +58,11 @@ def retinanet(
         library: "timm" or "torchvision".
         pretrained: Load the backbone's weights, default or of this tag or name.
         topk: k of the PST layers.
-        backbone_options: More arguments of `pst_backbone`.
+        backbone_options: More arguments of `pst_backbone`, e.g. ``in_channels`` for images of other than 3 channels.
         options: Arguments of torchvision's RetinaNet: ``min_size``, ``max_size``, ``image_mean``, ``score_thresh``, ….
-            ``anchor_generator`` is `anchors` of scale 4 and three octaves unless given: torchvision's own 32 to 813
-            pixels on these levels.
+            ``image_mean`` and ``image_std`` are ImageNet's, for other channels as in
+            `pst.backbones.channels.per_channel`; ``anchor_generator`` is `anchors` of scale 4 and three octaves unless
+            given: torchvision's own 32 to 813 pixels on these levels.
 
     Returns:
         torchvision's model.
@@ -71,7 +73,7 @@ def retinanet(
     given = _given(neck, library, pretrained, topk, backbone_options)
     body = _build(backbone, ONE_STAGE, given)
     options.setdefault("anchor_generator", anchors(body, scale=4, octaves=3))
-    return RetinaNet(body, num_classes, **options)
+    return RetinaNet(body, num_classes, **_normalisation(body, options))
 
 
 def fcos(
@@ -100,7 +102,7 @@ def fcos(
     given = _given(neck, library, pretrained, topk, backbone_options)
     body = _build(backbone, ONE_STAGE, given)
     options.setdefault("anchor_generator", anchors(body, scale=1, ratios=(1.0,)))
-    model = FCOS(body, num_classes, **options)
+    model = FCOS(body, num_classes, **_normalisation(body, options))
     if options.get("head") is None:
         nn.init.ones_(model.get_parameter("head.regression_head.bbox_reg.bias"))
     return model
@@ -170,7 +172,18 @@ def _build(backbone: str | PyramidBackbone, layout: Mapping[str, Any], given: di
 
 
 def _proposals(body: PyramidBackbone, options: dict[str, Any]) -> dict[str, Any]:
-    """``options`` with anchors and RoI pooling that fit the backbone's levels."""
+    """``options`` with anchors and RoI pooling that fit the backbone's levels, and statistics that fit its images."""
     options.setdefault("rpn_anchor_generator", anchors(body, scale=8))
     options.setdefault("box_roi_pool", MultiScaleRoIAlign(body.fused, output_size=7, sampling_ratio=2))
+    return _normalisation(body, options)
+
+
+def _normalisation(body: PyramidBackbone, options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` with one mean and one standard deviation for each channel of the images."""
+    channels = getattr(body.body, "in_channels", 3)
+    for name, values in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD)):
+        if options.get(name) is None:
+            options[name] = list(per_channel(values, channels))
+        elif len(options[name]) != channels:
+            raise ValueError(f"{name} must have {channels} numbers, one for each channel, got {options[name]}")
     return options

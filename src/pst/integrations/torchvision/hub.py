@@ -29,6 +29,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
         ValueError: The kind is unknown, or see the builder.
     """
 
+    hub_classes = "num_classes"
     hub_start: ClassVar[dict[str, Any]] = {"pretrained": False}
 
     def __init__(

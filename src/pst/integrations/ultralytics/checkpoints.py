@@ -76,7 +76,8 @@ def build(checkpoint: Checkpoint) -> Any:
         ValueError: The weights are not those of the model that the YAML describes.
     """
     register()
-    model = getattr(host_tasks, checkpoint.model_class)(copy.deepcopy(checkpoint.yaml), verbose=False)
+    kind, channels = getattr(host_tasks, checkpoint.model_class), checkpoint.yaml["channels"]
+    model = kind(copy.deepcopy(checkpoint.yaml), ch=channels, verbose=False)
     unlike = difference(shapes(model.state_dict()), shapes(checkpoint.state))
     layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
     if unlike or checkpoint.attention.keys() - layers:

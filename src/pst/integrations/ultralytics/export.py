@@ -16,7 +16,14 @@ from pst.export.onnx_file import TRACED_OPSET, check_opset
 from pst.export.program import eval_mode
 from pst.export.rules import check_request
 from pst.integrations.ultralytics.export_check import agreement, eager, images, runner, verify
-from pst.integrations.ultralytics.export_write import STRIDE, open_model, place, write_host, write_program
+from pst.integrations.ultralytics.export_write import (
+    CLASS_MAPS,
+    LEAST_STRIDE,
+    open_model,
+    place,
+    write_host,
+    write_program,
+)
 from pst.integrations.ultralytics.plugin import YOLO
 
 if TYPE_CHECKING:
@@ -37,6 +44,9 @@ class Exported(NamedTuple):
         size: (height, width) in pixels that it was made with, the only one unless dynamic.
         batch: Likewise.
         dynamic: Whether others can be run.
+        channels: Of the images.
+        task: As Ultralytics calls it.
+        stride: The sides of images are multiples of this many pixels.
     """
 
     path: Path
@@ -47,6 +57,14 @@ class Exported(NamedTuple):
     size: tuple[int, int]
     batch: int
     dynamic: bool
+    channels: int = 3
+    task: str = "detect"
+    stride: int = 32
+
+    @property
+    def class_map(self) -> bool:
+        """Whether the file gives the class of each pixel, (B, H, W), where the model gives scores."""
+        return self.task == "semantic" and self.format in CLASS_MAPS
 
 
 def export(
@@ -74,7 +92,8 @@ def export(
         format: A key of `pst.export.FORMATS`.
         topk: k; None keeps the model's own.
         fusion: "gate" or "refine"; None keeps the model's own.
-        imgsz: Side in pixels, or (height, width); None takes that of the training. Raised to a multiple of 32.
+        imgsz: Side in pixels, or (height, width); None takes that of the training. Raised to a multiple of the model's
+            stride, 32 for most.
         batch: Images in a batch; with ``dynamic`` only that of the example (``.pt2`` of a dynamic size keeps it).
         dynamic: Leave batch, height and width open.
         half: FP16; the scores that top-k ranks stay float32 in ONNX.
@@ -97,8 +116,9 @@ def export(
     topk = max(layer.topk for layer in layers.values())
     check_request(format, topk=topk, batch=batch, dynamic=dynamic, half=half, int8=int8, data=data)
     _check_options(format, opset, int8)
-    size = _size(yolo, imgsz)
-    clamped = {name: tokens for name, tokens in _coarse_tokens(yolo.model, size).items() if tokens < topk}
+    channels, stride = yolo.model.yaml.get("channels", 3), max(LEAST_STRIDE, int(max(yolo.model.stride)))
+    size = _size(yolo, imgsz, stride)
+    clamped = {name: tokens for name, tokens in _coarse_tokens(yolo.model, channels, size).items() if tokens < topk}
     if clamped and dynamic:
         raise ValueError(
             f"at {size[0]}×{size[1]} a coarse map has {min(clamped.values())} tokens, fewer than topk={topk}, and a "
@@ -108,11 +128,12 @@ def export(
     metadata = {"pst_topk": topk, "pst_fusion": fused}
     place(yolo, out)
     if format == "pt2":
-        path = write_program(yolo.model, size, batch, dynamic=dynamic, half=half, metadata=metadata)
+        shape = (batch, channels, *size)
+        path = write_program(yolo.model, shape, stride, dynamic=dynamic, half=half, metadata=metadata)
     else:
         options = {"imgsz": list(size), "batch": batch, "data": None if data is None else str(data)}
         path = write_host(yolo, format, metadata, options, dynamic=dynamic, half=half, int8=int8, opset=opset)
-    return Exported(path, format, topk, fused, clamped, size, batch, dynamic)
+    return Exported(path, format, topk, fused, clamped, size, batch, dynamic, channels, str(yolo.task), stride)
 
 
 def _check_options(format: str, opset: int | None, int8: bool) -> None:
@@ -130,17 +151,17 @@ def _check_options(format: str, opset: int | None, int8: bool) -> None:
         raise ValueError(f"opset {opset} is too new for INT8 and TensorRT here: {TRACED_OPSET} at most")
 
 
-def _size(yolo: Any, imgsz: int | Sequence[int] | None) -> tuple[int, int]:
+def _size(yolo: Any, imgsz: int | Sequence[int] | None, stride: int) -> tuple[int, int]:
     args = yolo.model.args if isinstance(yolo.model.args, dict) else vars(yolo.model.args)
     imgsz = args.get("imgsz", 640) if imgsz is None else imgsz
     sides = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"imgsz must be one side or (height, width) in pixels, got {imgsz!r}")
-    height, width = (math.ceil(side / STRIDE) * STRIDE for side in sides)
+    height, width = (math.ceil(side / stride) * stride for side in sides)
     return height, width
 
 
-def _coarse_tokens(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+def _coarse_tokens(model: nn.Module, channels: int, size: tuple[int, int]) -> dict[str, int]:
     """Attention layer -> tokens of its coarse map at an image size, found by running it."""
     tokens: dict[str, int] = {}
     layers = attention_layers(model)
@@ -154,5 +175,5 @@ def _coarse_tokens(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
             stack.callback(handle.remove)
         stack.enter_context(eval_mode(model))
         stack.enter_context(torch.no_grad())
-        model(torch.zeros(1, 3, *size))
+        model(torch.zeros(1, channels, *size))
     return tokens

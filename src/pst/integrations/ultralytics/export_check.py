@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from ultralytics.nn.modules.head import RTDETRDecoder
 
 from pst.control import set_fusion, set_topk
 from pst.export.compare import Difference, compare
 from pst.export.runtime import Run, load
-from pst.integrations.ultralytics.export_write import STRIDE, first_tensor, open_model, raw_model
+from pst.integrations.ultralytics.export_write import first_tensor, open_model, raw_model
 from pst.integrations.ultralytics.plugin import YOLO
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def eager(model: str | Path | Any, exported: Exported) -> Run:
     set_topk(yolo, exported.topk)
     if exported.fusion != "none":
         set_fusion(yolo, "gate" if exported.fusion == "gate" else "refine")
-    module = raw_model(yolo.model)
+    module = raw_model(yolo.model, exported.format)
     return lambda images: first_tensor(module(images))
 
 
@@ -49,20 +51,38 @@ def images(exported: Exported, count: int = 2, seed: int = 0) -> list[tuple[Tens
     """Random batches that the export has not seen: of its size, and, where dynamic, of other sizes and batches too."""
     generator = torch.Generator().manual_seed(seed)
     height, width = exported.size
-    shapes = [(exported.batch, 3, height, width)] * count
+    channels, stride = exported.channels, exported.stride
+    shapes = [(exported.batch, channels, height, width)] * count
     if exported.dynamic:
         other = exported.batch if exported.format == "pt2" else exported.batch + 1
-        shapes += [(other, 3, height + STRIDE, width + 2 * STRIDE), (exported.batch, 3, height, width + STRIDE)]
+        shapes += [
+            (other, channels, height + stride, width + 2 * stride),
+            (exported.batch, channels, height, width + stride),
+        ]
     return [(torch.rand(shape, generator=generator),) for shape in shapes]
 
 
 def verify(model: str | Path | Any, exported: Exported) -> Difference:
-    """Run the file on `images` and compare with the model.
+    """Run the file on `images` and compare with the model, in the form that the file has.
+
+    A file that holds the class of each pixel is compared as labels, see `pst.export.Difference`. RT-DETR's queries come
+    in the order of their scores, where rounding decides between near-equal ones: each is compared with its nearest.
 
     Raises:
         ValueError: It cannot be run here, or its output is of another shape or not finite.
     """
-    return compare(eager(model, exported), runner(exported), images(exported))
+    want, got = eager(model, exported), runner(exported)
+    if isinstance(open_model(model, YOLO).model.model[-1], RTDETRDecoder):
+        return compare(want, lambda x: nearest_queries(want(x), got(x)), images(exported))
+    return compare(want, got, images(exported), labels=exported.class_map)
+
+
+def nearest_queries(want: Tensor, got: Tensor) -> Tensor:
+    """``got`` in another order, so that its queries lie nearest to those of ``want``, one to one; both (B, n, C)."""
+    if want.shape != got.shape:
+        return got
+    pairs = [linear_sum_assignment(torch.cdist(a, b, p=1).numpy())[1] for a, b in zip(want, got, strict=True)]
+    return torch.stack([b[torch.from_numpy(order)] for b, order in zip(got, pairs, strict=True)])
 
 
 def agreement(want: Tensor, got: Tensor, *, iou: float = 0.9, conf: float = 0.25) -> tuple[int, int]:

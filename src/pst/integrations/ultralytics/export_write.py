@@ -11,12 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from ultralytics.nn.modules import head as host_heads
 
 from pst.export.onnx_file import DEFAULT_OPSET, TRACED_OPSET, finish, quiet_exporter
 from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
 from pst.export.program import check_folder, to_pt2
 
-STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5
+LEAST_STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5, and for classifiers, which give none
+CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the class of each pixel in place of scores
+
+# heads that give maps; the first versions of Ultralytics 8.4 lack them
+_MAPS = tuple(getattr(host_heads, name) for name in ("SemanticSegment", "Depth") if hasattr(host_heads, name))
 
 
 def open_model(model: Any, kind: Any) -> Any:
@@ -32,7 +37,10 @@ def open_model(model: Any, kind: Any) -> Any:
         return twin
     if not Path(model).is_file():
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
-    return kind(model)
+    opened = kind(model)
+    if not isinstance(opened.model, nn.Module):
+        raise ValueError(f"{model} is no checkpoint but a file of an export: pass the .pt that it was made of")  # noqa: TRY004
+    return opened
 
 
 def place(yolo: Any, out: str | Path | None) -> None:
@@ -45,18 +53,18 @@ def place(yolo: Any, out: str | Path | None) -> None:
 
 
 def write_program(
-    model: nn.Module, size: tuple[int, int], batch: int, *, dynamic: bool, half: bool, metadata: dict[str, Any]
+    model: nn.Module, shape: tuple[int, ...], stride: int, *, dynamic: bool, half: bool, metadata: dict[str, Any]
 ) -> Path:
-    """The ``.pt2`` file: the raw outputs that the host's own exports have."""
-    module = raw_model(model)
+    """The ``.pt2`` file for images of a shape: the raw outputs that the host's own exports have."""
+    module = raw_model(model, "pt2")
     for head in module.modules():
         if hasattr(head, "export"):
             vars(head).update(export=True, format="pt2", dynamic=dynamic, shape=None)
     module = module.half() if half else module
-    image = torch.rand(batch, 3, *size, dtype=torch.float16 if half else torch.float32)
+    image = torch.rand(shape, dtype=torch.float16 if half else torch.float32)
     shapes = None
     if dynamic:
-        height, width = (STRIDE * torch.export.Dim(name, min=2, max=256) for name in ("rows", "columns"))
+        height, width = (stride * torch.export.Dim(name, min=2, max=256) for name in ("rows", "columns"))
         shapes = ({2: height, 3: width},)
     path = check_folder(Path(str(getattr(model, "pt_path"))).with_suffix(".pt2"))  # noqa: B009  # untyped
     with warnings.catch_warnings():  # the host's head keeps its anchors in plain attributes, made anew in each call
@@ -80,7 +88,16 @@ def write_host(
         *yolo.callbacks.get("on_export_start", ()), lambda exporter: exporter.metadata.update(metadata)
     ]  # fmt: skip
     with quiet_exporter(), _own_quantisation(), _nothing_installed():
-        path = Path(yolo.export(format=format, **options, verbose=False))
+        try:
+            path = Path(yolo.export(format=format, **options, verbose=False))
+        except (ImportError, OSError, MemoryError):
+            raise
+        except Exception as error:  # a converter raises whatever it likes, some with a page of their graph
+            reason = next(iter(str(error).strip().splitlines()), "no reason given")
+            raise ValueError(
+                f"{format} could not be written of {yolo.model.yaml.get('yaml_file', 'this model')} ({yolo.task}) at "
+                f"{options['imgsz']}: {type(error).__name__} of its converter, {reason}"
+            ) from error
     if own_half:
         onnx_to_float16(path, path)
     if format == "onnx" and opset is not None:
@@ -127,11 +144,18 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, original)
 
 
-def raw_model(model: nn.Module) -> nn.Module:
-    """A fused copy in eval mode whose outputs are those of the host's exports: no selection of final boxes inside."""
+def raw_model(model: nn.Module, format: str) -> nn.Module:
+    """A fused copy in eval mode whose outputs are those of the host's exports to a format.
+
+    There is no selection of final boxes inside. Maps of classes and of depth have the size of the image, and for some
+    formats the host writes the class of each pixel in place of scores.
+    """
     module: Any = copy.deepcopy(model).eval().float()
     if hasattr(module, "end2end"):
         module.end2end = False
+    for head in module.modules():
+        if isinstance(head, _MAPS):
+            head.export, head.format = True, format
     return module.fuse(verbose=False)
 
 

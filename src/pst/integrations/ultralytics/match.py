@@ -13,8 +13,10 @@ from ultralytics.nn import tasks as host_tasks
 
 from pst.integrations.ultralytics.models import host_name, model_zoo
 from pst.integrations.ultralytics.plugin import register
+from pst.transfer import Shapes, difference, shapes
 
-Shapes = dict[str, tuple[int, ...]]
+__all__ = ["difference", "find_bundled", "shapes"]
+
 _FROM_DATA = ("nc", "channels", "kpt_shape")  # entries of a YAML that a training sets as its data wants
 
 
@@ -41,26 +43,6 @@ def find_bundled(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> tuple[s
         if alike and cfg.get("activation") == own.get("activation") and _shapes_of_yaml(cfg) == wanted:
             return name, cfg
     return None
-
-
-def shapes(state: Mapping[str, Tensor]) -> Shapes:
-    """Shape of each entry of a state dict."""
-    return {name: tuple(t.shape) for name, t in state.items()}
-
-
-def difference(wanted: Shapes, got: Shapes) -> str:
-    """How two state dicts differ, in words with an example of each kind; "" when they do not."""
-    missing, extra = ([name for name in a if name not in b] for a, b in ((wanted, got), (got, wanted)))
-    other = [name for name in wanted if name in got and wanted[name] != got[name]]
-    parts = [
-        *(
-            f"{len(names)} {what}, e.g. {names[0]}"
-            for what, names in (("missing", missing), ("unknown", extra))
-            if names
-        ),
-        *(f"{len(other)} of another shape, e.g. {n} {got[n]}, not {wanted[n]}" for n in other[:1]),
-    ]
-    return "; ".join(parts)
 
 
 def _shapes_of_yaml(cfg: dict[str, Any]) -> Shapes:

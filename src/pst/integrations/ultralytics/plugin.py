@@ -43,8 +43,15 @@ class YOLO(HostYOLO):
         if "rtdetr" in path.stem and path.suffix in {".yaml", ".yml"}:
             self.__dict__ = RTDETR(model).__dict__
             self.__class__ = RTDETR  # type: ignore[assignment]  # as Ultralytics itself does for a checkpoint
+            _follow_channels(self, *_own_channels(str(model)))
             return
         super().__init__(model, task=task, verbose=verbose)
+
+    def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
+        """Build from a YAML; for the ``channels`` or ``ch`` in it, which the host reads for classifiers alone."""
+        own, channels = _own_channels(cfg)
+        super()._new(cfg, task=task, verbose=verbose)
+        _follow_channels(self, own, channels)
 
     def _load(self, weights: str, task: str | None = None) -> None:
         """Load a checkpoint as Ultralytics does, and a ``.safetensors`` of `convert_checkpoint` in the same way."""
@@ -57,6 +64,23 @@ class YOLO(HostYOLO):
         model.args = self._reset_ckpt_args(model.args)
         self.model, self.task, self.overrides = model, model.task, {**model.args, "model": weights, "task": model.task}
         self.ckpt_path = self.model_name = weights
+
+
+def _own_channels(cfg: str) -> tuple[dict[str, Any], int]:
+    """A model YAML, and the channels of the images that it is for."""
+    own = host_tasks.yaml_model_load(cfg)
+    channels = own.get("channels", own.get("ch", 3))
+    if type(channels) is not int or channels < 1:
+        raise ValueError(f"{cfg} is for images of {channels!r} channels: wanted an integer ≥ 1")
+    return own, channels
+
+
+def _follow_channels(yolo: Any, own: dict[str, Any], channels: int) -> None:
+    """Build a new model once more where the host built it for other channels."""
+    model = yolo.model
+    if channels != model.yaml["channels"]:
+        yolo.model = type(model)(own, ch=channels, verbose=False)
+        yolo.model.args, yolo.model.task = model.args, model.task
 
 
 def register() -> None:

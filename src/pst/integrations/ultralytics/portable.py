@@ -70,6 +70,9 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
         raise ValueError(f"{path} has the class names {names}: wanted one text for each index from 0")
     guard.check_model_yaml(plain["yaml"], path)
     cfg = plain["yaml"] | {"nc": len(names)}
+    channels = cfg.get("channels", cfg.get("ch", 3))
+    if type(channels) is not int or channels < 1:
+        raise ValueError(f"{path} has a model for images of {channels!r} channels: wanted an integer ≥ 1")
     task = host_tasks.guess_model_task(cfg)
     if task is None:
         raise ValueError(f"{path} has a model of no known task: its last row is {cfg['head'][-1]}")
@@ -77,7 +80,7 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
         **plain
         | {
             "state": {name: t.float() if t.is_floating_point() else t for name, t in state.items()},
-            "yaml": cfg | {"channels": cfg.get("channels", cfg.get("ch", 3))},
+            "yaml": cfg | {"channels": channels},
             "task": task,
             "names": names,
         }

@@ -69,11 +69,11 @@ class Task(ABC, Generic[C]):
 
     @abstractmethod
     def inputs(self, images: Tensor) -> Any:
-        """What the model takes in eval mode, for (B, 3, S, S) uint8."""
+        """What the model takes in eval mode, for (B, C, S, S) uint8."""
 
     @abstractmethod
     def square(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 as the model gets it: (3, S, S) uint8."""
+        """(C, H, W) uint8 as the model gets it: (C, S, S) uint8."""
 
     @abstractmethod
     def predictions(self, output: Any, sizes: Tensor) -> list[Record]:

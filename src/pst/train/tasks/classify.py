@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 from typing_extensions import override
 
+from pst.backbones.channels import per_channel
 from pst.data.dataset import Batch
 from pst.data.folder import read_folder
 from pst.data.images import Sample, Split, centre_square, decode
@@ -36,7 +37,7 @@ class Classify(Task[ClassifyConfig]):
     @override
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
         def load(i: int) -> Sample:
-            image = decode(split.images[i])
+            image = decode(split.images[i], channels=self.config.in_chans)
             return Sample(self.square(image), split.targets[i], (image.shape[2], image.shape[1]))
 
         return load
@@ -49,9 +50,11 @@ class Classify(Task[ClassifyConfig]):
     def build(self, *, pretrained: bool) -> nn.Module:
         import_module("pst.integrations.timm")  # registers the pst_… models
         c = self.config
-        model = timm.create_model(c.model, pretrained=pretrained, num_classes=len(self.classes), **c.model_args)
+        options = {"num_classes": len(self.classes), "in_chans": c.in_chans, **c.model_args}
+        model = timm.create_model(c.model, pretrained=pretrained, **options)
         data = resolve_model_data_config(model)
-        self._mean, self._std = (255 * torch.tensor(data[key]).view(3, 1, 1) for key in ("mean", "std"))
+        statistics = (torch.tensor(per_channel(data[key], c.in_chans)) for key in ("mean", "std"))
+        self._mean, self._std = (255 * values.view(-1, 1, 1) for values in statistics)
         self._mix = Mixup(c.mixup, c.cutmix, label_smoothing=c.smoothing, num_classes=len(self.classes))
         return model
 

@@ -47,7 +47,7 @@ class Detect(Task[DetectConfig]):
             )
 
         def load(i: int) -> Sample:
-            image = decode(split.images[i])
+            image = decode(split.images[i], channels=self.config.in_chans)
             size, boxes = (image.shape[2], image.shape[1]), split.targets[i]
             if boxes.size not in (None, size):
                 raise ValueError(f"{split.images[i]} is {size[0]}×{size[1]}, its annotations say {boxes.size}")
@@ -70,6 +70,7 @@ class Detect(Task[DetectConfig]):
         c = self.config
         size = {"min_size": c.imgsz, "max_size": c.imgsz}
         options = {"pretrained": pretrained, **size, **c.model_args}
+        options["backbone_options"] = {"in_channels": c.in_chans, **options.get("backbone_options", {})}
         return getattr(builders, c.model)(c.backbone, len(self.classes) + self._first, neck=c.neck, **options)
 
     @override

@@ -11,14 +11,13 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from typing_extensions import override
 
+from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.data.dataset import Batch
 from pst.data.images import GREY, Sample, Split, decode, fitted, letterbox
 from pst.data.masks import IGNORE, read_mask, read_masks
 from pst.train import augment
 from pst.train.config import SegmentConfig
 from pst.train.tasks.base import Record, Task
-
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, 0 to 255
 
 
 class Segment(Task[SegmentConfig]):
@@ -38,7 +37,7 @@ class Segment(Task[SegmentConfig]):
         edge, classes = self.config.imgsz, len(split.classes)
 
         def load(i: int) -> Sample:
-            image = decode(split.images[i])
+            image = decode(split.images[i], channels=self.config.in_chans)
             mask = read_mask(split.targets[i], classes)
             if mask.shape != image.shape[1:]:
                 raise ValueError(
@@ -61,7 +60,8 @@ class Segment(Task[SegmentConfig]):
 
         c = self.config
         weights = "imagenet" if pretrained else None
-        return PSTSegmenter(c.encoder, weights, classes=len(self.classes), neck=c.neck, **c.model_args)
+        options = {"classes": len(self.classes), "neck": c.neck, **c.model_args}
+        return PSTSegmenter(c.encoder, weights, c.in_chans, **options)
 
     @override
     def augment(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -127,5 +127,9 @@ class Segment(Task[SegmentConfig]):
 
 def _normalised(images: Tensor) -> Tensor:
     """From values 0 to 255 to those that backbones expect."""
-    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (_MEAN, _STD))
+    channels = images.shape[1]
+    mean, std = (
+        images.new_tensor([255 * value for value in per_channel(values, channels)]).view(-1, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return (images - mean) / std

@@ -1,0 +1,88 @@
+"""Images of another number of channels than the three that published networks and statistics are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in [0, 1]."""
+
+
+def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Mean or standard deviation of each channel, from those of red, green and blue.
+
+    A single channel is grey and gets their average. Several repeat them in turn, as timm repeats the weights of a first
+    convolution. Values that are as many as the channels stay as they are.
+
+    Args:
+        values: One for each channel that a network was made for.
+        channels: Of the images, at least 1.
+
+    Example:
+        >>> per_channel((1.0, 2.0, 6.0), 1), per_channel((1.0, 2.0, 6.0), 4)
+        ((3.0,), (1.0, 2.0, 6.0, 1.0))
+    """
+    if channels == 1 and len(values) > 1:
+        return (sum(values) / len(values),)
+    return tuple(values[i % len(values)] for i in range(channels))
+
+
+def asked_channels(in_channels: int | None, options: Mapping[str, Any]) -> int:
+    """Channels of the images, by our name ``in_channels`` or by timm's ``in_chans`` among the options; 3 by default.
+
+    Raises:
+        ValueError: Both are given and differ, or it is no integer ≥ 1.
+    """
+    given = {
+        name: n for name, n in (("in_channels", in_channels), ("in_chans", options.get("in_chans"))) if n is not None
+    }
+    if len({*given.values()}) > 1:
+        raise ValueError(f"in_channels={in_channels} and in_chans={options['in_chans']} contradict: give one of them")
+    channels = next(iter(given.values()), 3)
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise ValueError(f"{next(iter(given))} must be an integer ≥ 1, got {channels!r}")
+    return channels
+
+
+def check_channels(name: str, images: Tensor, channels: int) -> None:
+    """Raise ValueError unless images (B, C, H, W) have the channels that the network ``name`` was built for."""
+    if images.shape[1] != channels:
+        raise ValueError(
+            f"{name} takes images of {channels} channels, got shape {tuple(images.shape)}: convert them, or build the "
+            "network for theirs"
+        )
+
+
+@torch.no_grad()
+def replace_first_convolution(network: nn.Module, channels: int, *, pretrained: bool) -> None:
+    """Let a network of three-channel images take ``channels``, as timm does: in place.
+
+    Published weights are summed for one channel, and for several repeated in turn and scaled by 3/channels, so that the
+    sums that the next layer sees keep their size. Random ones are drawn anew, as widely as they were.
+
+    Args:
+        network: Its first convolution sees the images.
+        channels: Of the images.
+        pretrained: Whether it holds published weights.
+    """
+    if channels == 3:
+        return
+    name, old = next((name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    options: dict[str, Any] = {
+        key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    }
+    new = nn.Conv2d(channels, old.out_channels, bias=old.bias is not None, **options).to(old.weight)
+    if not pretrained:
+        new.weight.normal_(0, float(old.weight.std()))
+    elif channels == 1:
+        new.weight.copy_(old.weight.sum(1, keepdim=True))
+    else:
+        new.weight.copy_(old.weight[:, [i % 3 for i in range(channels)]] * (3 / channels))
+    if new.bias is not None and old.bias is not None:
+        new.bias.copy_(old.bias)
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, new)

@@ -1,0 +1,83 @@
+"""Starting a run from the weights of another one, which may have had other classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import PartialState
+from torch import nn
+
+from pst.checkpoint import load_safetensors
+from pst.train.log import LOG
+from pst.train.state import BEST, describe_weights
+from pst.train.tasks import make_task
+from pst.transfer import class_entries, load_weights
+
+if TYPE_CHECKING:
+    from pst.train.tasks.base import Task
+
+_MODEL = ("task", "model", "backbone", "encoder", "neck", "in_chans")  # settings that say which model it is
+_NAMED = 8  # classes that a line lists
+
+
+def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
+    """Load what a run is to start from, and log what the model keeps of its own, or that the classes differ.
+
+    Args:
+        task: Of the run.
+        model: Of the run, new.
+        source: Run folder, whose ``best.safetensors`` is taken, or a safetensors file with the model's entries. The
+            class layers may be of another number of classes: those stay as they are.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no safetensors file; the weights are those of another model, which the message names; or the
+            class layers are left fresh and would not train.
+    """
+    path = Path(source)
+    path = path / BEST if path.is_dir() else path
+    state, metadata = load_safetensors(path)
+    settings, classes = describe_weights(metadata, path)
+    try:
+        fresh = load_weights(model, state, lambda: _class_entries(task))
+    except ValueError as error:
+        wanted = task.config.resolved()
+        raise ValueError(
+            f"weights={path} {_whose(settings, wanted)}, not of this run's model, {_named(wanted, settings)}: {error}"
+        ) from error
+    if fresh and task.config.trainable == "gate":
+        raise ValueError(
+            f"weights={path} have other classes, so {fresh[0]} starts anew, and trainable=gate would leave it "
+            "untrained: train with trainable=all first"
+        )
+    if PartialState().is_main_process:
+        _report(path, classes, task.classes, fresh)
+
+
+def _class_entries(task: Task[Any]) -> set[str]:
+    def build(count: int) -> nn.Module:
+        return make_task(task.config, tuple(map(str, range(count)))).build(pretrained=False)
+
+    return class_entries(build, len(task.classes))
+
+
+def _report(path: Path, theirs: tuple[str, ...] | None, ours: tuple[str, ...], fresh: list[str]) -> None:
+    if fresh:
+        count = "another number of" if theirs is None else len(theirs)
+        LOG.warning("%s has %s classes, the data %d: left fresh are %s", path, count, len(ours), ", ".join(fresh))
+    elif theirs is not None and theirs != ours:
+        names = [", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "") for names in (theirs, ours)]
+        LOG.warning(
+            "%s has the classes %s, the data %s: all weights are loaded, those of the class layers too", path, *names
+        )
+
+
+def _whose(settings: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
+    return "are of a model unknown to pst train" if settings is None else f"are of {_named(settings, wanted)}"
+
+
+def _named(settings: dict[str, Any], other: dict[str, Any] | None) -> str:
+    """Task and model of a run in words, without what both have in common."""
+    names = [n for n in _MODEL if n in settings and (other is None or settings[n] != other.get(n) or n == "task")]
+    return ", ".join(f"{name} {settings[name]}" for name in names)

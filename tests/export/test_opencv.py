@@ -1,0 +1,86 @@
+"""What docs/export.md says of OpenCV's DNN module and of TorchScript, run."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pst
+from battery import filled
+from pst.export import to_onnx
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+
+
+class Net(nn.Module):
+    """One image in, as OpenCV's readers give it, and a PST layer inside."""
+
+    def __init__(self, topk: int, fusion: str) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 16, 3, 2, padding=1), nn.Conv2d(3, 24, 3, 4, padding=1)
+        self.fuse = pst.PST(16, 24, 64, topk=topk, fusion=fusion)  # type: ignore[arg-type]
+
+    def forward(self, x):
+        return self.fuse(self.fine(x), self.coarse(x))
+
+
+def net(topk: int, fusion: str = "gate") -> nn.Module:
+    torch.manual_seed(0)
+    return filled(Net(topk, fusion)).eval()
+
+
+def by_opencv(model: nn.Module, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model and OpenCV make of another image than the file was made with."""
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    network = cv2.dnn.readNetFromONNX(str(to_onnx(model, (torch.rand(1, 3, 16, 24),), path / "net.onnx")))
+    image = torch.rand(1, 3, 16, 24)
+    network.setInput(image.numpy())
+    with torch.no_grad():
+        return model(image), torch.from_numpy(network.forward())
+
+
+@pytest.mark.parametrize("topk", [0, 8])
+def test_opencv_runs_the_coarse_model_and_the_gate(topk, tmp_path):
+    pytest.importorskip("onnx", reason="the export extra is not installed")
+    want, got = by_opencv(net(topk), tmp_path)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    without = net(0)
+    assert topk == 0 or not torch.allclose(net(topk)(torch.ones(1, 3, 16, 24)), without(torch.ones(1, 3, 16, 24)))
+
+
+def test_opencv_refuses_refine_or_is_right(tmp_path):
+    """OpenCV 5.0 refuses; a version that does not must be right, and then the page should say so."""
+    pytest.importorskip("onnx", reason="the export extra is not installed")
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    try:
+        want, got = by_opencv(net(8, "refine"), tmp_path)
+    except cv2.error:
+        assert re.search(r'OpenCV.*refuses the file of\s+`fusion="refine"`', DOCUMENT, re.DOTALL)
+        return
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("topk", "fusion"), [(0, "gate"), (8, "gate"), (8, "refine")])
+def test_traced_models_are_the_model(topk, fusion):
+    model = net(topk, fusion)
+    traced: Any = torch.jit.trace(model, torch.rand(1, 3, 16, 24), check_trace=False)
+    image = torch.rand(1, 3, 16, 24)
+    torch.testing.assert_close(traced(image), model(image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="torch.jit.script does not know this Python")
+def test_script_is_refused_in_one_sentence():
+    for module in (net(8), pst.PST(16, 24, 64), pst.PSTPyramid([8, 8], 64)):
+        with pytest.raises(
+            NotImplementedError, match=r"torch\.jit\.script cannot compile PST layers: use torch\.jit\.trace"
+        ):
+            torch.jit.script(module)
+    assert "`torch.jit.script` is refused" in DOCUMENT
