@@ -56,16 +56,23 @@ def test_an_interrupted_training_ends_with_all_epochs_and_nothing_but_its_checkp
     assert [p.name for p in run.wdir.iterdir()] == ["last.pt"]
 
 
-def test_validating_on_the_way_is_recorded_and_changes_no_weight(run, boxes_data, tmp_path):
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, boxes_data: Path) -> CellTrainer:
+    """A training without anything else."""
+    trainer = CellTrainer(overrides(boxes_data, tmp_path_factory.mktemp("plain")), prepare=pst.track_fine_statistics)
+    trainer.train()
+    return trainer
+
+
+def test_validating_on_the_way_is_recorded_and_changes_no_weight(plain, boxes_data, tmp_path):
     def value(model: nn.Module) -> float:
         assert not model.training
         for p in model.parameters():
             p.data.zero_()  # it is a copy
         return 0.25
 
-    plain = CellTrainer(overrides(boxes_data, tmp_path / "plain"))
-    plain.train()
-    trainer = CellTrainer(overrides(boxes_data, tmp_path / "watched"), validate=value, val_every=2)
+    watched: dict[str, Any] = {"prepare": pst.track_fine_statistics, "validate": value}
+    trainer = CellTrainer(overrides(boxes_data, tmp_path / "watched"), val_every=2, **watched)
     trainer.train()
     assert trainer.curve == [(2, 0.25), (3, 0.25)]
     assert plain.curve == []
@@ -74,22 +81,21 @@ def test_validating_on_the_way_is_recorded_and_changes_no_weight(run, boxes_data
     for name, t in plain.trained().state_dict().items():
         assert torch.equal(trainer.trained().state_dict()[name], t), name
     with pytest.raises(ValueError, match="val_every is a number of epochs, at least 1, got 0"):
-        CellTrainer(overrides(boxes_data, tmp_path / "never"), validate=value, val_every=0)
+        CellTrainer(overrides(boxes_data, tmp_path / "never"), val_every=0, **watched)
 
 
-def test_training_in_bfloat16_on_a_cpu_follows_the_one_in_float32(boxes_data, tmp_path):
+def test_training_in_bfloat16_on_a_cpu_follows_the_one_in_float32(plain, boxes_data, tmp_path):
     """Same seed, same batches: the losses stay close, and weights and evaluation are in float32."""
-    losses = {}
-    for amp in (False, "bf16"):
-        trainer = CellTrainer(overrides(boxes_data, tmp_path / str(amp), amp=amp), prepare=pst.track_fine_statistics)
-        trainer.train()
-        losses[amp] = torch.tensor([epoch["loss"] for epoch in trainer.log])
-        model = trainer.trained()
-        assert isinstance(model, Bfloat16Detector) == (amp == "bf16")
-        assert {t.dtype for t in model.state_dict().values()} == {torch.float32, torch.int64}
+    trainer = CellTrainer(overrides(boxes_data, tmp_path, amp="bf16"), prepare=pst.track_fine_statistics)
+    trainer.train()
+    half, whole = (torch.tensor([epoch["loss"] for epoch in t.log]) for t in (trainer, plain))
+    torch.testing.assert_close(half, whole, rtol=0.1, atol=0)
+    assert not torch.equal(half, whole)
+    for t in (trainer, plain):
+        model = t.trained()
+        assert isinstance(model, Bfloat16Detector) == (t is trainer)
+        assert {v.dtype for v in model.state_dict().values()} == {torch.float32, torch.int64}
         assert model(torch.rand(1, 3, 64, 64))[0].dtype == torch.float32
-    torch.testing.assert_close(losses["bf16"], losses[False], rtol=0.1, atol=0)
-    assert not torch.equal(losses["bf16"], losses[False])
 
 
 def test_bfloat16_is_for_the_layers_of_a_training_pass():

@@ -51,7 +51,7 @@ def test_launch_file_trains_in_a_fresh_process(start: str, trained: Path, boxes_
         trainer.model = trainer.get_model(weights=model, cfg=model.yaml)
     launch = dist.generate_ddp_file(trainer)
     try:
-        subprocess.run([sys.executable, launch], env=dict(os.environ), cwd=tmp_path, check=True, timeout=300)
+        subprocess.run([sys.executable, launch], env=dict(os.environ), cwd=tmp_path, check=True, timeout=900)
     finally:
         ddp_cleanup(trainer, launch)
     assert not Path(launch).exists()
@@ -94,7 +94,7 @@ def test_both_ranks_step_to_the_same_weights_and_every_parameter_has_a_gradient(
         for rank, out in enumerate(outs)
     ]  # fmt: skip
     try:
-        errors = [process.communicate(timeout=600)[1] for process in processes]
+        errors = [process.communicate(timeout=900)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

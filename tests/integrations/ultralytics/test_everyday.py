@@ -189,7 +189,7 @@ def test_the_installed_command_trains_and_tensorboard_gets_the_losses(boxes_data
     env |= {"YOLO_CONFIG_DIR": str(config), "YOLO_OFFLINE": "true"}
     train = [f"{key}={value}" for key, value in {**TRAIN, "data": boxes_data, "project": tmp_path}.items()]
     command = [str(PST), "yolo", "detect", "train", "model=yolo11n-pst.yaml", "epochs=1", *train]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     out = done.stdout + done.stderr
     assert done.returncode == 0, out
     assert (tmp_path / "train" / "weights" / "last.pt").is_file()

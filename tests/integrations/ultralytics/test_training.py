@@ -129,7 +129,7 @@ print("SEEN", json.dumps(seen))
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.fixture(scope="module")
