@@ -5,13 +5,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 VENV ?= .venv
 SPACE ?= $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),8,4)
 WORKERS ?= 2
+THREADS ?= 1
 ARGS ?=
 
 PY := $(VENV)/bin/python
 PST := $(VENV)/bin/pst
 STAMP := $(VENV)/.setup-done
 # one thread for each test worker: numeric libraries would otherwise start one for every core in each of them
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint types format package bench bench-check docs clean
@@ -36,10 +37,10 @@ $(STAMP): pyproject.toml
 demo: setup ## train, evaluate and report on the embedded data: runs/demo/report.html (ARGS="--epochs 50" adds options)
 	$(PST) demo $(ARGS)
 
-test: setup ## the tests but the slow ones, with coverage (ARGS="-k name" adds options)
-	$(PYTEST) -m "not slow" --cov=pst $(ARGS)
+test: setup ## the tests but the slow ones (ARGS="-k name" adds options)
+	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: setup ## every test
+test-all: setup ## every test, with coverage, which takes half as long again
 	$(PYTEST) --cov=pst $(ARGS)
 
 lint: setup ## style and format

@@ -11,6 +11,7 @@ import tempfile
 # Ultralytics writes its settings file when imported: never the user's own.
 os.environ["YOLO_CONFIG_DIR"] = _config = tempfile.mkdtemp(prefix="pst-tests-")
 os.environ["YOLO_OFFLINE"] = "true"  # no look-ups, no downloads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 atexit.register(shutil.rmtree, _config, ignore_errors=True)
 
 import hypothesis  # noqa: E402
@@ -24,11 +25,22 @@ pytest.register_assert_rewrite("battery", "tensors")
 hypothesis.settings.register_profile("pst", derandomize=True, database=None, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("pst")
 
-torch.set_num_threads(1)
 
-
-@pytest.fixture(autouse=True)
-def _seeds() -> None:
+def _start_afresh() -> None:
+    """Seeds, and one thread: on a CPU Ultralytics takes all cores but one for the rest of the process."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 the libraries under test use the global generator
     torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> None:
+    _start_afresh()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """What several tests share is made the same, whichever of them comes first."""
+    if fixturedef.scope != "function":
+        _start_afresh()

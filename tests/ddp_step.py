@@ -1,11 +1,12 @@
 """One of two processes that train YOLO11n-PST for two steps under DistributedDataParallel: gloo, on the CPU.
 
-Usage: python ddp_step.py RANK RENDEZVOUS_FILE K BACKEND_OF_COMPILE|none OUT_FILE
+Usage: python ddp_step.py RANK RENDEZVOUS_FILE K,K,… BACKEND_OF_COMPILE|none OUT_FILE
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,10 +28,9 @@ def batch(rank: int, step: int) -> dict[str, torch.Tensor]:
     }
 
 
-def main(rank: int, rendezvous: str, topk: int, backend: str, out: str) -> None:
-    torch.set_num_threads(1)
+def train(rank: int, topk: int, backend: str) -> dict[str, Any]:
+    """A new model's two steps with k = ``topk``: which parameters had no gradient, which moved, and the weights."""
     torch.manual_seed(rank)  # DistributedDataParallel has to give every rank the weights of the first
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     model = YOLO("yolo11n-pst.yaml").model.train()
     model.args = get_cfg()
     for name, parameter in model.named_parameters():
@@ -51,16 +51,19 @@ def main(rank: int, rendezvous: str, topk: int, backend: str, out: str) -> None:
         idle |= {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
         optimizer.step()
     parameters = dict(model.named_parameters())
-    torch.save(
-        {
-            "without_gradient": sorted(idle),
-            "moved": [name for name, p in parameters.items() if not torch.equal(p, before[name])],
-            "weights": {name: p.detach() for name, p in parameters.items()},
-        },
-        out,
-    )
+    return {
+        "without_gradient": sorted(idle),
+        "moved": [name for name, p in parameters.items() if not torch.equal(p, before[name])],
+        "weights": {name: p.detach() for name, p in parameters.items()},
+    }
+
+
+def main(rank: int, rendezvous: str, ks: list[int], backend: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    torch.save({k: train(rank, k, backend) for k in ks}, out)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5])
+    main(int(sys.argv[1]), sys.argv[2], [int(k) for k in sys.argv[3].split(",")], sys.argv[4], sys.argv[5])

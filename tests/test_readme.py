@@ -91,7 +91,7 @@ def test_ultralytics_example(boxes):
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     env |= {"YOLO_CONFIG_DIR": str(boxes / "config"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=boxes, env=env, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", code], cwd=boxes, env=env, capture_output=True, text=True, timeout=900, check=False
     )
     assert result.returncode == 0, result.stderr
     assert "K {8}" in result.stdout

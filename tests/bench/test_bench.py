@@ -178,7 +178,8 @@ def test_a_rival_without_its_package_is_said_to_be_left_out() -> None:
 def test_imports_are_those_of_fresh_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pst.bench.imports.PROGRAMS", {"nothing": "", "sleep": "import time; time.sleep(0.3)"})
     nothing, sleep = run_imports(rounds=2)
-    assert sleep["ms"]["median"] - nothing["ms"]["median"] > 200
+    assert nothing["ms"]["median"] > 0
+    assert sleep["ms"]["median"] >= 300  # whatever else the machine is doing
     assert PROGRAMS["import torch"] == "import torch"
 
 

@@ -15,7 +15,7 @@ def run(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [str(ROOT / "benchmarks" / "gpu.sh"), str(out), "--device", "cpu", "--quick", *options],
-        capture_output=True, text=True, timeout=300, check=False, env=environment,
+        capture_output=True, text=True, timeout=900, check=False, env=environment,
     )  # fmt: skip
 
 

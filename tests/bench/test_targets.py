@@ -113,6 +113,7 @@ def test_commands_measure_judge_and_write_the_page(
     assert text.endswith("\nafter\n")
     assert "outdated" not in text
     assert page_part(judge(suites), suites, ["assets/speed-module.png"]) in text
+    assert "Measured on: a processor, 2 threads." in text
     assert (tmp_path / "assets" / "speed-module.png").stat().st_size > 1000
 
 

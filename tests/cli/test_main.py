@@ -14,7 +14,7 @@ PST = Path(sys.executable).with_name("pst")
 
 
 def run_command(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(PST), *args], capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+    return subprocess.run([str(PST), *args], capture_output=True, text=True, cwd=cwd, timeout=900, check=False)
 
 
 @pytest.fixture

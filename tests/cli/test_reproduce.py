@@ -270,7 +270,7 @@ def test_from_data_to_table(tmp_path: Path) -> None:
 
     def pst(*args: str) -> str:
         command = small_run(data, tmp_path, *args, epochs=1)
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -299,7 +299,7 @@ def test_the_same_command_again_goes_on_after_a_kill(tmp_path: Path) -> None:
         process.kill()
     done, epochs = reproduce.epochs_done(last)
     assert done < epochs == 6
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert again.returncode == 0, again.stderr
     assert "resume=True" in again.stdout.splitlines()[0]
     with (last.parents[1] / "results.csv").open() as file:

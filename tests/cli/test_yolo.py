@@ -62,5 +62,5 @@ def test_arguments_that_the_host_refuses_are_an_error_of_one_line(host, capsys):
 
 def test_the_installed_command_runs_the_host(tmp_path):
     env = {**os.environ, "YOLO_CONFIG_DIR": str(tmp_path)}
-    result = subprocess.run([str(PST), "yolo", "cfg"], capture_output=True, text=True, env=env, timeout=120, check=True)
+    result = subprocess.run([str(PST), "yolo", "cfg"], capture_output=True, text=True, env=env, timeout=900, check=True)
     assert "imgsz: 640" in result.stdout + result.stderr

@@ -9,6 +9,7 @@ import pytest
 import pst
 from pst import environment
 from pst.demo import run, stages
+from pst.demo.remaining import Remaining
 
 ROWS = ["coarse", *(f"{fusion}-k{k}" for fusion in ("gate", "refine") for k in (4, 8, 16))]
 
@@ -108,7 +109,7 @@ def test_only_missing_rows_are_evaluated(finished, monkeypatch):
 
     monkeypatch.setattr(ultralytics, "sweep", count)
     run(**finished.arguments)
-    assert calls == [(["gate"], [16])]
+    assert calls == [(("gate",), [16])]
     assert json.loads(file.read_text())["map50"] == pytest.approx(kept["map50"], abs=1e-6)
 
 
@@ -123,7 +124,7 @@ def test_killed_between_the_last_epoch_and_the_mark_nothing_is_trained(finished,
     workspace.last.write_bytes(finished.interrupted["last.pt"])  # one whole epoch
     monkeypatch.setattr(ultralytics.YOLO, "train", lambda *_, **__: pytest.fail("the training was repeated"))
     settings = Settings(data=None, imgsz=64, epochs=1, batch=4, device="cpu", seed=0)
-    stages.train(settings, finished.arguments["data"], workspace, workers=0)
+    stages.train(settings, finished.arguments["data"], workspace, Remaining(0, print), workers=0)
     assert workspace.trained.is_file()
     assert not workspace.last.exists()
     assert workspace.best.read_bytes() == b"best"

@@ -47,7 +47,7 @@ def assert_equal_on_all_processes(layer: nn.Module) -> None:
 
 def main(rank: int, init: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=2, timeout=timedelta(minutes=4))
+    dist.init_process_group("gloo", init_method=init, rank=rank, world_size=2, timeout=timedelta(minutes=15))
     for name, (settings, fusion) in VARIANTS.items():
         torch.manual_seed(0)
         layer = pst.PST(8, 12, 32, head_dim=8, depth=2, **settings)

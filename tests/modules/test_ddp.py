@@ -16,7 +16,7 @@ def test_two_processes_train_every_parameter(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     workers = [subprocess.Popen([sys.executable, str(WORKER), str(rank), init], **pipes) for rank in range(2)]
     try:
-        outputs = [worker.communicate(timeout=300) for worker in workers]
+        outputs = [worker.communicate(timeout=900) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()  # does nothing to one that has ended

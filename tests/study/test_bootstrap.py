@@ -97,12 +97,15 @@ def test_detections_that_do_not_count_are_left_out(interpolation):
     assert (got > average_precision(found, weights, interpolation=interpolation)).any()
 
 
-def test_unit_weights_give_ultralytics_figure():
+@pytest.mark.parametrize("ties", [False, True])
+def test_unit_weights_give_ultralytics_figure(ties):
+    """Given the order of equal scores, which Ultralytics leaves to a sort that is not stable: ours is as they came."""
     from ultralytics.utils.metrics import ap_per_class
 
-    found = detections()
+    found = detections(ties=ties)
     tp, score, label, true = (t.numpy() for t in (found.correct, found.score, found.label, found.true_label))
-    expected = ap_per_class(tp, score, label, true)[5].mean(0)
+    order = np.argsort(-score, kind="stable")
+    expected = ap_per_class(tp[order], -np.arange(len(order)), label[order], true)[5].mean(0)
     got = average_precision(found, torch.ones(1, IMAGES, dtype=torch.float64))[0]
     np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-12)
 

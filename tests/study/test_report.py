@@ -115,14 +115,19 @@ def test_prose_around_the_markers_stays(made, tmp_path):
     assert page.read_text() == first
 
 
-def test_latency_measured_apart_takes_the_cells_place(made, tmp_path):
+def test_latency_measured_apart_takes_the_cells_place_and_names_the_processor(made, tmp_path):
     pytest.importorskip("matplotlib")
     study, results = made
-    record = {"latency_of": "demo", "device": "cpu", "batch": 1, "ms_per_image": {"64": {"pst": {"k0": 3.25}}}}
+    times = {"k0": 3.25, "k8-refine": 4.0}
+    record = {
+        "latency_of": "demo", "device": "cpu", "batch": 1, "ms_per_image": {"64": {"pst": times}},
+        "hardware": {"cpu": "Some Processor", "gpus": []},
+    }  # fmt: skip
     (results / "latency-demo-cpu-b1.json").write_text(json.dumps(record))
     write_report([study], results=results, out=tmp_path / "docs")
     lines = (tmp_path / "docs/evidence.md").read_text().splitlines()
     assert "| 3.25 |" in next(line for line in lines if line.startswith("| pst |"))
+    assert any("ms per image (Some Processor, batch 1)" in line for line in lines)
 
 
 def test_a_result_of_other_settings_is_refused(made, tmp_path):

@@ -85,12 +85,18 @@ def tables(suite: Mapping[str, Any]) -> dict[str, Table]:
     }
 
 
+def machine(suite: Mapping[str, Any]) -> str:
+    """The processor that a suite was measured on, and its threads."""
+    hardware = suite["hardware"]
+    device = hardware["cpu"] if suite["settings"]["device"] == "cpu" else ", ".join(hardware["gpus"])
+    return f"{device}, {hardware['threads']} threads"
+
+
 def origin(suite: Mapping[str, Any]) -> str:
     """One line: where, with what and when a suite was measured, and the peaks of that machine."""
-    hardware, versions, peaks = suite["hardware"], suite["versions"], suite["roofline"]
-    device = hardware["cpu"] if suite["settings"]["device"] == "cpu" else ", ".join(hardware["gpus"])
+    versions, peaks = suite["versions"], suite["roofline"]
     return (
-        f"{device}, {hardware['threads']} threads, torch {versions['torch']}, commit {str(suite['commit'])[:12]}, "
+        f"{machine(suite)}, torch {versions['torch']}, commit {str(suite['commit'])[:12]}, "
         f"{suite['created']}; peaks: {peaks['matmul_gflops']:.0f} GFLOP/s, {peaks['exp_gops']:.2f}·10⁹ exp/s, "
         f"{peaks['copy_gbs']:.0f} GB/s"
     )
@@ -105,7 +111,8 @@ def markdown(table: Table) -> str:
 
 def page_part(judged: Sequence[dict[str, Any]], suites: Mapping[str, Mapping[str, Any]], plots: Sequence[str]) -> str:
     """The generated part of docs/speed.md: targets, then every table with its origin, then the plots."""
-    parts = ["## Targets", markdown(targets_table(judged))]
+    machines = "; ".join(dict.fromkeys(machine(suite) for suite in suites.values()))
+    parts = ["## Targets", f"Measured on: {machines}.", markdown(targets_table(judged))]
     for suite in suites.values():
         for title, table in tables(suite).items():
             parts += [f"## {title}", origin(suite), markdown(table)]

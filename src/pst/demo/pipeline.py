@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pst.demo.settings import Settings
+from pst.demo.settings import GRID, Settings
 from pst.demo.workspace import Workspace
 from pst.files import write_text
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def run(
     *,
     data: str | Path | None = None,
-    imgsz: int = 256,
-    epochs: int = 16,
+    imgsz: int = 192,
+    epochs: int = 14,
     batch: int = 8,
     out: str | Path = "runs/demo",
     device: str = "cpu",
@@ -28,7 +28,7 @@ def run(
     """Train YOLO11n-PST with coarse attention only, evaluate k = 0, 4, 8, 16 with both fusions, write a report.
 
     May be killed at any time: the next call with the same settings and ``out`` resumes after the last whole epoch and
-    keeps every row of the table that is done.
+    keeps every row of the table that is done. After each epoch and evaluation a line says how long is left.
 
     Args:
         data: Dataset YAML in the Ultralytics layout; None makes the embedded digits (`pst.data.digits`).
@@ -52,6 +52,7 @@ def run(
     from ultralytics.utils import LOGGER
 
     from pst.data import digits
+    from pst.demo.remaining import Remaining
     from pst.demo.stages import evaluate, train
 
     path = None if data is None else str(Path(data).resolve() if Path(data).exists() else data)
@@ -62,9 +63,10 @@ def run(
     LOGGER.info(f"[1/4] data: {'handwritten digits on photos' if path is None else path}")
     data = digits.make(workspace.digits, imgsz=imgsz, seed=seed) if path is None else path
     LOGGER.info(f"[2/4] training: {epochs} epochs with coarse attention only")
-    train(settings, data, workspace, workers=workers)
+    remaining = Remaining(len(GRID) - len(list(workspace.rows.glob("*.json"))), LOGGER.info)
+    train(settings, data, workspace, remaining, workers=workers)
     LOGGER.info("[3/4] evaluation: every k and fusion")
-    rows = evaluate(settings, data, workspace)
+    rows = evaluate(settings, data, workspace, remaining)
     LOGGER.info("[4/4] report: validation pictures")
     write_text(workspace.report, _report(settings, data, workspace, rows))
     return workspace.report

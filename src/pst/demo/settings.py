@@ -9,6 +9,11 @@ from pst.functional.attention import Fusion
 
 TOPK = (0, 4, 8, 16)
 FUSIONS: tuple[Fusion, ...] = ("gate", "refine")
+# Name, k and fusion of each evaluation. k = 0 is one row, whatever the fusion.
+GRID: tuple[tuple[str, int, tuple[Fusion, ...]], ...] = (
+    ("coarse", 0, FUSIONS),
+    *((f"{fusion}-k{k}", k, (fusion,)) for fusion in FUSIONS for k in TOPK if k > 0),
+)
 MODEL = "yolo11n-pst.yaml"
 
 # Short training from scratch on few cores. Digits must not be mirrored. nbs is the batch size at which Ultralytics

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pst.demo.settings import FUSIONS, MODEL, TOPK, TRAINING, Settings
+from pst.demo.remaining import Remaining
+from pst.demo.settings import GRID, MODEL, TRAINING, Settings
 from pst.demo.workspace import Workspace
 from pst.files import write_bytes, write_text
 
 if TYPE_CHECKING:
-    from pst.functional.attention import Fusion
     from pst.integrations.ultralytics import YOLO, SweepRow
 
 
-def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers: int) -> None:
+def train(settings: Settings, data: str | Path, workspace: Workspace, remaining: Remaining, *, workers: int) -> None:
     """Train with coarse attention only, until ``workspace.best`` is the finished model.
 
     Args:
         settings: Of the run.
         data: Dataset YAML.
         workspace: A finished training in it is kept, an unfinished one resumed after its last whole epoch.
+        remaining: Says after each epoch how long is left.
         workers: Processes that load data; Ultralytics uses none on the CPU.
     """
     from pst.integrations.ultralytics import YOLO
@@ -36,6 +37,7 @@ def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers
     yolo = YOLO(workspace.last if resume else MODEL)
     if not resume or _epochs_done(yolo) < settings.epochs:  # else only the last stroke was missing
         _watch(yolo, workspace)
+        remaining.watch(yolo)
         folder = workspace.root / "train"
         # a resumed training takes its folder from here as well: the demo's may have been moved since
         own = {"resume": True} if resume else TRAINING
@@ -56,8 +58,14 @@ def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers
     workspace.last.unlink(missing_ok=True)
 
 
-def evaluate(settings: Settings, data: str | Path, workspace: Workspace) -> list[SweepRow]:
+def evaluate(settings: Settings, data: str | Path, workspace: Workspace, remaining: Remaining) -> list[SweepRow]:
     """Validate ``workspace.best`` for every k and fusion; rows that an earlier run finished are read back.
+
+    Args:
+        settings: Of the run.
+        data: Dataset YAML.
+        workspace: Holds the model, and gets the rows.
+        remaining: Says after each evaluation how long is left.
 
     Returns:
         The rows, k = 0 first, then by fusion.
@@ -68,13 +76,11 @@ def evaluate(settings: Settings, data: str | Path, workspace: Workspace) -> list
 
     workspace.rows.mkdir(exist_ok=True)
     rows = []
-    coarse: list[tuple[int, Sequence[Fusion]]] = [(0, FUSIONS)]  # k = 0 is one row, whatever the fusion
-    grid = coarse + [(k, [fusion]) for fusion in FUSIONS for k in TOPK if k > 0]
-    for number, (k, fusions) in enumerate(grid, 1):
-        name = "coarse" if k == 0 else f"{fusions[0]}-k{k}"
-        LOGGER.info(f"evaluation {number}/{len(grid)}: {name}")
+    for number, (name, k, fusions) in enumerate(GRID, 1):
+        LOGGER.info(f"evaluation {number}/{len(GRID)}: {name}")
         file = workspace.rows / f"{name}.json"
         if not file.is_file():
+            begin = time.perf_counter()
             (row,) = sweep(
                 workspace.best,
                 data,
@@ -86,6 +92,7 @@ def evaluate(settings: Settings, data: str | Path, workspace: Workspace) -> list
                 project=workspace.root / "val",
             )
             write_text(file, json.dumps(row._asdict()))
+            remaining.evaluated(time.perf_counter() - begin)
         rows.append(SweepRow(**json.loads(file.read_text())))
     return rows
 

@@ -67,7 +67,9 @@ def average_precision(
 
     The recall axis is sampled at 101 points. "linear" joins the points of the curve and integrates by trapezia, as
     Ultralytics 8.4 does; "step" takes the precision at the first point that reaches a recall and the mean, as
-    pycocotools does. All copies of an image enter the curve at one point.
+    pycocotools does. All copies of an image enter the curve at one point. Equal scores count in the order of
+    ``found``, as in pycocotools; Ultralytics leaves them to a sort that is not stable, so that its figure for many
+    equal scores, e.g. of an untrained model, differs from one processor to another.
 
     Args:
         found: Detections.

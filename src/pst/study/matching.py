@@ -27,7 +27,7 @@ def match(found: Sequence[Tensor], box: Tensor, label: Tensor, image: Tensor) ->
         The detections, and (D, T) int64: which of the G boxes each one matches at each of `THRESHOLDS`, −1 for none.
     """
     device, count = box.device, len(found)
-    thresholds = torch.linspace(0.5, 0.95, len(THRESHOLDS), device=device)
+    thresholds = torch.linspace(0.5, 0.95, len(THRESHOLDS)).to(device)  # as Ultralytics rounds them, on every device
     sizes = torch.tensor([len(f) for f in found], device=device)
     boxes_in = torch.bincount(image, minlength=count)
     first = boxes_in.cumsum(0) - boxes_in

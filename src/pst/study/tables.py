@@ -50,7 +50,7 @@ def group(study: Study, results: Sequence[Mapping[str, Any]]) -> Results:
 def with_latency(
     results: Sequence[Mapping[str, Any]], study: str, found: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """The results with ``latency``: variant -> milliseconds per image by device, as `pst study latency` measured them.
+    """The results with ``latency``, which `pst study latency` measured: processor and batch -> variant -> ms per image.
 
     Args:
         results: Of the cells of one study.
@@ -62,7 +62,7 @@ def with_latency(
         {
             **r,
             "latency": {
-                f"{f['device']}, batch {f['batch']}": f["ms_per_image"].get(str(r["imgsz"]), {}).get(r["model"], {})
+                f"{_processor(f)}, batch {f['batch']}": f["ms_per_image"].get(str(r["imgsz"]), {}).get(r["model"], {})
                 for f in files
             },
         }
@@ -70,8 +70,14 @@ def with_latency(
     ]
 
 
+def _processor(measured: Mapping[str, Any]) -> str:
+    """What a file's times were taken on."""
+    hardware = measured["hardware"]
+    return hardware["cpu"] if measured["device"] == "cpu" else " and ".join(hardware["gpus"])
+
+
 def latency(seeds: Sequence[Mapping[str, Any]], variant: str) -> dict[str, float]:
-    """Milliseconds per image by device; "in the cell" where the study's latency was not measured apart."""
+    """Milliseconds per image by processor; "in the cell" where the study's latency was not measured apart."""
     apart = {device: ms[variant] for device, ms in seeds[0]["latency"].items() if variant in ms}
     inside = statistics.median(r["evaluations"][variant]["ms"] for r in seeds)
     return {"in the cell": inside} if len(apart) == 0 else apart

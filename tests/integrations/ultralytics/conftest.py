@@ -1,19 +1,13 @@
-"""Ultralytics with settings of its own, and a detection set small enough to train on in seconds."""
+"""Ultralytics switched on and off, and a detection set small enough to train on in seconds."""
 
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-# Before anything imports ultralytics, which reads both and writes its settings file at import.
-os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="pst-yolo-config-")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -95,10 +95,10 @@ def test_training_with_stochastic_k_and_tracked_statistics(boxes_data: Path, tmp
     yolo.add_callback("on_train_start", start)
     yolo.add_callback("on_train_batch_end", step)
     yolo.train(
-        data=str(boxes_data), epochs=2, imgsz=64, batch=4, device="cpu", workers=0, project=str(tmp_path), name="run",
+        data=str(boxes_data), epochs=1, imgsz=64, batch=4, device="cpu", workers=0, project=str(tmp_path), name="run",
         plots=False, pretrained=False, verbose=False, amp=False, seed=0,
     )  # fmt: skip
-    assert len(ks) == 4
+    assert len(ks) == 2
     assert all(k in ([2, 2], [3, 3]) for k in ks)
     assert {layer.selection for layer in attention_layers(yolo).values()} == {"nucleus"}
     best = YOLO(tmp_path / "run" / "weights" / "last.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ YOLO: Any = adapter.YOLO  # the host leaves its attributes untyped
 ARGS = {"imgsz": 64, "batch": 4, "device": "cpu"}
 
 
-def test_rows_are_those_of_single_validations(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
-    rows = list(sweep(trained, boxes_data, topk=(0, 2), project=tmp_path, **ARGS))
+def test_rows_are_those_of_single_validations_k_0_first(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
+    rows = list(sweep(trained, boxes_data, topk=(2, 0), project=tmp_path, **ARGS))
     assert [(r.fusion, r.topk, r.images) for r in rows] == [("none", 0, 8), ("gate", 2, 8), ("refine", 2, 8)]
     for row in rows:
         yolo = YOLO(trained)
@@ -29,11 +30,6 @@ def test_rows_are_those_of_single_validations(trained: Path, boxes_data: Path, t
         assert (row.map50_95, row.map50) == pytest.approx((float(box.map), float(box.map50)), abs=1e-9)
         assert row.latency_ms > 0
         assert row.peak_memory_mb > 100  # the interpreter and torch alone hold more
-
-
-def test_order_of_the_grid(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
-    rows = sweep(trained, boxes_data, topk=(4, 0), fusion=("refine",), project=tmp_path, **ARGS)
-    assert [(r.fusion, r.topk) for r in rows] == [("none", 0), ("refine", 4)]
 
 
 def test_bad_arguments_fail_before_any_work(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
@@ -49,7 +45,10 @@ def test_peak_memory_sees_what_is_held_inside_the_block() -> None:
     with peak_memory() as idle:
         pass
     with peak_memory() as busy:
-        block = bytearray(200_000_000)
-        block[::4096] = b"x" * len(block[::4096])
+        block = bytearray(b"x") * 200_000_000
+        end = time.monotonic() + 60
+        while busy[0] < idle[0] + 150_000_000:  # the thread that looks may have to wait for its turn
+            assert time.monotonic() < end
+            time.sleep(0.005)
         del block
-    assert busy[0] - idle[0] > 150_000_000
+    assert busy[0] > idle[0] + 150_000_000 > 250_000_000

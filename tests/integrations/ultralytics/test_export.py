@@ -103,7 +103,7 @@ def same_classes(model: Path, done: exports.Exported) -> float:
 @pytest.mark.parametrize(
     ("options", "opset"),
     [
-        ({"topk": 0}, 17),
+        pytest.param({"topk": 0}, 17, marks=pytest.mark.slow),
         ({"topk": 8, "fusion": "gate", "dynamic": True, "opset": 17}, 17),
         pytest.param({"topk": 8, "fusion": "refine", "dynamic": True, "opset": 20}, 20, marks=pytest.mark.slow),
         pytest.param({"topk": 8, "fusion": "refine", "batch": 4}, 17, marks=pytest.mark.slow),
@@ -187,8 +187,22 @@ def test_ncnn_runs_the_coarse_model(checkpoint: Path, tmp_path: Path) -> None:
         load(done.path)(torch.rand(2, 3, 96, 96))
 
 
-def test_k_beyond_the_coarse_map_is_said(checkpoint: Path, tmp_path: Path) -> None:
+def test_k_beyond_the_coarse_map_is_said_and_nothing_is_installed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host would run pip for what it misses; an export from here never does."""
+    from ultralytics.utils import checks
+
+    seen: list[bool] = []
+    original = checks.check_requirements
+    monkeypatch.setattr(checks, "AUTOINSTALL", True)
+    monkeypatch.setattr(
+        "ultralytics.engine.exporter.check_requirements",
+        lambda *a, **k: (seen.append(checks.AUTOINSTALL), original(*a, **k)),
+    )
     done = exports.export(checkpoint, "onnx", imgsz=64, topk=8, out=tmp_path)
+    assert seen == [False]
+    assert checks.AUTOINSTALL is True
     assert done.clamped
     assert set(done.clamped.values()) == {4}  # 2×2; the other layer's map has 4×4
     gap = exports.verify(checkpoint, done)
@@ -209,22 +223,6 @@ def test_the_model_passed_is_left_alone(checkpoint: Path, tmp_path: Path) -> Non
     assert all(torch.equal(t, before[name]) for name, t in yolo.model.state_dict().items())
     assert "on_export_start" not in yolo.callbacks or len(yolo.callbacks["on_export_start"]) <= 1
     assert Path(yolo.model.pt_path).parent != tmp_path
-
-
-def test_nothing_is_installed(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host would run pip for what it misses; an export from here never does."""
-    from ultralytics.utils import checks
-
-    seen: list[bool] = []
-    original = checks.check_requirements
-    monkeypatch.setattr(checks, "AUTOINSTALL", True)
-    monkeypatch.setattr(
-        "ultralytics.engine.exporter.check_requirements",
-        lambda *a, **k: (seen.append(checks.AUTOINSTALL), original(*a, **k)),
-    )
-    exports.export(checkpoint, "onnx", imgsz=64, topk=0, out=tmp_path)
-    assert seen == [False]
-    assert checks.AUTOINSTALL is True
 
 
 def test_errors_name_what_was_wanted(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,28 +31,31 @@ def settings(model: Any) -> set[tuple[int, str]]:
     return {(layer.topk, layer.fusion) for layer in attention_layers(model).values()}
 
 
+EVENTS = [
+    "on_pretrain_routine_start", "on_train_start", "on_train_epoch_start", "on_train_batch_end", "on_train_epoch_end",
+    "on_model_save", "on_train_end",
+]  # fmt: skip
+
+
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize(("opener", "start"), [(YOLO, "yaml"), (YOLO, "pt"), (ultralytics.YOLO, "pt")])
-def test_training_is_coarse_and_gives_k_and_fusion_back(
+@pytest.mark.parametrize(("opener", "start"), [(YOLO, "yaml"), (ultralytics.YOLO, "pt")])
+def test_training_is_coarse_and_gives_each_layers_k_and_fusion_back(
     opener: Any, start: str, trained: Path, boxes_data: Path, tmp_path: Path
 ) -> None:
     yolo = opener("yolo11n-pst.yaml" if start == "yaml" else trained)
-    pst.set_topk(yolo, 8)
     pst.set_fusion(yolo, "refine")
-    during: list[set[tuple[int, str]]] = []
-    yolo.add_callback("on_train_batch_end", lambda trainer: during.append(settings(trainer.model)))
-    yolo.train(data=str(boxes_data), epochs=1, project=str(tmp_path), name="run", **TRAIN)
-    assert during == [{(0, "gate")}] * 2
-    assert settings(yolo) == {(8, "refine")}
-    assert settings(YOLO(tmp_path / "run" / "weights" / "last.pt")) == {(0, "gate")}
-
-
-def test_layers_keep_their_own_k(boxes_data: Path, tmp_path: Path) -> None:
-    yolo = YOLO("yolo11n-pst.yaml")
     for k, layer in enumerate(attention_layers(yolo).values()):
         layer.topk = k
+    events: list[str] = []
+    during: list[set[tuple[int, str]]] = []
+    for event in EVENTS:
+        yolo.add_callback(event, lambda trainer, event=event: events.append(event))
+    yolo.add_callback("on_train_batch_end", lambda trainer: during.append(settings(trainer.model)))
     yolo.train(data=str(boxes_data), epochs=1, project=str(tmp_path), name="run", **TRAIN)
-    assert [layer.topk for layer in attention_layers(yolo).values()] == [0, 1]
+    assert list(dict.fromkeys(events)) == EVENTS
+    assert during == [{(0, "gate")}] * 2
+    assert [(layer.topk, layer.fusion) for layer in attention_layers(yolo).values()] == [(0, "refine"), (1, "refine")]
+    assert settings(YOLO(tmp_path / "run" / "weights" / "last.pt")) == {(0, "gate")}
 
 
 def test_a_training_that_fails_gives_k_back(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
@@ -86,13 +90,13 @@ def fine(trainer):  # the k of the run, other than its YAML's
     pst.set_topk(trainer.ema.ema, 3)
 
 def kill(trainer):
-    if trainer.epoch == 2:
+    if trainer.epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 yolo = YOLO("yolo11n-pst.yaml")
 yolo.add_callback("on_train_start", fine)
 yolo.add_callback("on_train_batch_end", kill)
-yolo.train(epochs=4, nbs=4, optimizer="SGD", **{args!r})
+yolo.train(epochs=2, nbs=4, optimizer="SGD", **{args!r})
 """
 
 RESUMED = """
@@ -116,7 +120,7 @@ def start(trainer):
 yolo = YOLO({last!r})
 yolo.add_callback("on_train_start", start)
 yolo.add_callback("on_train_epoch_start", lambda trainer: seen["epochs"].append(trainer.epoch))
-yolo.train(resume=True)
+yolo.train(resume=True, save_dir={folder!r})
 seen["k_after"] = ks(yolo.model)
 seen["updates_after"] = yolo.trainer.ema.updates
 print("SEEN", json.dumps(seen))
@@ -125,24 +129,31 @@ print("SEEN", json.dumps(seen))
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=900, check=False)
+
+
+@pytest.fixture(scope="module")
+def killed(boxes_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a training that was killed in its second epoch."""
+    project = tmp_path_factory.mktemp("killed")
+    done = run(KILLED.format(args={**TRAIN, "data": str(boxes_data), "project": str(project), "name": "run"}))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return project / "run"
 
 
 @pytest.mark.parametrize("opener", ["pst.integrations.ultralytics", "ultralytics"])
-def test_killed_run_resumes_where_it_was(opener: str, boxes_data: Path, tmp_path: Path) -> None:
-    args = {**TRAIN, "data": str(boxes_data), "project": str(tmp_path), "name": "run"}
-    killed = run(KILLED.format(args=args))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+def test_killed_run_resumes_where_it_was(opener: str, killed: Path, tmp_path: Path) -> None:
+    shutil.copytree(killed, tmp_path / "run")
     last = tmp_path / "run" / "weights" / "last.pt"
     checkpoint = torch.load(last, weights_only=False)
-    assert checkpoint["epoch"] == 1
-    assert checkpoint["updates"] == 4  # two epochs of two batches
+    assert checkpoint["epoch"] == 0
+    assert checkpoint["updates"] == 2  # an epoch of two batches
 
-    resumed = run(RESUMED.format(opener=opener, last=str(last)))
+    resumed = run(RESUMED.format(opener=opener, last=str(last), folder=str(tmp_path / "run")))
     assert resumed.returncode == 0, resumed.stderr
     seen = json.loads(resumed.stdout.partition("SEEN")[2])
-    assert (seen["start_epoch"], seen["epochs"]) == (2, [2, 3])
-    assert (seen["updates"], seen["updates_after"]) == (4, 8)
+    assert (seen["start_epoch"], seen["epochs"]) == (1, [1])
+    assert (seen["updates"], seen["updates_after"]) == (2, 4)
     buffers = [state["momentum_buffer"] for state in checkpoint["optimizer"]["state"].values()]
     assert seen["momentum"] == pytest.approx(sum(float(b.float().abs().sum()) for b in buffers), rel=1e-5)
     assert seen["momentum"] > 0
@@ -151,5 +162,5 @@ def test_killed_run_resumes_where_it_was(opener: str, boxes_data: Path, tmp_path
     assert seen["k"] == [[3], [3]]
     assert seen["k_after"] == [3]
     with (tmp_path / "run" / "results.csv").open() as file:
-        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [1, 2, 3, 4]
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [1, 2]
     assert settings(YOLO(last)) == {(3, "gate")}

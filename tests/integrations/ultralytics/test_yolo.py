@@ -50,7 +50,9 @@ def test_set_topk_survives_val_predict_fuse_and_saving(trained: Path, boxes_data
     assert topks(YOLO(trained)) == {0}
 
 
-@pytest.mark.parametrize("opener", ["pst.integrations.ultralytics", "ultralytics"])
+@pytest.mark.parametrize(
+    "opener", [pytest.param("pst.integrations.ultralytics", marks=pytest.mark.slow), "ultralytics"]
+)
 def test_checkpoint_opens_and_trains_on_in_a_fresh_process(
     trained: Path, boxes_data: Path, tmp_path: Path, opener: str
 ) -> None:
@@ -136,7 +138,7 @@ def test_predict_with_more_tokens_than_there_are_equals_all(trained: Path, boxes
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")  # the host's exporter
-@pytest.mark.parametrize("k", [0, 4])
+@pytest.mark.parametrize("k", [pytest.param(0, marks=pytest.mark.slow), 4])
 def test_onnx_export_runs_and_agrees(trained: Path, tmp_path: Path, k: int) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     yolo = YOLO(trained)
@@ -153,15 +155,6 @@ def test_onnx_export_runs_and_agrees(trained: Path, tmp_path: Path, k: int) -> N
             expected = yolo.model.eval()(x)[0]
         got = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
-
-
-def test_command_line_trains(boxes_data: Path, tmp_path: Path) -> None:
-    args = [
-        "detect", "train", "model=yolo11n-pst.yaml", f"data={boxes_data}", "imgsz=64", "epochs=1", "batch=8",
-        "workers=0", "device=cpu", "plots=False", "val=False", f"project={tmp_path}", "name=cli",
-    ]  # fmt: skip
-    subprocess.run([sys.executable, "-m", "pst", "yolo", *args], check=True, env=dict(os.environ), timeout=300)
-    assert (tmp_path / "cli" / "weights" / "last.pt").is_file()
 
 
 def test_subclass_is_the_hosts_class() -> None:

@@ -13,8 +13,6 @@ from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import nms, ops
 
-_MAX_DETECTIONS = 300
-
 
 class CachedValidation:
     """Images and boxes of a data set's validation split, preprocessed once as ``YOLO.val`` does (rect, letterbox).
@@ -32,6 +30,7 @@ class CachedValidation:
         image: (G,) int64, their images.
         box: (G, 4) float32, corners in pixels of the batch's image.
         side: (I,) float32, longest side of each image in the same pixels, padding left out.
+        max_detections: Kept in an image: 300, or as many as the fullest image has boxes.
     """
 
     def __init__(self, data: str | Path, *, imgsz: int, batch: int = 16, device: str | torch.device = "cpu") -> None:
@@ -62,6 +61,7 @@ class CachedValidation:
         self.label, self.image = torch.cat(labels).to(self.device), torch.cat(images).to(self.device)
         self.box = torch.cat(boxes).float().to(self.device)
         self.side = torch.tensor(sides, dtype=torch.float32, device=self.device)
+        self.max_detections = max(300, int(self.image.bincount(minlength=1).max()))
 
     @torch.inference_mode()
     def predict(self, model: nn.Module) -> tuple[list[Tensor], float]:
@@ -84,7 +84,7 @@ class CachedValidation:
             self._wait()
             seconds.append((time.perf_counter() - begin) / len(images))
             kept: Any = nms.non_max_suppression(
-                predictions, 0.001, 0.7, multi_label=True, max_det=_MAX_DETECTIONS, max_time_img=60.0
+                predictions, 0.001, 0.7, multi_label=True, max_det=self.max_detections, max_time_img=60.0
             )
             found += kept
         timed = seconds[1:] if len(seconds) > 1 else seconds

@@ -130,15 +130,20 @@ def peak_memory(*, cuda: bool = False, interval: float = 0.005) -> Iterator[list
     process, done = psutil.Process(os.getpid()), threading.Event()
 
     def sample() -> None:
-        while not done.wait(interval):
-            peak[0] = max(peak[0], float(process.memory_info().rss))
+        peak[0] = max(peak[0], float(process.memory_info().rss))
 
-    thread = threading.Thread(target=sample, daemon=True)
+    def watch() -> None:
+        while not done.wait(interval):
+            sample()
+
+    sample()
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield peak
     finally:
         done.set()
         thread.join()
+        sample()
         if cuda:
             peak[0] = float(torch.cuda.max_memory_allocated())
