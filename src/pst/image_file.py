@@ -119,7 +119,8 @@ def read_size(path: str | Path) -> tuple[int, int]:
         CorruptImageError: It cannot be opened.
     """
     with _opened(path) as image:
-        width, height = image.size
+        tags: Any = getattr(image, "tag_v2", {})  # newer versions of Pillow turn the size of a TIFF themselves
+        width, height = tags.get(256, image.width), tags.get(257, image.height)
         return (height, width) if _orientation(image) >= 5 else (width, height)
 
 

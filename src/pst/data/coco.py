@@ -15,7 +15,7 @@ from pst.data import coco_values as values
 from pst.data.images import Split
 from pst.data.names import checked_names
 from pst.data.objects import Boxes
-from pst.data.paths import is_file, is_there, resolved
+from pst.data.paths import is_file, is_there, named, resolved
 from pst.data.text import read_text, shown
 from pst.image_file import read_size
 
@@ -67,7 +67,7 @@ def _places(root: Path, entry: Mapping[str, Any], path: Path) -> tuple[Path, Pat
     folder, file = resolved(entry["images"], root), resolved(entry["annotations"], root)
     for each in (folder, file):
         if not is_there(each):
-            raise FileNotFoundError(f"{path} names {each}, which does not exist")
+            raise FileNotFoundError(f"{path} names {named(each)}, which does not exist")
     return folder, file
 
 
@@ -144,7 +144,7 @@ def _images(entries: list[Any], folder: Path, file: Path) -> dict[int | str, _Im
         else:
             missing.append(place)
     if missing:
-        raise FileNotFoundError(f"{file} names {len(missing)} images that do not exist, the first is {missing[0]}")
+        raise FileNotFoundError(f"{file} names {len(missing)} images that do not exist, the first is {named(missing[0])}")
     if not images:
         raise FileNotFoundError(f"{file} names no images")
     return images

@@ -52,6 +52,12 @@ def resolved(text: str, *bases: Path) -> Path:
     return next((place for place in places if is_there(place)), places[0])
 
 
+def named(place: Path, longest: int = 300) -> str:
+    """A path as it stands in a message."""
+    text = str(place)
+    return text if len(text) <= longest and text.isprintable() else shown(text, longest)
+
+
 def is_there(path: Path) -> bool:
     """Whether a file or folder exists; text that can't be a path leads nowhere."""
     try:

@@ -11,7 +11,7 @@ import torch
 from pst.data.images import Split
 from pst.data.names import checked_names
 from pst.data.objects import Boxes
-from pst.data.paths import entry_of, is_file, resolved
+from pst.data.paths import entry_of, is_file, is_there, named, resolved
 from pst.data.text import read_lines, read_text, shown
 from pst.data.walk import list_images, unique
 
@@ -55,17 +55,17 @@ def _list_images(root: Path, entries: Sequence[str], path: Path) -> list[Path]:
     images: list[Path] = []
     for entry in entries:
         source = resolved(entry, root)
+        if not is_there(source):
+            raise FileNotFoundError(f"{path} names {named(source)}, which does not exist")
         if source.is_dir():
             images += list_images(source)
-        elif source.is_file():
-            images += [resolved(line, source.parent, root, Path()) for line in read_lines(source)]
         else:
-            raise FileNotFoundError(f"{path} names {source}, which does not exist")
+            images += [resolved(line, source.parent, root, Path()) for line in read_lines(source)]
     if not images:
         raise FileNotFoundError(f"no images in {', '.join(str(resolved(entry, root)) for entry in entries)}")
     missing = [image for image in images if not is_file(image)]
     if missing:
-        raise FileNotFoundError(f"{path} names {len(missing)} images that do not exist, the first is {missing[0]}")
+        raise FileNotFoundError(f"{path} names {len(missing)} images that do not exist, the first is {named(missing[0])}")
     return _with_own_labels(unique(images, str(path)))
 
 
@@ -101,6 +101,8 @@ def _read_line(line: str, where: str, classes: int, keypoints: bool) -> list[flo
         label, *numbers = map(float, line.split())
     except ValueError:
         raise ValueError(f"{where}: expected numbers, got {shown(line)}") from None
+    if not all(-0.01 <= n <= 1.01 for n in numbers[: 4 if keypoints else None]):
+        raise ValueError(f"{where}: expected shares of the image, between 0 and 1: {shown(line)}")
     if keypoints and len(numbers) > 4:
         numbers = numbers[:4]
     elif len(numbers) > 4 and len(numbers) % 2 == 0:  # a polygon: its box
@@ -110,6 +112,6 @@ def _read_line(line: str, where: str, classes: int, keypoints: bool) -> list[flo
         raise ValueError(f"{where}: expected `class x y width height` or a polygon, got {shown(line)}")
     if not (label.is_integer() and 0 <= label < classes):
         raise ValueError(f"{where}: class {label:g} is not one of 0 to {classes - 1}")
-    if not all(-0.01 <= n <= 1.01 for n in numbers) or min(numbers[2:]) < 0:
-        raise ValueError(f"{where}: expected shares of the image, between 0 and 1: {shown(line)}")
+    if min(numbers[2:]) < 0:
+        raise ValueError(f"{where}: expected a width and height of 0 or more: {shown(line)}")
     return [label, *numbers]
