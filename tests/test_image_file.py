@@ -88,9 +88,7 @@ def test_cmyk_and_jpeg_are_near_what_opencv_shows(tmp_path):
         assert np.abs(near).mean() < 3
 
 
-@pytest.mark.parametrize(
-    ("pixels", "mode"), [(RAMP.astype(np.int32) * 257, "I"), (RAMP.astype(np.float32) / 255, "F")]
-)
+@pytest.mark.parametrize(("pixels", "mode"), [(RAMP.astype(np.int32) * 257, "I"), (RAMP.astype(np.float32) / 255, "F")])
 def test_pixels_without_a_fixed_white_are_refused_by_name(tmp_path, pixels, mode):
     file = save(Image.fromarray(pixels), tmp_path / "a.tif")
     with pytest.raises(CorruptImageError, match=rf"a\.tif .*mode {mode}.* save it as"):
@@ -111,7 +109,9 @@ def test_images_and_masks_are_upright(tmp_path, name, orientation):
     assert np.abs(got.astype(int) - wanted).max() < 30  # lossy, the squares are 250
     assert read_size(file) == got.shape[1::-1]
     if name == "a.png":
-        mask = save(Image.fromarray((pixels[..., 0] > 0).astype(np.uint8)), tmp_path / "mask.png", exif=exif(orientation))
+        mask = save(
+            Image.fromarray((pixels[..., 0] > 0).astype(np.uint8)), tmp_path / "mask.png", exif=exif(orientation)
+        )
         np.testing.assert_array_equal(read_indices(mask), got[..., 0] > 0)
 
 

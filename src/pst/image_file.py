@@ -77,7 +77,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return out
 
 
-def read_indices(path: str | Path) -> NDArray[np.int32]:
+def read_indices(path: str | Path) -> NDArray[np.uint8] | NDArray[np.int32]:
     """Decode a mask: the stored numbers, not the colours or shades that they stand for.
 
     Args:
@@ -85,7 +85,7 @@ def read_indices(path: str | Path) -> NDArray[np.int32]:
             equal and nothing is transparent.
 
     Returns:
-        (H, W), upright by its EXIF orientation.
+        (H, W), upright by its EXIF orientation; int32 where more than 8 bits are stored.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -107,7 +107,8 @@ def read_indices(path: str | Path) -> NDArray[np.int32]:
         pixels = colours[..., 0]
     elif not (mode in ("1", "L", "P", "I") or bits is not None):
         raise ValueError(f"{path} has pixels of mode {mode}: a mask has one channel of class indices")
-    stored = Image.fromarray(pixels.astype(np.int32) // shade)
+    pixels = pixels.astype(np.uint8 if pixels.dtype in (np.uint8, np.bool_) else np.int32)
+    stored = Image.fromarray(np.ascontiguousarray(pixels if shade == 1 else pixels // shade))
     return np.asarray(_upright(stored, orientation))
 
 

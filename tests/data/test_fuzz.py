@@ -84,7 +84,7 @@ def read_yaml(root: Path) -> None:
 
 def make_yaml(root: Path) -> list[Path]:
     root.mkdir(exist_ok=True)
-    text = "base: &b {lr: 1e-3, seed: 2, on: yes}\nrun:\n  <<: *b\n  list: [1, 'two', 2020-01-01, ~]\nnames:\n- a\n- b\n"
+    text = "base: &b {lr: 1e-3, on: yes}\nrun:\n  <<: *b\n  list: [1, 'two', 2020-01-01, ~]\nnames:\n- a\n- b\n"
     (root / "a.yaml").write_text(text)
     return [root / "a.yaml"]
 

@@ -16,7 +16,7 @@ def test_names_are_text_as_written():
 
 @pytest.mark.parametrize("name", ["", "  ", None, True, ["a"], "a\nb", "\x1b[31m", "\u202ea"])
 def test_what_is_no_name_is_refused(name):
-    with pytest.raises(ValueError, match="classes.txt has the class name .* expected printable text"):
+    with pytest.raises(ValueError, match=r"classes\.txt has the class name .* expected printable text"):
         checked_names(["red", name], "classes.txt")
 
 

@@ -41,15 +41,15 @@ def test_links_are_followed_and_each_image_counts_once(tmp_path):
         picture(top / name)
     picture(tmp_path / "elsewhere" / "c.jpg")
     for target, link in ((".", "loop"), ("..", "up"), ("/", "root"), ("sub", "aaa"), ("../elsewhere", "far")):
-        os.symlink(target, top / link)
-    os.symlink("loop", top / "sub" / "two")
-    os.symlink("../sub/b.png", top / "sub" / "again.png")
+        (top / link).symlink_to(target)
+    (top / "sub" / "two").symlink_to("loop")
+    (top / "sub" / "again.png").symlink_to("../sub/b.png")
     assert [str(file.relative_to(top)) for file in list_images(top)] == ["a.png", "far/c.jpg", "sub/b.png"]
     assert names(list_images(top, recursive=False)) == ["a.png"]
 
 
 def test_a_link_to_nothing_is_refused_by_name(tmp_path):
-    os.symlink("gone.png", tmp_path / "a.png")
+    (tmp_path / "a.png").symlink_to("gone.png")
     with pytest.raises(FileNotFoundError, match=r"a\.png is a link to gone\.png"):
         list_images(tmp_path)
 
@@ -89,7 +89,7 @@ def test_system_files_are_neither_images_nor_classes(tmp_path):
 def test_a_loop_in_each_kind_of_data_set(tmp_path):
     folders, yolo = tiny_data.folder(tmp_path / "folders"), tiny_data.yolo(tmp_path / "yolo")
     for folder in (folders / "train" / "red", yolo / "images" / "train"):
-        os.symlink(".", folder / "one")
-        os.symlink("..", folder / "two")
+        (folder / "one").symlink_to(".")
+        (folder / "two").symlink_to("..")
     assert len(read_folder(folders, "train").images) == 12
     assert len(read_boxes(yolo, "train").images) == 8

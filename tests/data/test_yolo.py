@@ -50,11 +50,15 @@ def test_a_path_in_the_working_directory(root, monkeypatch):
     monkeypatch.chdir(root.parent)
     (root / "sub").mkdir()
     (root / "data.yaml").rename(root / "sub" / "data.yaml")
-    (root / "sub" / "data.yaml").write_text("path: set\ntrain: images/train\nval: images/val\nnames: [red, green, blue]")
+    (root / "sub" / "data.yaml").write_text(
+        "path: set\ntrain: images/train\nval: images/val\nnames: [red, green, blue]"
+    )
     assert len(read_boxes(root / "sub" / "data.yaml", "train").images) == 8
 
 
-@pytest.mark.parametrize("line", ["images/train/{}", "./images/train/{}", "images\\train\\{}", "{root}/images/train/{}"])
+@pytest.mark.parametrize(
+    "line", ["images/train/{}", "./images/train/{}", "images\\train\\{}", "{root}/images/train/{}"]
+)
 @pytest.mark.parametrize("place", ["train.txt", "lists/train.txt"])
 def test_lists_of_images(root, line, place, caplog):
     (root / "lists").mkdir()
@@ -132,7 +136,9 @@ def test_a_split_that_leads_nowhere_is_refused(root, head, error, message):
 
 
 def test_equal_rows_count_once(root, caplog):
-    (root / "labels/train/00.txt").write_text("0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n1 .5 .5 .2 .2\n0 0.50 0.5 .2 .2\n0 .5 .5 .2 .3\n")
+    (root / "labels/train/00.txt").write_text(
+        "0 .5 .5 .2 .2\n0 .5 .5 .2 .2\n1 .5 .5 .2 .2\n0 0.50 0.5 .2 .2\n0 .5 .5 .2 .3\n"
+    )
     target = read_boxes(root, "train").targets[0]
     assert target.labels.tolist() == [0, 1, 0]
     torch.testing.assert_close(target.boxes[0], torch.tensor([0.4, 0.4, 0.6, 0.6]))

@@ -144,7 +144,9 @@ def _images(entries: list[Any], folder: Path, file: Path) -> dict[int | str, _Im
         else:
             missing.append(place)
     if missing:
-        raise FileNotFoundError(f"{file} names {len(missing)} images that do not exist, the first is {named(missing[0])}")
+        raise FileNotFoundError(
+            f"{file} names {len(missing)} images that do not exist, the first is {named(missing[0])}"
+        )
     if not images:
         raise FileNotFoundError(f"{file} names no images")
     return images

@@ -16,10 +16,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pst.data.images import Split
 from pst.data.names import checked_names
+from pst.data.paths import named
 from pst.data.text import read_lines
 from pst.data.walk import list_images, unique
 from pst.image_file import read_indices
@@ -56,7 +58,7 @@ def read_masks(root: str | Path, split: str) -> Split:
         missing = [name for name in wanted if name not in files]
         if missing:
             raise FileNotFoundError(
-                f"{len(missing)} names of {split} have no {kind} in {root}, the first: {missing[0]}"
+                f"{len(missing)} names of {split} have no {kind} in {root}, the first: {named(Path(missing[0]))}"
             )
     return Split([images[name] for name in wanted], [masks[name] for name in wanted], classes)
 
@@ -69,11 +71,18 @@ def read_mask(path: Path, classes: int) -> Tensor:
         ValueError: It is no mask, or holds a value that is neither a class nor 255; the message names both.
     """
     mask = torch.tensor(read_indices(path))
-    wrong = [value for value in mask.unique().tolist() if not 0 <= value < classes and value != IGNORE]
+    ends = int(mask.min()), int(mask.max())
+    far = [end for end in dict.fromkeys(ends) if not 0 <= end <= IGNORE]
+    wrong = far or [value for value in values_in(mask.to(torch.uint8)) if value >= classes and value != IGNORE]
     if wrong:
         values = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
         raise ValueError(f"{path} holds the values [{values}]: expected 0 to {classes - 1}, or {IGNORE} for unlabelled")
     return mask.to(torch.uint8)
+
+
+def values_in(mask: Tensor) -> list[int]:
+    """The values in a mask, (H, W) uint8, in rising order; in a moment, also for one of many pixels."""
+    return [value for value, count in enumerate(Image.fromarray(mask.numpy()).histogram()) if count]
 
 
 def _by_stem(folder: Path, wanted: list[str] | None) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from pst.data.text import read_text, shown
 _MOST_BYTES = 1 << 20
 _MOST_VALUES = 100_000
 _DEEPEST = 20
+_LONGEST = 300  # letters of PyYAML's reason
 
 
 class _Strict(yaml.SafeLoader):
@@ -69,7 +70,8 @@ def read_mapping(path: str | Path, *, text: bool = False) -> dict[Any, Any]:
         loader = (_Text if text else _Strict)(content)
         values = loader.get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:  # e.g. of the date 2020-99-99
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML: {reason[:_LONGEST]}{'…' * (len(reason) > _LONGEST)}") from error
     if not isinstance(values, dict):
         raise ValueError(  # noqa: TRY004 the file is wrong, not a type
             f"{path} must hold `key: value` lines, it holds {type(values).__name__}"

@@ -65,7 +65,9 @@ def _list_images(root: Path, entries: Sequence[str], path: Path) -> list[Path]:
         raise FileNotFoundError(f"no images in {', '.join(str(resolved(entry, root)) for entry in entries)}")
     missing = [image for image in images if not is_file(image)]
     if missing:
-        raise FileNotFoundError(f"{path} names {len(missing)} images that do not exist, the first is {named(missing[0])}")
+        raise FileNotFoundError(
+            f"{path} names {len(missing)} images that do not exist, the first is {named(missing[0])}"
+        )
     return _with_own_labels(unique(images, str(path)))
 
 

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from pst.data.dataset import Batch
 from pst.data.images import GREY, Sample, Split, decode, fitted, letterbox
-from pst.data.masks import IGNORE, read_mask, read_masks
+from pst.data.masks import IGNORE, read_mask, read_masks, values_in
 from pst.train import augment
 from pst.train.config import SegmentConfig
 from pst.train.tasks.base import Record, Task
@@ -176,8 +176,8 @@ def _values(masks: Sequence[Path], classes: int, wanted: set[int] | None) -> set
     seen: set[int] = set()
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(masks), _AT_ONCE):
-            for values in pool.map(lambda mask: read_mask(mask, classes).unique(), masks[first : first + _AT_ONCE]):
-                seen |= set(values.tolist())
+            for mask in pool.map(lambda file: read_mask(file, classes), masks[first : first + _AT_ONCE]):
+                seen |= set(values_in(mask))
             if seen >= wanted if wanted is not None else seen - {IGNORE}:
                 break
     return seen
