@@ -195,7 +195,7 @@ def test_polygons_and_run_lengths_draw_the_same_mask(root):
     text = packed["counts"].decode() if isinstance(packed["counts"], bytes) else packed["counts"]
     column = mask.ravel("F")
     edges = np.flatnonzero(np.diff(column)) + 1
-    runs = np.diff([0, *edges, column.size]).tolist()
+    runs = np.diff(np.concatenate([[0], edges, [column.size]])).tolist()
     for counts in (text, runs):
         target = segmented(root, {"size": [48, 64], "counts": counts})
         assert target.segments == [{"size": [48, 64], "counts": runs}]
