@@ -163,7 +163,8 @@ def _bits(image: Image.Image) -> int | None:
 
 def _raw_mode(image: Image.Image) -> str:
     """How an image that is not yet loaded stores its pixels; "" where that is not known."""
-    args: Any = image.tile[0][3] if getattr(image, "tile", None) else ""
+    tiles: Any = getattr(image, "tile", None)
+    args: Any = tiles[0][3] if tiles else ""
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
 

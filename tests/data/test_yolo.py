@@ -42,7 +42,7 @@ def test_paths_as_tools_write_them(root, head):
     write(root, head)
     assert found(root) == TRAIN
     assert len(found(root, "val")) in (4, 8)
-    with pytest.raises((ValueError, FileNotFoundError), match="no split 'test'|test/images, which does not exist"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"no split 'test'|test/images, which does not exist"):
         read_boxes(root, "test")
 
 

@@ -31,12 +31,12 @@ def identity(value: Any, where: str) -> int | str:
 
 def size(image: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     """(width, height) in pixels; None where one is not given, or 0."""
-    pair = image.get("width"), image.get("height")
+    pair: tuple[Any, Any] = image.get("width"), image.get("height")
     if any(each is None or (_is_number(each) and each == 0) for each in pair):
         return None
     if not all(_is_number(each) and each > 0 and each == int(each) for each in pair):
         raise ValueError(f"{where} has the size {shown(pair[0])} × {shown(pair[1])}, expected whole pixels")
-    return int(pair[0]), int(pair[1])  # pyright: ignore[reportArgumentType] both are numbers
+    return int(pair[0]), int(pair[1])
 
 
 def box(annotation: Mapping[str, Any], size: tuple[int, int], where: str) -> list[float] | None:
@@ -90,7 +90,7 @@ def _run_lengths(value: Mapping[str, Any], size: tuple[int, int], name: str) -> 
     counts, (width, height) = value.get("counts"), size
     if value.get("size") != [height, width]:
         raise ValueError(f"{name} has run lengths of another size than its image, {height}×{width}")
-    runs = _uncompressed(counts) if isinstance(counts, str) else counts
+    runs: Any = _uncompressed(counts) if isinstance(counts, str) else counts
     whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
     if not whole or sum(runs) != width * height:
         raise ValueError(f"{name} has run lengths that don't cover its image of {height}×{width} pixels")

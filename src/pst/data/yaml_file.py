@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -26,7 +26,7 @@ class _Strict(yaml.SafeLoader):
         self._depth += 1
         if self._depth > _DEEPEST:
             raise yaml.YAMLError(f"more than {_DEEPEST} levels, line {self.peek_event().start_mark.line + 1}")
-        node = super().compose_node(parent, index)  # pyright: ignore[reportArgumentType] PyYAML has no types
+        node = super().compose_node(parent, index)
         self._depth -= 1
         return node
 
@@ -48,7 +48,8 @@ class _Strict(yaml.SafeLoader):
 class _Text(_Strict):
     """As `_Strict`, every scalar as it is written: ``no`` is "no", ``2020-01-01`` and ``1`` are text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+_Text.yaml_implicit_resolvers = {}
 
 
 def read_mapping(path: str | Path, *, text: bool = False) -> dict[Any, Any]:
