@@ -18,7 +18,7 @@ ROOT = Path(pst.__file__).parent
 
 # A part may import the parts of earlier rows and itself, nothing else; so those of one row never import one another.
 LAYERS = (
-    ("functional", "_unpickle", "files"),
+    ("functional", "_unpickle", "files", "image_file"),
     ("modules", "pickle_reader", "environment"),
     ("control",),
     ("checkpoint", "transfer", "calibration", "tuning"),

@@ -59,3 +59,15 @@ def test_filling_has_the_images_channels():
     out = letterbox(torch.zeros(5, 4, 8, dtype=torch.uint8), 8)
     assert out.shape == (5, 8, 8)
     assert out[:, 4:].eq(114).all()
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channels_are_upright_and_16_bits_keep_the_high_byte(tmp_path, channels):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90°
+    image = Image.fromarray(PIXELS[..., 0] if channels == 1 else PIXELS[..., :4])
+    image.save(tmp_path / "turned.png", exif=exif)
+    found = decode(tmp_path / "turned.png", channels=channels)
+    assert torch.equal(found[0], torch.from_numpy(np.rot90(PIXELS[..., 0], -1).copy()))
+    Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert torch.equal(decode(tmp_path / "deep.png", channels=1)[0], torch.from_numpy(PIXELS[..., 0]))

@@ -20,39 +20,55 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pst.data.coco import read_coco
 from pst.data.images import Split
+from pst.data.objects import Boxes
+from pst.data.paths import entry_of, root_of
 from pst.data.yaml_file import read_mapping
 from pst.data.yolo import read_yolo
 
 _LOG = logging.getLogger(__name__)
 
 
-def read_boxes(data: str | Path, split: str) -> Split:
+def read_boxes(
+    data: str | Path, split: str, classes: tuple[str, ...] | None = None, *, segments: bool = False
+) -> Split:
     """List the images and objects of one split; nothing is decoded.
+
+    Boxes are clipped to the image. Those without an area in it are left out, and of equal objects one counts; the log
+    says how many.
 
     Args:
         data: The YAML file, or a folder with a ``data.yaml``.
         split: "train", "val", ...
+        classes: The training split's, by whose order a COCO file's categories are numbered; None takes those of the
+            file.
+        segments: Keep the objects' segmentations, which must all be there: COCO alone has them.
 
     Returns:
         Files, `Boxes`, names.
 
     Raises:
         FileNotFoundError: A file or folder that is named does not exist.
-        ValueError: The YAML file or a label file is malformed, a class index is out of range, or a class has no
-            object in the training split; the message names file and line.
+        ValueError: The YAML file, a JSON file or a label file is malformed, a class index is out of range, or a class
+            has no object in the training split; the message names file and line, or the annotation.
     """
     path = Path(data)
     path = path / "data.yaml" if path.is_dir() else path
-    spec = read_mapping(path)
-    if split not in spec:
+    spec = read_mapping(path, text=True)
+    entry = entry_of(spec, split)
+    if entry is None:
         raise ValueError(f"{path} has no split {split!r}: add `{split}: images/{split}`")
-    root = path.parent / str(spec.get("path", ""))
-    entry = spec[split]
-    result = read_coco(root, entry, path) if isinstance(entry, Mapping) else read_yolo(root, entry, path, spec)
-    result = _with_area(result, f"{path}, {split}")
+    root = root_of(spec, path)
+    if isinstance(entry, Mapping):
+        result = read_coco(root, entry, path, classes, segments=segments)
+    elif segments:
+        raise ValueError(f"{path}, {split}: masks of objects need a COCO file, or train a model of boxes")
+    else:
+        result = read_yolo(root, entry, path, spec)
+    result = _counted(result, f"{path}, {split}")
     if split == "train":
         seen = set(torch.cat([target.labels[~target.crowd] for target in result.targets]).tolist())
         empty = [name for i, name in enumerate(result.classes) if i not in seen]
@@ -61,10 +77,28 @@ def read_boxes(data: str | Path, split: str) -> Split:
     return result
 
 
-def _with_area(split: Split, where: str) -> Split:
-    """Leave out boxes without an area, which real data sets have a few of, and say how many."""
-    keep = [(target.boxes[:, 2:] > target.boxes[:, :2]).all(1) for target in split.targets]
-    empty = sum(int((~kept).sum()) for kept in keep)
+def _counted(split: Split, where: str) -> Split:
+    """Leave out boxes without an area, and all but the first of equal objects, and say how many."""
+    targets: list[Boxes] = []
+    empty = again = 0
+    for target in split.targets:
+        real = target.only((target.boxes[:, 2:] > target.boxes[:, :2]).all(1))
+        targets.append(real.only(_firsts(real)))
+        empty += len(target.labels) - len(real.labels)
+        again += len(real.labels) - len(targets[-1].labels)
     if empty:
         _LOG.warning("%s: left out %d boxes without an area", where, empty)
-    return split._replace(targets=[target.only(kept) for target, kept in zip(split.targets, keep, strict=True)])
+    if again:
+        _LOG.warning("%s: left out %d objects that are listed twice", where, again)
+    return split._replace(targets=targets)
+
+
+def _firsts(target: Boxes) -> Tensor:
+    """(n,) bool: which objects no earlier one equals in class, box and being a crowd."""
+    seen: set[tuple[float, ...]] = set()
+    rows = torch.cat([target.boxes, target.labels[:, None], target.crowd[:, None]], 1).tolist()
+    keep = []
+    for row in map(tuple, rows):
+        keep.append(row not in seen)
+        seen.add(row)
+    return torch.tensor(keep, dtype=torch.bool)

@@ -1,12 +1,12 @@
-"""Classification: one folder for each split, in it one folder of images for each class (ImageFolder)."""
+"""Classification: a folder for each split, in it a folder for each class (ImageFolder)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
-
 from pst.data.images import Split
+from pst.data.names import checked_names
+from pst.data.walk import list_folders, list_images
 
 
 def read_folder(root: str | Path, split: str, classes: tuple[str, ...] | None = None) -> Split:
@@ -21,17 +21,24 @@ def read_folder(root: str | Path, split: str, classes: tuple[str, ...] | None = 
         Files in order of class and name, their class indices, the classes.
 
     Raises:
-        FileNotFoundError: There is no such folder, or a class has no images (the message names the classes).
-        ValueError: A folder belongs to no class.
+        FileNotFoundError: There is no such folder, no class in it, or a class has no images (the message names the
+            classes); with ``classes`` given, a class may be empty, but not all.
+        ValueError: A folder belongs to no class, or two have one name but for case and spaces.
     """
     folder = Path(root) / split
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: expected {root}/{split}/CLASS/IMAGE")
-    found, _ = find_classes(str(folder))
-    names = tuple(found) if classes is None else classes
+    folders = {each.name: each for each in list_folders(folder)}
+    found = checked_names(folders, str(folder))
+    names = found if classes is None else classes
     unknown = sorted(set(found) - set(names))
     if unknown:
         raise ValueError(f"{folder} has folders that are no class of the training images: {', '.join(unknown)}")
-    indices = {name: names.index(name) for name in found}
-    files = make_dataset(str(folder), indices, extensions=IMG_EXTENSIONS)
-    return Split([Path(path) for path, _ in files], [index for _, index in files], names)
+    files = {name: list_images(folders[name]) for name in found}
+    empty = [name for name, images in files.items() if not images]
+    if not found or len(empty) == len(found):
+        raise FileNotFoundError(f"no image of any class in {folder}: expected {root}/{split}/CLASS/IMAGE")
+    if empty and classes is None:
+        raise FileNotFoundError(f"no images in {folder} of the classes: {', '.join(empty)}")
+    images = [(file, names.index(name)) for name in found for file in files[name]]
+    return Split([file for file, _ in images], [index for _, index in images], names)

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from pst.data.bands import read_bands
+from pst.image_file import CorruptImageError, read_rgb
+
+__all__ = ["GREY", "CorruptImageError", "Sample", "Split", "centre_square", "decode", "fitted", "letterbox"]
 
 GREY = 114
 """Fills what a letterboxed image leaves free."""
 
-
-# All that Pillow raises, and ImportError: once Ultralytics is imported, Image.open asks for its HEIF reader.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImportError)
+_WIDEST = 4  # sides of a square beyond which nothing is resized that would be cut off
 
 
 class Split(NamedTuple):
@@ -48,38 +48,26 @@ class Sample(NamedTuple):
     size: tuple[int, int]
 
 
-class CorruptImageError(OSError):
-    """A file that is there but cannot be decoded; the message names it."""
-
-
-def decode(path: Path, mode: str = "RGB", *, channels: int = 3) -> Tensor:
-    """Read one image.
-
-    Args:
-        path: Any format that Pillow reads.
-        mode: "RGB", or "P" for a mask, whose values are then the stored indices.
-        channels: Of an image: 3 for RGB, 1 for grey, others as `read_bands` finds them.
-
-    Returns:
-        (channels, H, W) uint8, or (H, W) uint8 for a mask.
+def decode(path: str | Path, *, channels: int = 3) -> Tensor:
+    """Read one image as (channels, H, W) uint8: RGB for 3, grey for 1, others as `read_bands` finds them.
 
     Raises:
         FileNotFoundError: There is no such file.
         CorruptImageError: It cannot be decoded, or does not have the channels.
     """
-    try:
-        with Image.open(path) as image:
-            if mode == "P":
-                return F.pil_to_tensor(image if image.mode in ("L", "P") else image.convert("L"))[0]
-            return F.pil_to_tensor(image.convert("RGB")) if channels == 3 else read_bands(image, channels)
-    except FileNotFoundError:
-        raise
-    except _DECODING_ERRORS as error:
-        raise CorruptImageError(f"{path}: {error}") from error
+    return F.pil_to_tensor(read_rgb(path)) if channels == 3 else read_bands(path, channels)
 
 
 def centre_square(image: Tensor, edge: int) -> Tensor:
-    """Resize so that the shorter side is ``edge`` pixels long, then keep the centre: (C, H, W) to (C, edge, edge)."""
+    """Resize so that the shorter side is ``edge`` pixels long, then keep the centre: (C, H, W) to (C, edge, edge).
+
+    Of an image that is more than four times as long as it is wide, only the middle is resized: the memory does not
+    grow with its length.
+    """
+    height, width = image.shape[-2:]
+    longest = _WIDEST * min(height, width)
+    if max(height, width) > longest:
+        image = F.center_crop(image, [min(height, longest), min(width, longest)])
     return F.center_crop(F.resize(image, [edge], antialias=True), [edge, edge])
 
 

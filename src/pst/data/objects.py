@@ -14,7 +14,8 @@ class Boxes(NamedTuple):
         boxes: (n, 4) float32, left, top, right, bottom as shares of the image's width and height, in [0, 1].
         labels: (n,) int64 class indices.
         crowd: (n,) bool, regions that count neither for nor against a detector.
-        segments: COCO segmentations of the n objects in pixels, or None where there are none.
+        segments: Of the n objects, in pixels: a list of polygons x, y, x, y, …, or COCO's uncompressed run lengths
+            {"size": [height, width], "counts": […]}. None where they were not asked for.
         size: (width, height) that the annotation states, or None.
     """
 

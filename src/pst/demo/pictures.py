@@ -10,6 +10,7 @@ from PIL import Image
 
 from pst.control import record_selection, use_topk
 from pst.demo.settings import Settings
+from pst.image_file import as_rgb, read_rgb
 from pst.visualize import Panel, draw_boxes, selection_panels
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def draw_scenes(
 
 
 def _scene(yolo: YOLO, label: dict[str, Any], names: dict[int, str], settings: Settings) -> Scene:
-    square, boxes = letterbox(Image.open(label["im_file"]), label["bboxes"], settings.imgsz)
+    square, boxes = letterbox(read_rgb(label["im_file"]), label["bboxes"], settings.imgsz)
     classes = [int(c) for c in label["cls"].ravel()]
     scale = max(1, round(_WIDTH / settings.imgsz))
     truth = draw_boxes(square, boxes, [names[c] for c in classes], classes, scale=scale)
@@ -97,7 +98,7 @@ def letterbox(
     width, height = (max(1, round(edge * ratio)) for edge in image.size)
     left, top = (size - width) // 2, (size - height) // 2
     square = Image.new("RGB", (size, size), _GREY)
-    square.paste(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR), (left, top))
+    square.paste(as_rgb(image).resize((width, height), Image.Resampling.BILINEAR), (left, top))
     corners = [
         (
             left + (x - w / 2) * width,

@@ -191,7 +191,7 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         records, _ = predict(self.task, self.bare.eval(), self.val, self.accelerator)
         metrics = self.task.metrics(records, self.task.split("val"))
-        if metrics[self.task.metric] > self.progress.best:
+        if not metrics[self.task.metric] <= self.progress.best:  # NaN, nothing to measure: the latest is the best
             self.progress.best = metrics[self.task.metric]
             if self.main:
                 save_weights(self.config.run_dir / BEST, self.bare, self.config, self.task.classes)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pst.data import walk
 from pst.data.images import decode
 from pst.files import replacing, write_text
 from pst.train.models import load_trained, set_attention
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _OPACITY = 0.55  # of the colours over a segmented image
 _BEST = 5  # classes that are reported for a classified image
-_EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def predict_images(
@@ -89,7 +89,7 @@ def list_images(sources: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            files += sorted(file for file in source.iterdir() if file.suffix.lower() in _EXTENSIONS)
+            files += walk.list_images(source, recursive=False)
         elif source.is_file():
             files.append(source)
         else:
@@ -138,11 +138,11 @@ def _draw_mask(
     score: float,  # noqa: ARG001 a pixel always has a class
 ) -> tuple[Image.Image, Record]:
     mask: Tensor = found["mask"]
-    palette = torch.tensor([class_color(i) for i in range(len(classes))], dtype=torch.uint8)
-    colours = Image.fromarray(palette[mask.long()].numpy())
+    colours = Image.fromarray(mask.numpy())
+    colours.putpalette([part for i in range(len(classes)) for part in class_color(i)])
     shares = mask.flatten().bincount(minlength=len(classes)) / mask.numel()
     entry = {"shares": {name: share for name, share in zip(classes, shares.tolist(), strict=True) if share > 0}}
-    return Image.blend(_pil(image), colours, _OPACITY), entry
+    return Image.blend(_pil(image), colours.convert("RGB"), _OPACITY), entry
 
 
 def _pil(image: Tensor) -> Image.Image:

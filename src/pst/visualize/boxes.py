@@ -27,8 +27,8 @@ def draw_boxes(
     """Draw boxes in their class's colour with a small tag above each (below it at the picture's upper edge).
 
     Args:
-        image: Picture.
-        boxes: n of (left, top, right, bottom) in pixels of ``image``.
+        image: Picture; one with an EXIF orientation is turned upright first.
+        boxes: n of (left, top, right, bottom) in pixels of ``image``, upright.
         labels: n texts of the tags.
         classes: n class indices, which pick the colours.
         scale: Whole factor by which the picture is enlarged first, so that tags do not hide small objects.
@@ -39,16 +39,20 @@ def draw_boxes(
 
     Raises:
         ImportError: Pillow is not installed.
-        ValueError: ``boxes``, ``labels`` and ``classes`` differ in number.
+        ValueError: ``boxes``, ``labels`` and ``classes`` differ in number, or ``image`` has pixels without a fixed
+            white.
     """
     require_pillow()
     from PIL import Image as PillowImage
     from PIL import ImageDraw, ImageFont
 
+    from pst.image_file import as_rgb
+
     if not len(boxes) == len(labels) == len(classes):
         raise ValueError(f"got {len(boxes)} boxes, {len(labels)} labels and {len(classes)} classes: give one of each")
+    image = as_rgb(image)
     size = (image.width * scale, image.height * scale)
-    out = image.convert("RGB").resize(size, PillowImage.Resampling.BICUBIC)
+    out = image.resize(size, PillowImage.Resampling.BICUBIC)
     draw = ImageDraw.Draw(out)
     font = ImageFont.load_default(font_size)
     for box, label, index in zip(boxes, labels, classes, strict=True):

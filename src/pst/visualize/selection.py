@@ -52,11 +52,15 @@ def selection_overlay(image: Image, selection: Selection, head: int, *, item: in
     Raises:
         ImportError: Pillow is not installed.
         IndexError: ``head`` or ``item`` is out of range.
-        ValueError: An edge of the picture has fewer pixels than the coarse map has cells.
+        ValueError: An edge of the picture has fewer pixels than the coarse map has cells, or its pixels have no fixed
+            white.
     """
     require_pillow()
     from PIL import Image as PillowImage
 
+    from pst.image_file import as_rgb
+
+    image = as_rgb(image)
     tokens = _tokens(selection, head, item)
     rows, columns = selection.coarse_size
     if image.width < columns or image.height < rows:
@@ -64,7 +68,7 @@ def selection_overlay(image: Image, selection: Selection, head: int, *, item: in
             f"a picture of {image.width}×{image.height} pixels is smaller than the coarse map of {columns}×{rows} "
             "cells: enlarge it first"
         )
-    out = image.convert("RGB")
+    out = image.copy()
     for rank, token in enumerate(tokens):
         row, column = divmod(token, columns)
         box = (

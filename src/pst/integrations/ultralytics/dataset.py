@@ -62,12 +62,17 @@ def _listed(paths: list[Path]) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            images += [file for file in sorted(path.rglob("*.*")) if file.suffix[1:].lower() in IMG_FORMATS]
+            images += [file for file in sorted(path.rglob("*.*")) if _is_image(file.relative_to(path))]
         elif path.is_file():
             images += [path.parent / line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line]
         else:
             raise FileNotFoundError(f"no {path}")
     return images
+
+
+def _is_image(path: Path) -> bool:
+    """By its ending, and not hidden, as in Ultralytics."""
+    return path.suffix[1:].lower() in IMG_FORMATS and not any(part.startswith(".") for part in path.parts)
 
 
 def _missing(files: list[Path]) -> list[Path]:

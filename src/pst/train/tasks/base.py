@@ -39,7 +39,20 @@ class Task(ABC, Generic[C]):
         if listed.classes != self.classes:
             raise ValueError(f"{c.data} has the classes {listed.classes}, the model {self.classes}")
         load = self.loader(listed, train=split == "train")
-        return Images(listed.images, load, cache=c.cache == "ram", check=c.check_images, skip_corrupt=c.skip_corrupt)
+        data = Images(listed.images, load, cache=c.cache == "ram", check=c.check_images, skip_corrupt=c.skip_corrupt)
+        self.check(split, [listed.targets[i] for i in data.kept])
+        return data
+
+    def check(self, split: str, targets: Sequence[Any]) -> None:
+        """Refuse a split that can't be used, and warn of one that says nothing, before any work.
+
+        Args:
+            split: Its name.
+            targets: As in `Split`, of the images that are used.
+
+        Raises:
+            ValueError: A class has nothing to learn from.
+        """
 
     def split(self, name: str) -> Split:
         """Files and targets of a split, read once; nothing is decoded."""

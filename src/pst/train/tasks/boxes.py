@@ -36,8 +36,11 @@ def coco_metrics(records: Sequence[Record], truth: Sequence[Boxes], classes: Seq
 
     Returns:
         "map" (IoU 0.50 to 0.95), "map50", "map75", and by the area of the object's box "map_small" (< 32² pixels),
-        "map_medium" and "map_large" (≥ 96²), in [0, 1]; −1 where there is no such object.
+        "map_medium" and "map_large" (≥ 96²), in [0, 1]; −1 where there is no object of that size, NaN where there is
+        none at all.
     """
+    if all(bool(boxes.crowd.all()) for boxes in truth):
+        return dict.fromkeys(_NAMES, float("nan"))
     annotations = [
         {"id": 0, "image_id": i, "category_id": int(label), "bbox": _xywh(box), "iscrowd": int(crowd)}
         for i, boxes in enumerate(truth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -22,6 +23,7 @@ from pst.train import augment
 from pst.train.config import ClassifyConfig
 from pst.train.tasks.base import Record, Task
 
+_LOG = logging.getLogger(__name__)
 _CROP_SHARE = 0.875  # of the stored edge that validation keeps, as in timm
 
 
@@ -33,6 +35,14 @@ class Classify(Task[ClassifyConfig]):
     @override
     def read(self, name: str) -> Split:
         return read_folder(self.config.data, name, getattr(self, "classes", None))
+
+    @override
+    def check(self, split: str, targets: Sequence[int]) -> None:
+        if len(self.classes) == 1:
+            _LOG.warning("%s has one class, %s: every answer is right", self.config.data, self.classes[0])
+        missing = [name for i, name in enumerate(self.classes) if i not in set(targets)]
+        if split == "train" and missing:
+            raise ValueError(f"no training image that can be decoded shows: {', '.join(missing)}")
 
     @override
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
@@ -94,6 +104,8 @@ class Classify(Task[ClassifyConfig]):
         scores = torch.tensor([record["scores"] for record in records])
         targets = torch.tensor([record["target"] for record in records])
         count = len(self.classes)
+        if count == 1:  # which torchmetrics refuses
+            return dict.fromkeys(("top1", "top5", "f1"), 1.0)
         shared: dict[str, Any] = {"num_classes": count}
         return {
             "top1": float(multiclass_accuracy(scores, targets, average="micro", **shared)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from pst.train.tasks.base import Record, Task
 from pst.train.tasks.boxes import coco_metrics, match
 from pst.train.tasks.instances import draw_segments
 
+_LOG = logging.getLogger(__name__)
 _LEAST_SHARE = 0.25  # of a box that must be left of it in an augmented image
 _TWO_STAGE = ("faster_rcnn", "mask_rcnn")  # for these, label 0 is the background
 
@@ -36,21 +38,30 @@ class Detect(Task[DetectConfig]):
 
     @override
     def read(self, name: str) -> Split:
-        return read_boxes(self.config.data, name)
+        segments = name == "train" and self.config.model == "mask_rcnn"
+        return read_boxes(self.config.data, name, getattr(self, "classes", None), segments=segments)
+
+    @override
+    def check(self, split: str, targets: Sequence[Boxes]) -> None:
+        shown = {label for target in targets for label in target.labels[~target.crowd].tolist()}
+        missing = [name for i, name in enumerate(self.classes) if i not in shown]
+        if split == "train" and missing:
+            raise ValueError(f"no training image that can be decoded shows: {', '.join(missing)}")
+        if not shown:
+            _LOG.warning("no image of %s, %s, shows an object: there is no metric", self.config.data, split)
 
     @override
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
         edge, with_masks = self.config.imgsz, train and self.config.model == "mask_rcnn"
-        if with_masks and any(boxes.segments is None and len(boxes.labels) for boxes in split.targets):
-            raise ValueError(
-                "mask_rcnn needs a COCO file whose objects all have a segmentation, or train another model"
-            )
 
         def load(i: int) -> Sample:
             image = decode(split.images[i], channels=self.config.in_chans)
             size, boxes = (image.shape[2], image.shape[1]), split.targets[i]
             if boxes.size not in (None, size):
-                raise ValueError(f"{split.images[i]} is {size[0]}×{size[1]}, its annotations say {boxes.size}")
+                raise ValueError(
+                    f"{split.images[i]} is {size[0]}×{size[1]}, upright by its EXIF orientation, its annotations say "
+                    f"{boxes.size[0]}×{boxes.size[1]}: correct their width and height, or the image"
+                )
             shares = boxes.boxes * torch.tensor(size * 2) / max(size)  # of the squared image
             target = {"boxes": shares, "labels": boxes.labels, "crowd": boxes.crowd}
             if with_masks:

@@ -17,7 +17,7 @@ def draw_segments(segments: Sequence[Any] | None, size: tuple[int, int], edge: i
     """Masks of an image's objects, letterboxed as the image is.
 
     Args:
-        segments: COCO polygons or run lengths; None for an image without objects.
+        segments: As in `pst.data.objects.Boxes`; None for an image without objects.
         size: (width, height) of the image in pixels.
         edge: Of the letterboxed image, in pixels.
 
@@ -28,13 +28,8 @@ def draw_segments(segments: Sequence[Any] | None, size: tuple[int, int], edge: i
     small = fitted(height, width, edge)
     out = torch.zeros(0 if segments is None else len(segments), edge, edge, dtype=torch.uint8)
     for i, segment in enumerate(() if segments is None else segments):
-        runs = coco_mask.frPyObjects(segment, height, width) if _needs_coding(segment) else segment
+        runs = coco_mask.frPyObjects(segment, height, width)
         runs = coco_mask.merge(runs) if isinstance(runs, list) else runs
         mask = torch.from_numpy(coco_mask.decode(runs))
         out[i, : small[0], : small[1]] = F.interpolate(mask[None, None], small, mode="nearest-exact")[0, 0]
     return out
-
-
-def _needs_coding(segment: Any) -> bool:
-    """Polygons and uncompressed run lengths do; compressed ones, whose counts are text, do not."""
-    return isinstance(segment, list) or isinstance(segment["counts"], list)

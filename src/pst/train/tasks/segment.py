@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +17,14 @@ from typing_extensions import override
 from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.data.dataset import Batch
 from pst.data.images import GREY, Sample, Split, decode, fitted, letterbox
-from pst.data.masks import IGNORE, read_mask, read_masks
+from pst.data.masks import IGNORE, read_mask, read_masks, values_in
 from pst.train import augment
 from pst.train.config import SegmentConfig
 from pst.train.tasks.base import Record, Task
+
+_LOG = logging.getLogger(__name__)
+_AT_ONCE = 64  # masks that are read before it is asked whether more are needed
+_MOST_SCORES = 1 << 24  # that are held at once when a prediction is enlarged
 
 
 class Segment(Task[SegmentConfig]):
@@ -31,6 +38,24 @@ class Segment(Task[SegmentConfig]):
     @override
     def read(self, name: str) -> Split:
         return read_masks(self.config.data, name)
+
+    @override
+    def check(self, split: str, targets: Sequence[Path]) -> None:
+        c, count = self.config, len(self.classes)
+        if split == "train" and count == 1:
+            raise ValueError(f"{c.data} has one class, {self.classes[0]}: name what lies around it a class as well")
+        if not (c.check_images or c.cache == "ram"):
+            return
+        if split == "train":
+            missing = set(range(count)) - _values(targets, count, set(range(count)))
+            if missing:
+                names = ", ".join(self.classes[i] for i in sorted(missing))
+                raise ValueError(
+                    f"no training mask of {c.data} has a pixel of: {names}. A pixel's value is the index of its class, "
+                    f"{IGNORE} is unlabelled: correct the masks, or remove the class."
+                )
+        elif not _values(targets, count, None) - {IGNORE}:
+            _LOG.warning("no mask of %s, %s, has a labelled pixel: there is no metric", c.data, split)
 
     @override
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
@@ -91,8 +116,7 @@ class Segment(Task[SegmentConfig]):
         """Class indices (H, W) uint8 on the CPU for (classes, S, S)."""
         width, height = size
         rows, columns = fitted(height, width, self.config.imgsz)
-        scores = scores[None, :, :rows, :columns].float()
-        return F.interpolate(scores, (height, width), mode="bilinear")[0].argmax(0).to(torch.uint8).cpu()
+        return classes_at(scores[:, :rows, :columns].float(), height, width)
 
     @override
     def records(self, output: Tensor, batch: Batch) -> list[Record]:
@@ -123,6 +147,41 @@ class Segment(Task[SegmentConfig]):
     @override
     def columns(self, records: Sequence[Record], split: Split) -> dict[str, list[Any]]:
         return {"confusion": [record["confusion"] for record in records]}
+
+
+def classes_at(scores: Tensor, height: int, width: int) -> Tensor:
+    """The best class of every pixel once scores are resized, a few rows at a time: large photos have many pixels.
+
+    Args:
+        scores: (classes, H, W) float.
+        height: Of the result.
+        width: Likewise.
+
+    Returns:
+        (height, width) uint8 on the CPU.
+    """
+    rows = scores.shape[1]
+    y = ((torch.arange(height, device=scores.device) + 0.5) * (rows / height) - 0.5).clamp(0, rows - 1)
+    above, below = y.floor().long(), y.ceil().long()
+    share = (y - above)[:, None]
+    out, step = torch.empty(height, width, dtype=torch.uint8), max(1, _MOST_SCORES // (len(scores) * width))
+    for first in range(0, height, step):
+        part = slice(first, first + step)
+        mixed = torch.lerp(scores[:, above[part]], scores[:, below[part]], share[part])
+        out[part] = F.interpolate(mixed, width, mode="linear").argmax(0).to(torch.uint8).cpu()
+    return out
+
+
+def _values(masks: Sequence[Path], classes: int, wanted: set[int] | None) -> set[int]:
+    """Values in the masks; the search ends when all of ``wanted``, or one class where that is None, were seen."""
+    seen: set[int] = set()
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(masks), _AT_ONCE):
+            for mask in pool.map(lambda file: read_mask(file, classes), masks[first : first + _AT_ONCE]):
+                seen |= set(values_in(mask))
+            if seen >= wanted if wanted is not None else seen - {IGNORE}:
+                break
+    return seen
 
 
 def _normalised(images: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""Text files that people write: UTF-8, with or without a byte order mark."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+_MARKS = {  # the longer ones first: that of UTF-16 is the beginning of that of UTF-32
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def read_text(path: str | Path, *, most: int | None = None) -> str:
+    """The text of a file, without its byte order mark, lines ending in a line feed alone.
+
+    Args:
+        path: The file.
+        most: Largest number of bytes; None for any.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is larger, or not UTF-8; the message names the encoding where that is known.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    size = path.stat().st_size
+    if most is not None and size > most:
+        raise ValueError(f"{path} has {size:,} bytes, more than {most:,}: is it the right file?")
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    if encoding is None and b"\0" in content[:4096]:
+        encoding = "UTF-16 or no text"
+    if encoding is not None:
+        raise ValueError(f"{path} is {encoding}: save it as UTF-8")
+    try:
+        text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}:{line} is not UTF-8, it has the byte 0x{content[error.start]:02X} (as in Windows-1252 text, or no "
+            "text at all): save it as UTF-8"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a file that are not blank, without the white space around them; errors as in `read_text`."""
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+
+
+def shown(value: object, longest: int = 60) -> str:
+    """A value of a file as it stands in a message: short, on one line, nothing that a terminal obeys."""
+    if isinstance(value, (dict, list, tuple, set)) and value:
+        return f"a {type(value).__name__} of {len(value)}"
+    text = repr(value[: longest + 1]) if isinstance(value, str) else repr(value)
+    return text if len(text) <= longest else text[:longest] + "…"
