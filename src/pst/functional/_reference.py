@@ -12,7 +12,7 @@ from torch import Tensor
 from pst.functional._rule import ranked
 from pst.functional._types import FineTokens, Gate, Inputs, check_gated
 from pst.functional.grid import Size, parent_index
-from pst.functional.scores import gumbel_scores, without_autocast
+from pst.functional.scores import gumbel_scores, rounded, without_autocast
 from pst.functional.selection import Gumbel, Mass, Mean, Nucleus, Random, Window
 
 
@@ -96,7 +96,7 @@ def _scores(inputs: Inputs, logits: Tensor) -> Tensor:
     if isinstance(inputs.rule, Gumbel):
         return gumbel_scores(inputs.query, inputs.key, inputs.scale, inputs.generator)
     if isinstance(inputs.rule, Mass):
-        return logits.softmax(-1).mean(2)
+        return rounded(logits.softmax(-1).mean(2))
     if isinstance(inputs.rule, Random):
         return _random_scores(inputs.rule.seed, logits)
     return logits.mean(2)

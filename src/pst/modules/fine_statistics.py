@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -47,13 +46,17 @@ class FineStatistics(nn.Module):
             scale, shift = (t[:, None, None] for t in self.correction())
             y = projection(x)
             return (y * scale + shift).to(y.dtype)
-        name, norm = found
+        _, norm = found
         if norm.training and not self.tracked:
             return projection(x)
-        state = {f"{name}.running_mean": self.mean, f"{name}.running_var": self.var}
+        own = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        norm.running_mean, norm.running_var = self.mean, self.var
         if norm.training and norm.num_batches_tracked is not None:
-            state[f"{name}.num_batches_tracked"] = norm.num_batches_tracked - 1  # the coarse map has counted this pass
-        return functional_call(projection, state, (x,))
+            norm.num_batches_tracked = norm.num_batches_tracked - 1  # the coarse map has counted this pass
+        try:  # not torch.func.functional_call, which torch.jit.trace refuses
+            return projection(x)
+        finally:
+            norm.running_mean, norm.running_var, norm.num_batches_tracked = own
 
     def updates(self, projection: nn.Module) -> bool:
         """Whether a pass updates the statistics: they are tracked, and the BatchNorm is in training mode."""
