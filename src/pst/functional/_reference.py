@@ -24,7 +24,7 @@ def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Ten
     query, key, value = (_wide(t) for t in (inputs.query, inputs.key, inputs.value))
     with without_autocast(query):
         logits = torch.einsum("bhnd,bhmd->bhnm", query, key) * inputs.scale
-        coarse = logits.softmax(-1) @ value
+        coarse = _softmax(logits) @ value
         if fine is None:
             return coarse.to(inputs.query.dtype)
         out = _with_children(inputs, fine, logits)
@@ -57,11 +57,16 @@ def _with_children(inputs: Inputs, fine: FineTokens, logits: Tensor) -> Tensor:
         children = torch.isin(owner, chosen)
         fine_part = fine_logits[b, head][here][:, children], fine_value[b, head][children]
         if inputs.fusion == "gate":
-            out[b, head, here] = fine_part[0].softmax(-1) @ fine_part[1]
+            out[b, head, here] = _softmax(fine_part[0]) @ fine_part[1]
         else:
             args = (logits[b, head][here], value[b, head], *fine_part)
             out[b, head, here] = _refined(*args, chosen, owner[children])
     return out
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Of each row; like PyTorch's attention 0 where every logit is −∞."""
+    return logits.softmax(-1).masked_fill((logits == float("-inf")).all(-1, keepdim=True), 0)
 
 
 def _wide(t: Tensor) -> Tensor:
@@ -144,4 +149,4 @@ def _refined(
     kept[chosen] = False
     siblings = torch.bincount(owner, minlength=len(value))[owner]
     joint = torch.cat([logits[:, kept], fine_logits - siblings.to(logits.dtype).log()], -1)
-    return joint.softmax(-1) @ torch.cat([value[kept], fine_value])
+    return _softmax(joint) @ torch.cat([value[kept], fine_value])
