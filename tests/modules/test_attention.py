@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import re
 from collections.abc import Mapping
@@ -122,6 +123,23 @@ def test_channels_last_runs_without_copying_a_fine_map():
                 module(x, upper)
             # the values of the coarse map
             assert max(sizes) <= upper.numel() < x.numel()
+
+
+@pytest.mark.parametrize("selection", ["mean", "mass", "nucleus", "random", "window", "gumbel"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_an_empty_batch_gives_an_empty_batch(selection, training):
+    for k, fusion in itertools.product((0, 3), ("gate", "refine")):
+        settings: Any = {"topk": k, "fusion": fusion, "selection": selection}
+        alone, pyramid = (
+            pst.PyramidSparseAttention(16, 2, **settings),
+            pst.PSTPyramid([8, 8], 16, head_dim=8, **settings),
+        )
+        sizes = (13, 9), (7, 4)
+        out = alone.train(training)(*(torch.randn(0, 16, *size) for size in sizes))
+        assert out.shape == (0, 16, 13, 9)
+        maps = pyramid.train(training)([torch.randn(0, 8, *size) for size in sizes])
+        assert [tuple(t.shape) for t in maps] == [(0, 16, 13, 9), (0, 16, 7, 4)]
+        sum(t.sum() for t in (out, *maps)).backward()
 
 
 # ------------------------------------------------------------------------------------------------------- attributes
