@@ -250,7 +250,7 @@ def sync_predictor(model: nn.Module) -> None:
             layer.observer,
             layer.selection,
         )
-        if layer.gate is not None and copy.gate is not None:
-            copy.gate.load_state_dict(layer.gate.state_dict())
         like = next(copy.parameters())
+        if copy.gate is not None:  # whatever Module it is by now
+            copy.gate = deepcopy(layer.gate).to(like)
         copy.fine_statistics = None if layer.fine_statistics is None else deepcopy(layer.fine_statistics).to(like)
