@@ -251,6 +251,6 @@ def sync_predictor(model: nn.Module) -> None:
             layer.selection,
         )
         like = next(copy.parameters())
-        if copy.gate is not None:  # whatever Module it is by now
+        if layer.gate is not None and copy.gate is not None:  # whatever Module it is by now
             copy.gate = deepcopy(layer.gate).to(like)
         copy.fine_statistics = None if layer.fine_statistics is None else deepcopy(layer.fine_statistics).to(like)

@@ -67,7 +67,7 @@ def oracle(model: Any, x: Tensor, upper: Tensor) -> Tensor:
 def attention(attn: Any, x: Tensor, upper: Tensor) -> Tensor:
     """Likewise of the attention alone."""
 
-    def heads(t: Tensor, parts: int) -> list[Tensor]:
+    def heads(t: Tensor, parts: int) -> Any:
         return [part.permute(0, 1, 3, 4, 2) for part in t.unflatten(1, (attn.num_heads, -1)).chunk(parts, 2)]
 
     key, value = heads(attn.kv(upper), 2)
@@ -116,7 +116,7 @@ class Halved(nn.Module):
 
 
 def hooked(model: nn.Module, name: str) -> None:
-    model.get_submodule(name).register_forward_hook(lambda _, __, out: 1.5 * out)
+    model.get_submodule(name).register_forward_hook(lambda *args: 1.5 * args[-1])
 
 
 def pre_hooked(model: nn.Module, name: str) -> None:

@@ -64,6 +64,7 @@ class ConvNormAct(nn.Module):
         if not (_is_plain(conv, nn.Conv2d) and _is_plain(norm, nn.BatchNorm2d) and norm.running_mean is not None):
             return
         wide = torch.promote_types(conv.weight.dtype, torch.float32)
+        assert isinstance(norm, nn.BatchNorm2d)  # tells the type checker
         folded = fuse_conv_bn_eval(copy.deepcopy(conv).to(wide), copy.deepcopy(norm).to(wide))
         self.conv, self.bn = folded.to(conv.weight.dtype), nn.Identity().eval()
 
