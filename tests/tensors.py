@@ -55,8 +55,7 @@ class Attention:
             self.key,
             self.value,
             (self.fine_key, self.fine_value),
-            gate=(self.weight, self.bias),
-            **(self.options | options),
+            **({"gate": (self.weight, self.bias)} | self.options | options),
         )
 
     def tensors(self) -> tuple[Tensor, ...]:

@@ -21,7 +21,7 @@ LAYERS = (
     ("functional", "_unpickle", "files", "image_file"),
     ("modules", "pickle_reader", "environment"),
     ("control",),
-    ("checkpoint", "transfer", "calibration", "tuning"),
+    ("checkpoint", "transfer", "calibration", "folding", "tuning"),
     ("",),  # the public names, in pst/__init__.py
     ("export", "backbones", "hub"),
     ("integrations.*", "visualize", "data"),
@@ -30,7 +30,7 @@ LAYERS = (
     ("cli",),
     ("__main__",),
 )
-CORE = ("functional", "modules", "control", "calibration", "tuning", "checkpoint", "transfer", "")
+CORE = ("functional", "modules", "control", "calibration", "folding", "tuning", "checkpoint", "transfer", "")
 TRITON_FILES = ("pst/functional/_triton.py", "pst/functional/_triton_kernels.py")
 MAY_IMPORT_ULTRALYTICS = ("integrations.ultralytics",)
 MAY_IMPORT_ULTRALYTICS_WHEN_CALLED = ("bench", "demo", "cli")

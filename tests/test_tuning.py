@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import pst
 from battery import digest, filled
@@ -170,6 +171,34 @@ def test_a_missing_gate_is_refused(call):
     text = """these layers were built with fusion="refine" and have no gate: ['blocks.0.attn']"""
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         call(pst.PST(8, 12, 32, head_dim=8, fusion="refine"))
+
+
+def weight_normed(gate: nn.Linear) -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(gate)
+
+
+def pruned(gate: nn.Linear) -> nn.Module:
+    return prune.l1_unstructured(gate, "weight", 0.5)
+
+
+def behind_an_activation(gate: nn.Linear) -> nn.Module:
+    return nn.Sequential(gate, nn.Tanh())
+
+
+def without_bias(gate: nn.Linear) -> nn.Module:
+    return nn.Linear(gate.in_features, gate.out_features, bias=False)
+
+
+@pytest.mark.parametrize("change", [weight_normed, pruned, behind_an_activation, without_bias])
+def test_a_gate_whose_weights_are_not_its_own_is_not_overwritten(model, change):
+    layer = model.blocks[1].attn
+    layer.gate = change(layer.gate)
+    before = [digest(p) for p in model.parameters()]
+    with pytest.raises(
+        ValueError, match=r"overwrites weight and bias of a Linear, and the gate of blocks\.1\.attn is a"
+    ):
+        pst.set_gate(model, 0.5)
+    assert [digest(p) for p in model.parameters()] == before
 
 
 # ------------------------------------------------------------------------------------------- selection and k by layer

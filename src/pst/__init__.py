@@ -22,6 +22,7 @@ __all__ = [
     "control",
     "freeze_except_gate",
     "functional",
+    "fuse",
     "gate_parameters",
     "modules",
     "record_selection",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         set_topk,
         use_topk,
     )
+    from pst.folding import fuse
     from pst.modules import PST, ConvNormAct, PSTBlock, PSTPyramid, PyramidSparseAttention
     from pst.tuning import freeze_except_gate, gate_parameters, stochastic_topk
 else:
@@ -56,6 +58,7 @@ else:
         **dict.fromkeys(("Selection", "record_selection", "set_fusion", "set_gate"), "pst.control"),
         **dict.fromkeys(("set_selection", "set_topk", "use_topk"), "pst.control"),
         **dict.fromkeys(("calibrate", "track_fine_statistics", "uncalibrate"), "pst.calibration"),
+        "fuse": "pst.folding",
         **dict.fromkeys(("freeze_except_gate", "gate_parameters", "stochastic_topk"), "pst.tuning"),
     }
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from pst.control import attention_layers, inner_model, sync_predictor, use_topk
 from pst.modules.attention import PyramidSparseAttention
-from pst.modules.fine_statistics import FineStatistics, plain_norm
+from pst.modules.fine_statistics import FineStatistics, find_norm, running
 
 
 def calibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.device | str | None = None) -> None:
@@ -101,7 +101,7 @@ def track_fine_statistics(model: nn.Module, enabled: bool = True) -> None:
 
 
 class _Moments:
-    """Mean and variance of a projection's convolution, over all positions it is shown, merged exactly in float64."""
+    """Mean and variance of what a projection's BatchNorm is given for fine maps, merged exactly in float64."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         self.norm = norm
@@ -110,8 +110,14 @@ class _Moments:
 
     def see(self, layer: PyramidSparseAttention, maps: tuple[Tensor, ...]) -> None:
         """Forward pre-hook of an attention layer: take in its fine map."""
-        projected: Tensor = layer.kv.conv(maps[0])  # pyright: ignore[reportCallIssue] checked by _norm
-        values = projected.double().transpose(0, 1).flatten(1).cpu()
+        hook = self.norm.register_forward_pre_hook(self._take_in)
+        try:
+            layer.kv(maps[0])
+        finally:
+            hook.remove()
+
+    def _take_in(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        values = given[0].double().transpose(0, 1).flatten(1).cpu()
         var, mean = torch.var_mean(values, 1, correction=0)
         count = self.count + values.shape[1]
         delta = mean - self._mean
@@ -121,16 +127,15 @@ class _Moments:
 
     def statistics(self) -> FineStatistics:
         """With the unbiased variance, as BatchNorm keeps."""
-        like = self.norm.running_mean
-        assert like is not None  # checked by _norm
+        like, _ = running(self.norm)
         return FineStatistics(self.norm, self._mean.to(like), (self._squares / (self.count - 1)).to(like))
 
 
 def _norm(layer: PyramidSparseAttention, name: str) -> _BatchNorm:
-    norm = plain_norm(layer.kv)
-    if norm is None:
+    found = find_norm(layer.kv)
+    if found is None:
         raise ValueError(
             f"{name or type(layer).__name__} has a key/value projection without a BatchNorm with running statistics: "
             "calibrate and track before fusing, and only models with BatchNorm"
         )
-    return norm
+    return found[1]

@@ -134,7 +134,9 @@ def set_gate(model: nn.Module, share: float) -> None:
 
     Raises:
         TypeError: ``model`` is not a Module.
-        ValueError: ``model`` holds no PST layer or one without a gate, or ``share`` is out of range.
+        ValueError: ``model`` holds no PST layer, one without a gate or with a gate whose weight and bias are not plain
+            parameters of a Linear (parametrised, pruned, quantised, an adapter), or ``share`` is out of range. Then
+            nothing is changed.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must be above 0 and below 1, got {share!r}: k = 0 leaves the fine branch out")
@@ -143,11 +145,23 @@ def set_gate(model: nn.Module, share: float) -> None:
     missing = [name for name, gate in gates.items() if gate is None]
     if missing:
         raise ValueError(f'these layers were built with fusion="refine" and have no gate: {missing}')
+    others = {name: gate for name, gate in gates.items() if not _is_linear(gate)}
+    if others:
+        name, gate = next(iter(others.items()))
+        raise ValueError(
+            f"set_gate overwrites weight and bias of a Linear, and the gate of {name or 'the layer'} is a "
+            f"{type(gate).__name__} without such parameters: put a Linear in its place first"
+        )
     for gate in gates.values():
-        if gate is not None:
-            nn.init.zeros_(gate.weight)
-            nn.init.constant_(gate.bias, math.log(share / (1 - share)))
+        assert isinstance(gate, nn.Linear)
+        nn.init.zeros_(gate.weight)
+        nn.init.constant_(gate.bias, math.log(share / (1 - share)))
     sync_predictor(model)
+
+
+def _is_linear(gate: nn.Module | None) -> bool:
+    """Whether what is written to its weight and bias is what the gate computes with."""
+    return isinstance(gate, nn.Linear) and {"weight", "bias"} == {name for name, _ in gate.named_parameters()}
 
 
 def set_fusion(model: nn.Module, fusion: Fusion) -> None:
@@ -236,7 +250,7 @@ def sync_predictor(model: nn.Module) -> None:
             layer.observer,
             layer.selection,
         )
-        if layer.gate is not None and copy.gate is not None:
-            copy.gate.load_state_dict(layer.gate.state_dict())
         like = next(copy.parameters())
+        if layer.gate is not None and copy.gate is not None:  # whatever Module it is by now
+            copy.gate = deepcopy(layer.gate).to(like)
         copy.fine_statistics = None if layer.fine_statistics is None else deepcopy(layer.fine_statistics).to(like)

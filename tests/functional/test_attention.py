@@ -273,6 +273,22 @@ def test_fine_tokens_may_be_a_function_of_the_positions(fusion, impl):
     assert asked[0].dtype == torch.int64
 
 
+@implementations
+@pytest.mark.parametrize("selection", ["mean", "window"])
+def test_the_gate_may_be_a_function_of_both_branches(selection, impl):
+    a, widths = Attention.random((5, 8), (2, 3), selection=selection), []
+
+    def gate(branches):
+        widths.append(branches.shape[-1])
+        return torch.nn.functional.linear(branches, a.weight, a.bias)
+
+    assert_close(a(topk=2, gate=gate, impl=impl), a(topk=2, impl=impl))
+    assert widths == [8]
+    with pytest.raises(ValueError, match=r"the gate must give 4 channels for 8, got shape"):
+        a(topk=2, gate=lambda branches: branches, impl=impl)
+    a(topk=0, gate=None, impl=impl)
+
+
 @fusions
 @implementations
 def test_observer_sees_the_selection(fusion, impl):

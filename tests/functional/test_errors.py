@@ -116,7 +116,7 @@ BAD_ARGUMENTS = {
     "no gate": (
         {"gate": None},
         ValueError,
-        'fusion="gate" with topk > 0 needs gate=(weight, bias); fusion="refine" needs none',
+        'fusion="gate" with topk > 0 needs gate=(weight, bias) or a gate to call; fusion="refine" needs none',
     ),
     "shape of the fine keys": (
         {"fine": (zeros(2, 2, 6, 7, 4), zeros(*MAP))},

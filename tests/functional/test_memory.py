@@ -40,24 +40,6 @@ def test_the_watch_sees_the_logits_of_the_reference():
     assert watch.largest >= 2 * 2 * fine[0] * fine[1] * coarse[0] * coarse[1]
 
 
-def test_coarse_attention_alone_is_one_operator():
-    a = Attention.random(dtype=torch.float32)
-    views = {"view", "_unsafe_view", "empty", "detach"}
-    with Watch() as watch:
-        a(topk=0)
-    computed = [name for name in watch.operators if name not in views]
-    assert computed == ["_scaled_dot_product_flash_attention_for_cpu"]
-
-
-@pytest.mark.parametrize(("fusion", "calls"), [("gate", 2), ("refine", 1)])
-@pytest.mark.parametrize(("fine", "coarse"), SIZES)
-def test_refinement_calls_attention_as_often_as_there_are_softmaxes(fine, coarse, fusion, calls):
-    a = Attention.random(fine, coarse, width=8, dtype=torch.float32, topk=8, fusion=fusion)
-    with Watch() as watch:
-        a()
-    assert watch.operators.count("_scaled_dot_product_flash_attention_for_cpu") == calls
-
-
 def test_fine_tokens_are_never_asked_for_when_k_is_0():
     a = Attention.random(dtype=torch.float32)
 

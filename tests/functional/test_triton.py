@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from pst.functional import _dispatch, implementation_for
 from pst.functional._dispatch import HEAD_WIDTHS
-from pst.functional._types import Gate
+from pst.functional._types import LinearGate
 from tensors import Attention
 
 CUDA, INTERPRETED = torch.cuda.is_available(), os.environ.get("TRITON_INTERPRET") == "1"
@@ -31,7 +32,7 @@ triton: Any = importlib.import_module("pst.functional._triton") if CUDA or INTER
 
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}  # of the norm; a few roundings each
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if CUDA else [])]
-MODES = ("coarse", "gate", "gate, biased", "refine", "refine, biased")
+MODES = ("coarse", "coarse, biased", "gate", "gate, biased", "refine", "refine, biased")
 modes = pytest.mark.parametrize("mode", MODES)
 
 
@@ -54,7 +55,7 @@ class Case(NamedTuple):
     value: Tensor
     fine_key: Tensor | None
     fine_value: Tensor | None
-    gate: Gate | None
+    gate: LinearGate | None
     bias: Tensor | None
     scale: float
 
@@ -65,8 +66,10 @@ class Case(NamedTuple):
         def make(*shape: int) -> Tensor:
             return torch.randn(shape, dtype=torch.float64).to(DEVICE, dtype).requires_grad_()
 
-        fine = (None, None) if mode == "coarse" else (make(b, h, t, d), make(b, h, t, d))
-        gate = Gate(make(d, 2 * d), make(d)) if mode.startswith("gate") else None
+        if mode.startswith("coarse"):
+            t = 0
+        fine = (None, None) if t == 0 else (make(b, h, t, d), make(b, h, t, d))
+        gate = LinearGate(make(d, 2 * d), make(d)) if mode.startswith("gate") else None
         bias = None
         if mode.endswith("biased"):
             length, every = (t, 3) if gate is not None else (m + t, 2)
@@ -83,7 +86,7 @@ class Case(NamedTuple):
         exact: Any = [
             None if t is None else t.detach().double().requires_grad_() for t in (*self[:5], *self.gate_tensors())
         ]
-        gate = None if self.gate is None else Gate(*exact[5:])
+        gate = None if self.gate is None else LinearGate(*exact[5:])
         bias = None if self.bias is None else self.bias.double()
         return self._replace(**dict(zip(self._fields, exact[:5], strict=False)), gate=gate, bias=bias)
 
@@ -92,7 +95,7 @@ class Case(NamedTuple):
         query, key, value, fine_key, fine_value, gate, bias, scale = self
         logits = query @ key.mT * scale
         if fine_key is None or fine_value is None:
-            return logits.softmax(-1) @ value
+            return (logits + (0 if bias is None else bias[:, :, None])).softmax(-1) @ value
         fine_logits = query @ fine_key.mT * scale
         if gate is None:
             joint = torch.cat([logits, fine_logits], -1) + (0 if bias is None else bias[:, :, None])
@@ -255,7 +258,10 @@ def test_compiles_whole(mode):
 def test_the_whole_operator_agrees_with_the_reference(fusion, sizes, topk, selection):
     options = {"topk": topk, "fusion": fusion, "selection": selection}
     a = Attention.random(*sizes, width=16, dtype=torch.float32, **options).map(lambda t: t.to(DEVICE))
-    assert_close(a(impl="triton"), a.to(torch.float64)(impl="reference"), torch.float32)
+    exact = a.to(torch.float64)(impl="reference")
+    assert_close(a(impl="triton"), exact, torch.float32)
+    called = partial(F.linear, weight=a.weight, bias=a.bias)  # a gate that no kernel can look into
+    assert_close(a(impl="triton", gate=called), exact, torch.float32)
 
 
 ON_CPU = "Triton needs a CUDA GPU, and the query is on cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import re
 from collections.abc import Mapping
@@ -69,25 +70,6 @@ class GroupNormConv(nn.Module):
 # ------------------------------------------------------------------------------------------------- fine projection
 
 
-@pytest.mark.parametrize("fusion", ["gate", "refine"])
-@pytest.mark.parametrize("sizes", [((12, 10), (6, 5)), ((13, 9), (7, 4))])
-def test_projecting_after_gathering_equals_projecting_before(sizes, fusion):
-    module, (x, upper) = layer(topk=4, fusion=fusion).double(), maps(torch.float64, *sizes)
-    after = module(x, upper)
-    calls = []
-    module.kv.register_forward_hook(lambda *_: calls.append(1))  # hooks must see the whole map: it is projected first
-    assert_close(module(x, upper), after, 1e-11)
-    assert len(calls) == 2
-
-
-def test_eval_projects_the_selected_children_alone():
-    module, (x, upper) = layer(topk=2), maps(fine=(40, 40), coarse=(20, 20))
-    with torch.no_grad(), Watch() as watch:
-        module(x, upper)
-    assert watch.operators.count("convolution") == 4  # q, kv of the coarse map, pe, proj
-    assert watch.operators.count("bmm") == 1
-
-
 def test_gradients_of_gathered_tokens_take_no_map_for_each_head():
     module = filled(pst.PyramidSparseAttention(32, 8, topk=2)).eval()
     x, upper = torch.randn(1, 32, 40, 40, requires_grad=True), torch.randn(1, 32, 20, 20)
@@ -139,8 +121,25 @@ def test_channels_last_runs_without_copying_a_fine_map():
             sizes.clear()
             with torch.no_grad(), Copies():
                 module(x, upper)
-            # the values of the coarse map, and the few selected keys and values
+            # the values of the coarse map
             assert max(sizes) <= upper.numel() < x.numel()
+
+
+@pytest.mark.parametrize("selection", ["mean", "mass", "nucleus", "random", "window", "gumbel"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_an_empty_batch_gives_an_empty_batch(selection, training):
+    for k, fusion in itertools.product((0, 3), ("gate", "refine")):
+        settings: Any = {"topk": k, "fusion": fusion, "selection": selection}
+        alone, pyramid = (
+            pst.PyramidSparseAttention(16, 2, **settings),
+            pst.PSTPyramid([8, 8], 16, head_dim=8, **settings),
+        )
+        sizes = (13, 9), (7, 4)
+        out = alone.train(training)(*(torch.randn(0, 16, *size) for size in sizes))
+        assert out.shape == (0, 16, 13, 9)
+        maps = pyramid.train(training)([torch.randn(0, 8, *size) for size in sizes])
+        assert [tuple(t.shape) for t in maps] == [(0, 16, 13, 9), (0, 16, 7, 4)]
+        sum(t.sum() for t in (out, *maps)).backward()
 
 
 # ------------------------------------------------------------------------------------------------------- attributes

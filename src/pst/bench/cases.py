@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pst.bench.textbook import textbook_attention, textbook_layer
 from pst.bench.work import Work, count_work
 from pst.control import attention_layers
+from pst.folding import fuse
 from pst.functional import pyramid_sparse_attention
 from pst.modules import PST, PyramidSparseAttention
 
@@ -43,7 +44,7 @@ class Case:
     dtype: torch.dtype = torch.float32
 
     def module(self) -> nn.Module:
-        """The layer, weights in channels_last."""
+        """The layer, weights in channels_last; for inference with its batch norms folded (`pst.fuse`)."""
         torch.manual_seed(0)
         c = self.channels
         module: nn.Module = (
@@ -51,7 +52,8 @@ class Case:
             if self.layer == "attention"
             else PST(2 * c, 2 * c, 2 * c, topk=self.topk)
         )
-        return module.train(self.train).to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        module = module.train(self.train).to(self.device, self.dtype)
+        return (module if self.train else fuse(module)).to(memory_format=torch.channels_last)
 
     def maps(self) -> tuple[Tensor, Tensor]:
         """Fine and coarse map, channels_last."""

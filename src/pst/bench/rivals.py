@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pst.bench.roofline import Roofline
 from pst.bench.timing import interleave
 from pst.bench.work import count_work
+from pst.folding import fuse
 from pst.modules import PST, ConvNormAct, PSTPyramid
 
 WIDTH = 64  # C of every neck's output; the widths of YOLO11n at 640 px go in
@@ -155,7 +156,9 @@ def run_rivals(
 def _build(build: Callable[[], nn.Module]) -> nn.Module | str:
     """The module, or why it cannot be built here."""
     try:
-        return build().eval().to(memory_format=torch.channels_last)
+        module = build().eval()
+        ours = any(isinstance(m, ConvNormAct) for m in module.modules())
+        return (fuse(module) if ours else module).to(memory_format=torch.channels_last)
     except ImportError as error:
         return f"{error}: pip install 'pyramid-sparse-transformer[bench]'"
 

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from pst.functional._dispatch import is_eager
 
+FEW = 16  # keys: with fewer than a CPU's vector holds, PyTorch's attention makes 0 of a row of NaN if it has no mask
 SPLIT = 2**18  # logits from which a backward pass is worth sharing among threads
-_OLD = torch.__version__ < "2.5"  # whose export of traced programs to ONNX fails for attention with a scale of its own
 
 
-def softmax_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, scale: float) -> Tensor:
-    """softmax(q·kᵀ·scale + mask)·v without an N×M tensor.
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, *, scale: float) -> Tensor:
+    """softmax(q·kᵀ·scale + bias)·v without an N×M tensor.
 
     The backward pass of PyTorch's attention for CPUs gives each head of each image to one thread. Where these are
     fewer than the threads, blocks of queries become images of their own; their keys' gradients are summed.
@@ -22,15 +22,15 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
         query: (B, h, N, d), last dimension contiguous.
         key: (B, h, M, d), likewise.
         value: (B, h, M, d), likewise.
-        mask: Logit biases (B, h, 1, M), or None.
+        bias: Added to the logits of each key, (B, h, M), or None.
         scale: Factor on the logits.
 
     Returns:
         (B, h, N, d).
     """
-    if _OLD and torch.jit.is_tracing():
-        query = query * (scale * query.shape[-1] ** 0.5)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    if is_eager() and bias is None and key.shape[2] < FEW and query.device.type == "cpu":  # no guard on a size
+        bias = query.new_zeros(key.shape[:3])
+    mask = None if bias is None else bias[:, :, None]
     blocks = _blocks(query, key)
     if blocks == 1:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)

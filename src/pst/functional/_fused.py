@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pst.functional._attend import softmax_attention
-from pst.functional._dispatch import is_eager
 from pst.functional._rule import Selected
-from pst.functional._types import FineTokens, Gate, Inputs
+from pst.functional._types import FineTokens, Gate, Inputs, LinearGate, check_gated
 from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
 
 
@@ -21,11 +19,13 @@ def fused(
 ) -> Tensor:
     """See `pst.functional.pyramid_sparse_attention`, which checks everything this relies on.
 
-    ``kernel`` does both softmaxes and the gate, or their joint softmax, in one pass: `pst.functional._triton.attend`.
+    ``kernel`` takes the place of `softmax_attention`, and does both softmaxes and a `LinearGate`, or their joint
+    softmax, in one pass: `pst.functional._triton.attend`.
     """
     query, key, value, scale = inputs.query, inputs.key, inputs.value, inputs.scale
+    attention = softmax_attention if kernel is None else kernel
     if fine is None:
-        return (softmax_attention if kernel is None else kernel)(query, key, value, scale=scale)
+        return attention(query, key, value, scale=scale)
 
     with torch.no_grad():
         selected = inputs.rule.select(inputs.tokens())
@@ -34,25 +34,24 @@ def fused(
     children = _gather_children(inputs, fine, selected)
     own = query if selected.grid is None else split_blocks(query, inputs.fine_size, selected.grid)
     gate = gate if inputs.fusion == "gate" else None
-    if kernel is not None:
+    mixed = gate if kernel is None or not isinstance(gate, LinearGate) else None  # what no kernel does on its way
+    if mixed is not None:
+        out = _attended(attention, own, children, scale)
+    elif kernel is not None:
         out = _in_one_pass(kernel, own, key, value, children, gate, scale)
-    elif gate is None:
-        out = _refined(own, key, value, children, scale)
     else:
-        out = _attended(own, children, scale)
+        out = _refined(own, key, value, children, scale)
     if selected.grid is not None:
         out = join_blocks(out, inputs.fine_size, selected.grid)
-    if gate is not None and kernel is None:
-        out = gate_fusion(softmax_attention(query, key, value, scale=scale), out, gate)
-    return out
+    return out if mixed is None else gate_fusion(attention(query, key, value, scale=scale), out, mixed)
 
 
 class _Children(NamedTuple):
     """The fine tokens of each image and head; G blocks of queries with their own stand side by side, as heads do.
 
     Attributes:
-        key: (B, h·G, T, d), T = k·slots.
-        value: (B, h·G, T, d).
+        key: (B, h·G, T, d), T = k·slots; 0 where not ``valid``, so that NaN and infinity there go nowhere.
+        value: (B, h·G, T, d), likewise.
         parent: (B, h·G, k) flat coarse indices.
         used: (B, h·G, k) bool, which parents give way to their children; None when all do.
         valid: (B, h·G, T) bool, which slots are children of such; None when all are.
@@ -76,41 +75,56 @@ def _gather_children(inputs: Inputs, fine: FineTokens, selected: Selected) -> _C
         valid = spread if valid is None else valid & spread
     key, value = fine(index.flatten(2))
     if selected.grid is not None:
-        key, value = (t.contiguous().reshape(t.shape[0], -1, index.shape[-1], t.shape[-1]) for t in (key, value))
+        key, value = (t.reshape(*index.shape, t.shape[-1]).flatten(1, 2) for t in (key, value))
         parent = parent.flatten(1, 2)
         used, valid = (None if t is None else t.flatten(1, 2) for t in (used, valid))
+    if valid is not None:
+        key, value = (t.masked_fill(~valid[..., None], 0) for t in (key, value))
     return _Children(key, value, parent, used, valid, slots)
 
 
-def _attended(query: Tensor, children: _Children, scale: float) -> Tensor:
+def _attended(attention: Callable[..., Tensor], query: Tensor, children: _Children, scale: float) -> Tensor:
     """Softmax over the children alone (spec, step 4)."""
-    mask = None if children.valid is None else _exclusion_bias(children.valid, query.dtype)[:, :, None]
-    return softmax_attention(query, children.key, children.value, mask, scale=scale)
+    bias = None if children.valid is None else _exclusion_bias(children.valid, query.dtype)
+    return attention(query, children.key.to(query.dtype), children.value.to(query.dtype), bias=bias, scale=scale)
 
 
 def _refined(query: Tensor, key: Tensor, value: Tensor, children: _Children, scale: float) -> Tensor:
     """One softmax over the tokens not chosen and the children of the chosen (spec, last section)."""
-    key, value = _for_each_block(query, key, value)
+    bias, key, value = _without_parents(query, key, value, children, query.dtype)
     return softmax_attention(
         query,
         torch.cat([key, children.key.to(key.dtype)], 2),
         torch.cat([value, children.value.to(value.dtype)], 2),
-        refinement_bias(children, key.shape[2], query.dtype),
+        bias,
         scale=scale,
     )
 
 
+def _without_parents(
+    query: Tensor, key: Tensor, value: Tensor, children: _Children, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`refinement_bias`, and coarse keys and values for each block of queries, 0 at the parents that give way.
+
+    A logit bias of −∞ alone would let a NaN or an infinity through that the parent holds.
+    """
+    key, value = _for_each_block(query, key, value)
+    bias = refinement_bias(children, key.shape[2], dtype)
+    gone = bias[..., : key.shape[2], None] < 0
+    return bias, key.masked_fill(gone, 0), value.masked_fill(gone, 0)
+
+
 def _in_one_pass(
-    kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, children: _Children, gate: Gate | None,
-    scale: float,
+    kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, children: _Children,
+    gate: LinearGate | None, scale: float,
 ) -> Tensor:  # fmt: skip
     """The whole attention of a kernel that knows logit biases and the gate."""
-    key, value = _for_each_block(query, key, value)
     if gate is None:
-        bias = refinement_bias(children, key.shape[2], torch.float32)[:, :, 0]
+        bias, key, value = _without_parents(query, key, value, children, torch.float32)
     else:
+        key, value = _for_each_block(query, key, value)
         bias = None if children.valid is None else _exclusion_bias(children.valid, torch.float32)
-        gate = Gate(*(t.to(query.dtype) for t in gate))
+        gate = LinearGate(*(t.to(query.dtype) for t in gate))
     fine_key, fine_value = children.key.to(query.dtype), children.value.to(query.dtype)
     return kernel(query, key, value, fine_key, fine_value, scale=scale, bias=bias, gate=gate)
 
@@ -134,12 +148,10 @@ def gate_fusion(coarse: Tensor, fine: Tensor, gate: Gate) -> Tensor:
     Args:
         coarse: (B, h, N, d).
         fine: (B, h, N, d).
-        gate: W (d, 2d) and b (d).
+        gate: Called with (B, N, h, 2d).
     """
     coarse, fine = coarse.transpose(1, 2), fine.transpose(1, 2)
-    g = F.linear(torch.cat([coarse, fine], -1), gate.weight, gate.bias).sigmoid()
-    if is_eager() and g.dtype == coarse.dtype == fine.dtype:
-        return torch.lerp(coarse, fine, g).transpose(1, 2)  # the same in one pass over memory, in float32 at least
+    g = check_gated(gate(torch.cat([coarse, fine], -1)), coarse).sigmoid()
     return (g * fine + (1 - g) * coarse).transpose(1, 2)
 
 
@@ -152,7 +164,7 @@ def refinement_bias(children: _Children, tokens: int, dtype: torch.dtype) -> Ten
         dtype: Of the result; that of the query.
 
     Returns:
-        (B, h·G, 1, M + T): −∞ at parents that give way and at spare slots, −log n_j at the children of j, else 0.
+        (B, h·G, M + T): −∞ at parents that give way and at spare slots, −log n_j at the children of j, else 0.
     """
     parent, used, valid = children.parent, children.used, children.valid
     valid = torch.ones_like(children.key[..., 0], dtype=torch.bool) if valid is None else valid
@@ -167,7 +179,7 @@ def refinement_bias(children: _Children, tokens: int, dtype: torch.dtype) -> Ten
         count = count.clamp_min(1)  # the log of none would be -∞ twice over
     fine = -count.to(torch.promote_types(dtype, torch.float32)).log().to(dtype)
     fine = fine.expand(-1, -1, -1, children.slots).flatten(-2)
-    return torch.cat([coarse, fine + _exclusion_bias(valid, dtype)], -1)[:, :, None]
+    return torch.cat([coarse, fine + _exclusion_bias(valid, dtype)], -1)
 
 
 def _exclusion_bias(valid: Tensor, dtype: torch.dtype) -> Tensor:

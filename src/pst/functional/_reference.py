@@ -9,27 +9,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pst.functional._types import FineTokens, Gate, Inputs
+from pst.functional._rule import ranked
+from pst.functional._types import FineTokens, Gate, Inputs, check_gated
 from pst.functional.grid import Size, parent_index
-from pst.functional.scores import gumbel_scores
+from pst.functional.scores import gumbel_scores, rounded, without_autocast
 from pst.functional.selection import Gumbel, Mass, Mean, Nucleus, Random, Window
 
 
 def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Tensor:
-    """See `pst.functional.pyramid_sparse_attention`, which checks everything this relies on."""
-    query, key, value = inputs.query, inputs.key, inputs.value
-    logits = torch.einsum("bhnd,bhmd->bhnm", query, key) * inputs.scale
-    if fine is None:
-        return logits.softmax(-1) @ value
+    """See `pst.functional.pyramid_sparse_attention`, which checks everything this relies on.
 
+    Computes in float32 at least; the gate alone is given the query's dtype.
+    """
+    query, key, value = (_wide(t) for t in (inputs.query, inputs.key, inputs.value))
+    with without_autocast(query):
+        logits = torch.einsum("bhnd,bhmd->bhnm", query, key) * inputs.scale
+        coarse = _softmax(logits) @ value
+        if fine is None:
+            return coarse.to(inputs.query.dtype)
+        out = _with_children(inputs, fine, logits)
+    if inputs.fusion == "gate":
+        assert gate is not None  # checked by the caller; tells the type checker
+        branches = torch.cat([coarse, out], -1).to(inputs.query.dtype)
+        g = _wide(check_gated(gate(branches), coarse)).sigmoid()
+        out = g * out + (1 - g) * coarse
+    return out.to(inputs.query.dtype)
+
+
+def _with_children(inputs: Inputs, fine: FineTokens, logits: Tensor) -> Tensor:
+    """The fine branch of "gate", or the joint softmax of "refine"; ``logits`` (B, h, N, M) are those of coarse keys."""
+    query, value = _wide(inputs.query), _wide(inputs.value)
     with torch.no_grad():
         selected, grid = _select(inputs, logits)
     if inputs.observer is not None:
         inputs.observer(selected[:, :, 0] if grid is None else selected)
-    block = _block_of(inputs.fine_size, (1, 1) if grid is None else grid).to(key.device)
-    owner = parent_index(inputs.fine_size, inputs.coarse_size, device=key.device)
-    everywhere = torch.arange(len(owner), device=key.device).expand(*key.shape[:2], -1)
-    fine_key, fine_value = fine(everywhere)
+    block = _block_of(inputs.fine_size, (1, 1) if grid is None else grid).to(query.device)
+    owner = parent_index(inputs.fine_size, inputs.coarse_size, device=query.device)
+    everywhere = torch.arange(len(owner), device=query.device).expand(*query.shape[:2], -1)
+    fine_key, fine_value = (_wide(t) for t in fine(everywhere))
     fine_logits = torch.einsum("bhnd,bhmd->bhnm", query, fine_key) * inputs.scale
 
     out = torch.empty_like(query)
@@ -39,13 +56,22 @@ def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Ten
         chosen = chosen[chosen >= 0]
         children = torch.isin(owner, chosen)
         fine_part = fine_logits[b, head][here][:, children], fine_value[b, head][children]
-        args = (logits[b, head][here], value[b, head], *fine_part)
         if inputs.fusion == "gate":
-            assert gate is not None  # checked by the caller; tells the type checker
-            out[b, head, here] = _gated(*args, gate)
+            out[b, head, here] = _softmax(fine_part[0]) @ fine_part[1]
         else:
+            args = (logits[b, head][here], value[b, head], *fine_part)
             out[b, head, here] = _refined(*args, chosen, owner[children])
     return out
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Of each row; like PyTorch's attention 0 where every logit is −∞."""
+    return logits.softmax(-1).masked_fill((logits == float("-inf")).all(-1, keepdim=True), 0)
+
+
+def _wide(t: Tensor) -> Tensor:
+    """In float32 at least."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def _select(inputs: Inputs, logits: Tensor) -> tuple[Tensor, Size | None]:
@@ -63,10 +89,9 @@ def _select(inputs: Inputs, logits: Tensor) -> tuple[Tensor, Size | None]:
     if not isinstance(rule, (Gumbel, Mass, Mean, Nucleus, Random, Window)):
         asked = rule.select(inputs.tokens())
         return asked.marked() if asked.grid is not None else asked.marked()[:, :, None], asked.grid
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     grid = (min(rule.grid, height), min(rule.grid, width)) if isinstance(rule, Window) else None
     block = _block_of(inputs.fine_size, (1, 1) if grid is None else grid).to(logits.device)
-    scores = torch.stack([_scores(inputs, logits[:, :, block == i]) for i in block.unique()], 2)
+    scores = ranked(torch.stack([_scores(inputs, logits[:, :, block == i]) for i in block.unique()], 2))
     selected = scores.argsort(dim=-1, descending=True, stable=True)[..., : inputs.topk]
     return _nucleus(scores, selected, rule.p) if isinstance(rule, Nucleus) else selected, grid
 
@@ -76,7 +101,7 @@ def _scores(inputs: Inputs, logits: Tensor) -> Tensor:
     if isinstance(inputs.rule, Gumbel):
         return gumbel_scores(inputs.query, inputs.key, inputs.scale, inputs.generator)
     if isinstance(inputs.rule, Mass):
-        return logits.softmax(-1).mean(2)
+        return rounded(logits.softmax(-1).mean(2))
     if isinstance(inputs.rule, Random):
         return _random_scores(inputs.rule.seed, logits)
     return logits.mean(2)
@@ -116,14 +141,6 @@ def _random_scores(seed: int, logits: Tensor) -> Tensor:
     return scores
 
 
-def _gated(logits: Tensor, value: Tensor, fine_logits: Tensor, fine_value: Tensor, gate: Gate) -> Tensor:
-    """Spec, steps 2, 4 and 5: two softmaxes, mixed by the gate."""
-    coarse = logits.softmax(-1) @ value
-    fine = fine_logits.softmax(-1) @ fine_value
-    g = (torch.cat([coarse, fine], -1) @ gate.weight.T + gate.bias).sigmoid()
-    return g * fine + (1 - g) * coarse
-
-
 def _refined(
     logits: Tensor, value: Tensor, fine_logits: Tensor, fine_value: Tensor, chosen: Tensor, owner: Tensor
 ) -> Tensor:
@@ -132,4 +149,4 @@ def _refined(
     kept[chosen] = False
     siblings = torch.bincount(owner, minlength=len(value))[owner]
     joint = torch.cat([logits[:, kept], fine_logits - siblings.to(logits.dtype).log()], -1)
-    return joint.softmax(-1) @ torch.cat([value[kept], fine_value])
+    return _softmax(joint) @ torch.cat([value[kept], fine_value])

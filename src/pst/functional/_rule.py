@@ -5,12 +5,12 @@ Letters: B batch, h heads, d head width, N = H·W query tokens, M coarse tokens,
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from pst.functional._dispatch import is_eager
 from pst.functional.grid import Size
 
 
@@ -65,12 +65,28 @@ class SelectionRule(Protocol):
         ...
 
 
+def ranked(scores: Tensor) -> Tensor:
+    """(..., M) scores with +∞ for those that are not finite, which no number ranks; files of other runtimes go without.
+
+    A NaN or an infinity in a key or query makes a score NaN, +∞ or −∞, as the order of the summation has it.
+    """
+    if torch.jit.is_tracing():
+        return scores
+    return torch.nan_to_num(scores, math.inf, math.inf, math.inf)
+
+
 def highest(scores: Tensor, topk: int) -> Tensor:
-    """(..., M) -> (..., min(topk, M)) indices of the highest scores, highest first, equal ones in index order."""
-    if is_eager():
-        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+    """Indices of the highest scores: not finite ones first, then highest first, equal ones in index order.
+
+    Args:
+        scores: (..., M), float or integer.
+        topk: k; more than M means M.
+
+    Returns:
+        (..., min(k, M)) int64.
+    """
     if torch.onnx.is_in_onnx_export():  # ONNX has no stable sort, but its TopK takes the lower index of a tie
         return scores.topk(min(topk, scores.shape[-1])).indices
     if torch.jit.is_tracing():  # Core ML cannot read the stable overload; on the CPU this one is stable as well
         return scores.sort(dim=-1, descending=True).indices[..., :topk]
-    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+    return ranked(scores).sort(dim=-1, descending=True, stable=True).indices[..., :topk]

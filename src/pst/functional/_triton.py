@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from pst.functional._dispatch import HEAD_WIDTHS
 from pst.functional._triton_kernels import forward_kernel, key_gradient_kernel, query_gradient_kernel
-from pst.functional._types import Gate
+from pst.functional._types import LinearGate
 
 LOG2_E = 1.4426950408889634
 PROGRAMS = 256  # enough to fill a large GPU; a constant, so that results do not depend on the device's size
@@ -56,7 +56,7 @@ def attend(
     *,
     scale: float,
     bias: Tensor | None = None,
-    gate: Gate | None = None,
+    gate: LinearGate | None = None,
 ) -> Tensor:
     """Attention to coarse tokens and, with fine ones, the gated mixture of two softmaxes or one softmax over both.
 

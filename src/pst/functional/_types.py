@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pst.functional._rule import SelectionRule, Tokens
@@ -14,11 +15,29 @@ from pst.functional._rule import SelectionRule, Tokens
 FineTokens = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class Gate(NamedTuple):
-    """Weights of the paper's gate: ``weight`` (d, 2d) and ``bias`` (d), shared by all heads and positions."""
+# both branches side by side (..., 2d) -> what the sigmoid is taken of, (..., d), for all heads and positions alike
+Gate = Callable[[Tensor], Tensor]
+
+
+class LinearGate(NamedTuple):
+    """The paper's gate by its weights, ``weight`` (d, 2d) and ``bias`` (d), which a kernel may read."""
 
     weight: Tensor
     bias: Tensor
+
+    def __call__(self, branches: Tensor) -> Tensor:
+        """W [o_c ; o_f] + b."""
+        return F.linear(branches, self.weight, self.bias)
+
+
+def check_gated(gated: Tensor, branch: Tensor) -> Tensor:
+    """Return what a gate gave; raise ValueError unless it has a channel for each of the branch's."""
+    if gated.shape[-1] != branch.shape[-1]:
+        raise ValueError(
+            f"the gate must give {branch.shape[-1]} channels for {2 * branch.shape[-1]}, got shape "
+            f"{tuple(gated.shape)}: build it as Linear({2 * branch.shape[-1]}, {branch.shape[-1]})"
+        )
+    return gated
 
 
 class Inputs(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 from pst.functional._dispatch import implementation_for, refusal_of_triton
 from pst.functional._fused import fused
 from pst.functional._reference import reference
-from pst.functional._types import FineTokens, Gate, Inputs
+from pst.functional._types import FineTokens, Gate, Inputs, LinearGate
 from pst.functional.selection import SelectionRule, check_selection
 
 Fusion = Literal["gate", "refine"]
@@ -30,7 +30,7 @@ def pyramid_sparse_attention(
     *,
     topk: int = 0,
     fusion: Fusion = "gate",
-    gate: tuple[Tensor, Tensor] | None = None,
+    gate: tuple[Tensor, Tensor] | Gate | None = None,
     selection: str | SelectionRule = "mean",
     scale: float | None = None,
     generator: torch.Generator | None = None,
@@ -43,6 +43,9 @@ def pyramid_sparse_attention(
     tokens that score highest for its image and head. Position (y, x) of the fine map is a child of the coarse
     token (⌊y·Hu/H⌋, ⌊x·Wu/W⌋), so any ratio ≥ 1 and odd sizes work.
 
+    NaN and infinities spread as in PyTorch's softmax over the tokens that take part: children of tokens that were not
+    selected take none, nor in "refine" the selected tokens. A token whose score is not finite is selected first.
+
     Letters: B batch, h heads, d head width, (H, W) fine size, (Hu, Wu) coarse size, M = Hu·Wu.
 
     Args:
@@ -54,7 +57,8 @@ def pyramid_sparse_attention(
         topk: k, the number of coarse tokens to refine; more than M means M; 0 is coarse attention alone.
         fusion: "gate" mixes the coarse and the fine result with a learned gate (the paper); "refine" replaces the
             selected tokens by their children inside one softmax and has no parameters.
-        gate: Weight (d, 2d) and bias (d) of the gate; needed by "gate" when ``topk`` > 0.
+        gate: Weight (d, 2d) and bias (d) of the gate, or a function such as a Linear that is called with the coarse
+            and the fine result side by side, (..., 2d) -> (..., d); needed by "gate" when ``topk`` > 0.
         selection: "mean" takes the largest mean logit over all queries (the paper, without noise); or another name or
             object of `pst.functional.selection`: "gumbel", "mass", "nucleus", "random", "window". Ties go to the
             lower index.
@@ -62,8 +66,9 @@ def pyramid_sparse_attention(
         generator: Source of random numbers for "gumbel"; None means PyTorch's global one.
         observer: Called with the (B, h, min(k, M)) int64 indices of the selected tokens; −1 in slots that "nucleus"
             leaves unused; (B, h, G, min(k, M)) where each of G blocks of queries has its own.
-        impl: "fused" is PyTorch's attention and gathers, "triton" one kernel on a GPU, both in O(N·d) memory; "auto"
-            takes the faster one, see `implementation_for`; "reference" is the readable O(N·M) definition, for tests.
+        impl: "fused" is PyTorch's attention and gathers, "triton" one kernel on a GPU (one for each softmax where the
+            gate is a function), both in O(N·d) memory; "auto" takes the faster one, see `implementation_for`;
+            "reference" is the readable O(N·M) definition, for tests.
 
     Returns:
         (B, h, H, W, d), dtype of ``query``.
@@ -93,22 +98,24 @@ def pyramid_sparse_attention(
     tokens, weights = None, None
     if topk > 0 and fine is not None:
         tokens = fine if callable(fine) else _tokens_of(*fine, query)
-        weights = None if gate is None else _check_gate(gate, query)
+        weights = gate if gate is None or callable(gate) else _check_gate(gate, query)
     out = attend(inputs, tokens, weights, impl)
     return out.reshape(*query.shape)  # Tensor.unflatten would make a size that TorchScript traces a constant
 
 
 def attend(inputs: Inputs, fine: FineTokens | None, gate: Gate | None, impl: str) -> Tensor:
     """`pyramid_sparse_attention` of arguments that need no check, for a module that made them itself."""
-    return _implementation(impl, inputs)(inputs, fine, gate)
+    return _implementation(impl, inputs, gate)(inputs, fine, gate)
 
 
-def _implementation(impl: str, inputs: Inputs) -> Callable[..., Tensor]:
+def _implementation(impl: str, inputs: Inputs, gate: Gate | None) -> Callable[..., Tensor]:
     """The function that ``impl`` stands for."""
     check_implementation(impl)
     if impl == "auto":
         tokens = inputs.coarse_size[0] * inputs.coarse_size[1]
-        impl = implementation_for(inputs.query, tokens, topk=inputs.topk, fusion=inputs.fusion).impl
+        # a gate that is called stands outside of the kernel, which then does nothing but softmaxes
+        topk = inputs.topk if inputs.fusion == "refine" or isinstance(gate, LinearGate) else 0
+        impl = implementation_for(inputs.query, tokens, topk=topk, fusion=inputs.fusion).impl
     if impl != "triton":
         return reference if impl == "reference" else fused
     refusal = refusal_of_triton(inputs.query)
@@ -199,10 +206,12 @@ def _check_options(fusion: str, impl: str, fine: object, gate: object, topk: int
     if topk > 0 and fine is None:
         raise ValueError(f"topk={topk} needs the fine keys and values: pass fine=(key, value), or topk=0")
     if topk > 0 and fusion == "gate" and gate is None:
-        raise ValueError('fusion="gate" with topk > 0 needs gate=(weight, bias); fusion="refine" needs none')
+        raise ValueError(
+            'fusion="gate" with topk > 0 needs gate=(weight, bias) or a gate to call; fusion="refine" needs none'
+        )
 
 
-def _check_gate(gate: tuple[Tensor, Tensor], query: Tensor) -> Gate:
+def _check_gate(gate: tuple[Tensor, Tensor], query: Tensor) -> LinearGate:
     weight, bias = gate
     d = query.shape[-1]
     if weight.shape != (d, 2 * d) or bias.shape != (d,):
@@ -213,7 +222,7 @@ def _check_gate(gate: tuple[Tensor, Tensor], query: Tensor) -> Gate:
     if not autocasts(query):
         _check_kind("gate weight", weight, query)
         _check_kind("gate bias", bias, query)
-    return Gate(weight, bias)
+    return LinearGate(weight, bias)
 
 
 def autocasts(t: Tensor) -> bool:

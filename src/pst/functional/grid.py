@@ -119,7 +119,7 @@ def split_blocks(tokens: Tensor, size: Size, grid: Size) -> Tensor:
     """(B, h, N, d) -> (B, h·G, n, d): the tokens of each block by themselves, spare slots included."""
     index, _ = block_index(size, grid, tokens.device)
     picked = tokens.index_select(2, index.flatten())
-    return picked.reshape(tokens.shape[0], -1, index.shape[1], tokens.shape[3])
+    return picked.reshape(*tokens.shape[:2], *index.shape, tokens.shape[3]).flatten(1, 2)
 
 
 def join_blocks(tokens: Tensor, size: Size, grid: Size) -> Tensor:
@@ -131,5 +131,4 @@ def join_blocks(tokens: Tensor, size: Size, grid: Size) -> Tensor:
     y = y - (row * height + rows - 1) // rows  # offset in its block
     x = x - (column * width + columns - 1) // columns
     index = (row * columns * slots[0] + y)[:, None] * slots[1] + (column * slots[0] * slots[1] + x)
-    flat = tokens.reshape(tokens.shape[0], -1, rows * columns * tokens.shape[2], tokens.shape[3])
-    return flat.index_select(2, index.flatten())
+    return tokens.unflatten(1, (-1, rows * columns)).flatten(2, 3).index_select(2, index.flatten())

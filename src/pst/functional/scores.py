@@ -55,11 +55,11 @@ def mass_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
         scale: Factor on every logit, usually 1/√d.
 
     Returns:
-        (B, h, M), non-negative, sums to 1 over the tokens.
+        (B, h, M), non-negative, sums to 1 over the tokens, `rounded`.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     query, key = query.to(dtype), key.to(dtype)
-    with _without_autocast(query):
+    with without_autocast(query):
         expected = (F.scaled_dot_product_attention(query, key, key, scale=scale) * query).sum(-1, keepdim=True)
         # One more coordinate gives the sink its logit; a multiple of 8 keeps the kernels of GPUs in use.
         sink = F.pad(torch.ones_like(key[..., :1, :1]), (key.shape[-1] + 7, 0))
@@ -79,7 +79,16 @@ def mass_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
             attn_mask=torch.cat([-normaliser, sink_logit], -1)[..., None, :],
             scale=scale,
         )[..., 0]
-    return share / (1 - share)
+    return rounded(share / (1 - share))
+
+
+def rounded(scores: Tensor) -> Tensor:
+    """Scores to 13 binary digits: those that rounding errors alone tell apart tie, and are taken in index order.
+
+    Where attention is all but one-hot, many tokens have the same score, and its error is that of a logarithm.
+    """
+    spread = scores * (2.0 ** (11 if scores.dtype == torch.float32 else 40) + 1)  # Veltkamp's splitting
+    return spread - (spread - scores)
 
 
 def block_scores(query: Tensor, key: Tensor, scale: float, size: Size, grid: Size) -> Tensor:
@@ -104,7 +113,7 @@ def block_scores(query: Tensor, key: Tensor, scale: float, size: Size, grid: Siz
     else:
         share = valid.to(dtype) / valid.sum(-1, keepdim=True)
         mean_query = (blocks * share[..., None]).sum(-2)
-    with _without_autocast(query):
+    with without_autocast(query):
         return mean_query @ key.to(dtype).transpose(-2, -1) * scale
 
 
@@ -129,7 +138,7 @@ def random_scores(key: Tensor, seed: int) -> Tensor:
     return x.expand(batch, -1, -1)
 
 
-def _without_autocast(t: Tensor) -> AbstractContextManager[object]:
+def without_autocast(t: Tensor) -> AbstractContextManager[object]:
     """Keeps matrix products in the dtype of their arguments; meta tensors have no autocast."""
     if not t.is_meta and torch.is_autocast_enabled(t.device.type):
         return torch.autocast(t.device.type, enabled=False)

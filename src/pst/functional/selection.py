@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 import torch
 from torch import Tensor
 
-from pst.functional._rule import Selected, SelectionRule, Tokens, highest
+from pst.functional._rule import Selected, SelectionRule, Tokens, highest, ranked
 from pst.functional.grid import Size, block_grid, child_index
 from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores
 
@@ -109,10 +109,10 @@ class Nucleus:
 
     def select(self, tokens: Tokens) -> Selected:
         """See `SelectionRule`."""
-        scores = mean_logit_scores(tokens.query, tokens.key, tokens.scale)
+        scores = ranked(mean_logit_scores(tokens.query, tokens.key, tokens.scale))
         indices = highest(scores, tokens.topk)
         mass = scores.softmax(-1).gather(-1, indices)
-        return Selected(indices, mass.cumsum(-1) - mass < self.p)
+        return Selected(indices, ~(mass.cumsum(-1) - mass >= self.p))  # all, where NaN leaves no share to reach
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.functional._types import Gate, Inputs
+from pst.functional._types import Inputs
 from pst.functional.attention import (
     Fusion,
     Implementation,
@@ -18,12 +18,11 @@ from pst.functional.attention import (
     check_fusion,
     check_sizes,
     check_topk,
+    gather_tokens,
 )
 from pst.functional.selection import Gumbel, SelectionRule, check_selection, from_plain, to_plain
 from pst.modules.conv import ConvFactory, ConvNormAct
-from pst.modules.fine_statistics import FineStatistics, plain_norm
-from pst.modules.fine_tokens import fine_tokens, split_heads, update_fine_statistics
-from pst.modules.projection import LARGE, fold, project
+from pst.modules.fine_statistics import FineStatistics, find_norm
 
 
 class PyramidSparseAttention(nn.Module):
@@ -31,6 +30,9 @@ class PyramidSparseAttention(nn.Module):
 
     The same ``kv`` projection serves both levels, so a module trained with k = 0 runs with any k. ``topk`` and
     ``fusion`` may be set at any time and are no part of the state dict.
+
+    ``q``, ``kv``, ``pe``, ``proj`` and ``gate`` are called, each with a whole map, and never looked into: any Module of
+    the same shapes may take their place.
 
     With `torch.export` the batch and all four map sizes may be dynamic, none tied to another. With k > 0 one program
     then covers every ratio above 1 and coarse maps of more than k tokens, and refuses any other.
@@ -132,16 +134,10 @@ class PyramidSparseAttention(nn.Module):
         """
         check_pair(x, upper, self.dim, self.dim)
         topk = self._topk if self.drawn_topk is None or not self.training else self.drawn_topk
-        heads, projection, statistics = self.num_heads, self.kv, self.fine_statistics
-        kv = fold(projection) if topk > 0 else None  # serves both maps
-        (query,) = split_heads(project(self.q, x), heads)
-        key, value = split_heads(project(projection, upper, kv), heads, 2)
-        fine, gate = None, None
-        if topk > 0:
-            fine = fine_tokens(projection, x, heads, kv, statistics)
-            gate = None if self.gate is None else Gate(self.gate.weight, self.gate.bias)
-        elif statistics is not None:
-            update_fine_statistics(projection, x, statistics)
+        heads = self.num_heads
+        (query,) = _split_heads(self.q(x), heads)
+        key, value = _split_heads(self.kv(upper), heads, 2)
+        fine = self._fine_projection(x, topk)
         inputs = Inputs(
             query=query,
             key=key,
@@ -155,19 +151,30 @@ class PyramidSparseAttention(nn.Module):
             fine_size=(x.shape[2], x.shape[3]),
             coarse_size=(upper.shape[2], upper.shape[3]),
         )
-        out = attend(inputs, fine, gate, self.impl)
+        tokens = None if fine is None else gather_tokens(*_split_heads(fine, heads, 2))
+        out = attend(inputs, tokens, self.gate, self.impl)
         position = F.interpolate(self._position(value, upper, topk), x.shape[2:], mode="bilinear", align_corners=False)
-        return project(self.proj, _like(_to_map(out, x) + position, x))
+        return self.proj(_like(_to_map(out, x) + position, x))
+
+    def _fine_projection(self, x: Tensor, topk: int) -> Tensor | None:
+        """Keys and values of the fine map, (B, 2C, H, W); None with k = 0, which may update their statistics."""
+        statistics = self.fine_statistics
+        if topk > 0:
+            return self.kv(x) if statistics is None else statistics(self.kv, x)
+        if statistics is not None and statistics.updates(self.kv):
+            with torch.no_grad():
+                statistics(self.kv, x)
+        return None
 
     def _position(self, value: Tensor, upper: Tensor, topk: int) -> Tensor:
         """The position term, (B, C, Hu, Wu)."""
-        values = _to_map(value, upper)
-        if values.numel() >= LARGE:  # strided as half of the keys and values: convolutions take such a map for NCHW
-            values = values.contiguous(memory_format=torch.channels_last)
-        position = project(self.pe, values)
+        # as half of the keys and values it is strided, and convolutions take such a map for NCHW
+        position = self.pe(_to_map(value, upper).contiguous(memory_format=torch.channels_last))
         if self.training and self.gate is not None and (topk == 0 or self._fusion != "gate"):
             # Zero, but ties the idle gate to the loss: DistributedDataParallel wants a gradient for every parameter.
-            position = position + 0.0 * (self.gate.weight.sum() + self.gate.bias.sum())
+            for p in self.gate.parameters():
+                if p.requires_grad:
+                    position = position + 0.0 * p.sum()
         return position
 
     def _observe(self, x: Tensor, upper: Tensor) -> Callable[[Tensor], None] | None:
@@ -181,13 +188,13 @@ class PyramidSparseAttention(nn.Module):
     ) -> None:
         """Make the fine statistics that a state dict has and this layer has not."""
         if self.fine_statistics is None and f"{prefix}fine_statistics.mean" in state_dict:
-            norm = plain_norm(self.kv)
-            if norm is None:
+            found = find_norm(self.kv)
+            if found is None:
                 raise ValueError(
                     f"the state dict has fine statistics for {prefix}kv, which has no BatchNorm any more: load it "
                     "before fusing"
                 )
-            self.fine_statistics = FineStatistics(norm)
+            self.fine_statistics = FineStatistics(found[1])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, object]:
@@ -222,6 +229,14 @@ def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int) -> 
     if x.dtype != upper.dtype and not autocasts(x):
         raise TypeError(f"x is {x.dtype} but upper {upper.dtype}: give both one dtype")
     check_sizes(x.shape[2:], upper.shape[2:])
+
+
+def _split_heads(projected: Tensor, heads: int, parts: int = 1) -> tuple[Tensor, ...]:
+    """(B, parts·C, H, W) -> ``parts`` of (B, h, H·W, d), last dimension contiguous; free from channels_last."""
+    tokens = projected.permute(0, 2, 3, 1).contiguous()
+    batch, height, width, channels = tokens.shape
+    tokens = tokens.reshape(batch, height * width, heads, channels // heads).transpose(1, 2)
+    return (tokens,) if parts == 1 else tokens.chunk(parts, -1)
 
 
 def _to_map(tokens: Tensor, like: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from pst.functional.attention import Fusion
 from pst.functional.selection import SelectionRule
 from pst.modules.attention import PyramidSparseAttention
 from pst.modules.conv import ConvFactory, ConvNormAct
-from pst.modules.projection import project
 
 
 class PSTBlock(nn.Module):
@@ -50,7 +49,7 @@ class PSTBlock(nn.Module):
     def forward(self, x: Tensor, upper: Tensor) -> Tensor:
         """x (B, C, H, W) and upper (B, C, Hu, Wu) -> (B, C, H, W)."""
         x = x + self.attn(x, upper)
-        return x + project(self.mlp, x)
+        return x + self.mlp(x)
 
 
 def _init_conv(module: nn.Module) -> None:

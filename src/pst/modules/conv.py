@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class ConvFactory(Protocol):
@@ -49,3 +52,24 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         return self.act(self.bn(self.conv(x)))
+
+    def fold_norm(self) -> None:
+        """Fold the BatchNorm into the convolution for inference, in float32 at least; see `pst.fuse`.
+
+        Changes nothing where this, the convolution or the norm is not what this class built, or is hooked or patched.
+        """
+        conv, norm = self.conv, self.bn
+        if type(self).forward is not ConvNormAct.forward or "forward" in vars(self):
+            return
+        if not (_is_plain(conv, nn.Conv2d) and _is_plain(norm, nn.BatchNorm2d) and norm.running_mean is not None):
+            return
+        wide = torch.promote_types(conv.weight.dtype, torch.float32)
+        assert isinstance(norm, nn.BatchNorm2d)  # tells the type checker
+        folded = fuse_conv_bn_eval(copy.deepcopy(conv).to(wide), copy.deepcopy(norm).to(wide))
+        self.conv, self.bn = folded.to(conv.weight.dtype), nn.Identity().eval()
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling ``module`` does what ``kind`` does, and nothing else."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) is kind and "forward" not in vars(module) and not any(hooks)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -13,14 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class FineStatistics(nn.Module):
     """Mean and variance with which a key/value projection normalises the fine map, in eval mode or when tracked.
 
-    The projection is a block with a convolution ``.conv`` and a BatchNorm ``.bn`` behind it. Coarse and fine keys share
-    the convolution and the BatchNorm's weight and bias; here the fine ones get running statistics of their own. They
-    are applied to the block's output, as one more affine map of each channel, so that they outlive the folding of the
-    BatchNorm into the convolution.
+    Coarse and fine keys share the whole projection, a Module with one BatchNorm anywhere in it; the fine ones get
+    running statistics of their own. The projection is called as a whole, with these in the place of its BatchNorm's.
+    Once that was folded into a convolution, the projection's output gets one more scale and shift for each channel
+    instead, which is the same where BatchNorm was the last step.
 
     Args:
-        norm: The block's BatchNorm, with running statistics.
-        mean: (2C) of the convolution's output; None means the BatchNorm's own.
+        norm: The projection's BatchNorm, with running statistics.
+        mean: (2C) of the BatchNorm's input; None means the BatchNorm's own.
         var: (2C), likewise.
 
     Attributes:
@@ -32,40 +29,50 @@ class FineStatistics(nn.Module):
 
     def __init__(self, norm: _BatchNorm, mean: Tensor | None = None, var: Tensor | None = None) -> None:
         super().__init__()
-        assert norm.running_mean is not None  # checked by the callers, see `plain_norm`
-        assert norm.running_var is not None
-        self.register_buffer("mean", norm.running_mean.detach().clone() if mean is None else mean)
-        self.register_buffer("var", norm.running_var.detach().clone() if var is None else var)
+        own_mean, own_var = running(norm)
+        self.register_buffer("mean", own_mean.detach().clone() if mean is None else mean)
+        self.register_buffer("var", own_var.detach().clone() if var is None else var)
         self.tracked = False
-        self._norm = (norm,)  # not as a submodule: it is the block's, until that folds it and throws it away
+        self._norm = (norm,)  # not as a submodule: it is the projection's, until that folds it and throws it away
 
-    def forward(self, block: Any, x: Tensor) -> Tensor:
-        """Project a fine map (B, C, H, W) as in training, with its batch's statistics, and update the running ones.
+    def forward(self, projection: nn.Module, x: Tensor) -> Tensor:
+        """Project a fine map (B, C, H, W), and update the running statistics where `updates` says so.
 
         Returns:
             (B, 2C, H, W).
         """
-        norm: _BatchNorm = block.bn
-        momentum = norm.momentum
-        if momentum is None:  # the average of all batches
-            assert norm.num_batches_tracked is not None  # it counts where there are running statistics
-            momentum = 1 / max(1, int(norm.num_batches_tracked))
-        projected = block.conv(x)
-        return F.batch_norm(projected, self.mean, self.var, norm.weight, norm.bias, True, momentum, norm.eps)
+        found = find_norm(projection)
+        if found is None:
+            scale, shift = (t[:, None, None] for t in self.correction())
+            y = projection(x)
+            return (y * scale + shift).to(y.dtype)
+        _, norm = found
+        if norm.training and not self.tracked:
+            return projection(x)
+        own = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        norm.running_mean, norm.running_var = self.mean, self.var
+        if norm.training and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked - 1  # the coarse map has counted this pass
+        try:  # not torch.func.functional_call, which torch.jit.trace refuses
+            return projection(x)
+        finally:
+            norm.running_mean, norm.running_var, norm.num_batches_tracked = own
 
-    def correction(self, block: nn.Module) -> tuple[Tensor, Tensor]:
-        """Scale and shift (2C each, float32 at least) that turn the block's output in eval mode into the fine map's.
+    def updates(self, projection: nn.Module) -> bool:
+        """Whether a pass updates the statistics: they are tracked, and the BatchNorm is in training mode."""
+        found = find_norm(projection) if self.tracked else None
+        return found is not None and found[1].training
+
+    def correction(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift (2C each, float32 at least) that turn BatchNorm's output for the coarse map into the fine's.
 
         γ·(z − μ_f)/σ_f + β = a·(γ·(z − μ_c)/σ_c + β) + b with a = σ_c/σ_f and b = (1 − a)·β + γ·(μ_c − μ_f)/σ_f,
-        where f and c stand for fine and coarse, z is the convolution's output.
+        where f and c stand for fine and coarse, z is BatchNorm's input.
         """
-        own = getattr(block, "bn", None)
-        norm = own if isinstance(own, _BatchNorm) else self._norm[0]
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
+        norm = self._norm[0]
         dtype = torch.promote_types(self.mean.dtype, torch.float32)
         coarse_mean, coarse_var, mean, var = (
-            t.to(self.mean.device, dtype) for t in (norm.running_mean, norm.running_var, self.mean, self.var)
+            t.to(self.mean.device, dtype) for t in (*running(norm), self.mean, self.var)
         )
         inverse = (var + norm.eps).rsqrt()
         scale, shift = (coarse_var + norm.eps).sqrt() * inverse, (coarse_mean - mean) * inverse
@@ -74,10 +81,23 @@ class FineStatistics(nn.Module):
         return scale, shift
 
 
-def plain_norm(block: nn.Module) -> _BatchNorm | None:
-    """The BatchNorm of a block made of ``.conv`` and ``.bn`` alone, if it has running statistics, else None."""
-    children = {name for name, child in block.named_children() if type(child) is not nn.Identity}
-    norm = getattr(block, "bn", None)
-    if children != {"conv", "bn"} or not isinstance(norm, _BatchNorm) or norm.running_mean is None:
-        return None
-    return norm
+def find_norm(projection: nn.Module) -> tuple[str, _BatchNorm] | None:
+    """Name and Module of the BatchNorm with running statistics in ``projection``; None if there is none.
+
+    Raises:
+        ValueError: There are several.
+    """
+    found = [(n, m) for n, m in projection.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if len(found) > 1:
+        raise ValueError(
+            f"fine statistics are for a key/value projection of one BatchNorm, got {[name for name, _ in found]}: "
+            "call pst.uncalibrate on the model"
+        )
+    return found[0] if found else None
+
+
+def running(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Running mean and variance of a BatchNorm that `find_norm` found."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var

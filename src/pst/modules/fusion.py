@@ -10,7 +10,6 @@ from pst.functional.selection import SelectionRule
 from pst.modules.attention import check_pair
 from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
-from pst.modules.projection import project
 
 
 class PST(nn.Module):
@@ -88,7 +87,7 @@ class PST(nn.Module):
             ValueError: Shapes or devices do not fit.
         """
         check_pair(x, upper, self.in_channels, self.upper_channels)
-        outputs, upper = [project(self.reduce, x)], project(self.reduce_upper, upper)
+        outputs, upper = [self.reduce(x)], self.reduce_upper(upper)
         for block in self.blocks:
             outputs.append(block(outputs[-1], upper))
-        return project(self.project, torch.cat(outputs, 1))
+        return self.project(torch.cat(outputs, 1))

@@ -45,7 +45,7 @@ def test_count_is_the_sum_of_the_papers_formulas(k: int) -> None:
     convolutions = n * 3 * c + m * 3 * c + n * c * c + m * c * 2 * c + m * 49 * c + n * c * c  # cv1 cvup q kv pe proj
     convolutions += 2 * n * c * 2 * c + n * 2 * c * 64  # MLP, cv2
     attention = 2 * n * m * c
-    fine = 2 * n * 4 * k * c + 4 * k * c * 2 * c + n * 2 * c * c if k else 0  # attention, kv of 4k tokens, gate
+    fine = 2 * n * 4 * k * c + n * c * 2 * c + n * 2 * c * c if k else 0  # attention over 4k tokens, kv of all, gate
     assert gflops(model, 256) == pytest.approx(2e-9 * (convolutions + attention + fine), rel=1e-12)
 
 
