@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import itertools
 import os
@@ -10,7 +11,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -150,20 +151,22 @@ def _remove(part: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+@functools.cache
 def _writer() -> str:
     """Eight digits for all processes that see each other's pids: of this machine since it started, or one container."""
-    if not _WRITER:
-        facts = [platform.node()]
-        for file, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", Path.readlink)):
-            try:
-                facts.append(str(read(Path(file))))
-            except OSError:  # not Linux
-                facts.append("")
-        _WRITER.append(hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8])
-    return _WRITER[0]
+    facts = [
+        platform.node(),
+        _text("/proc/sys/kernel/random/boot_id", Path.read_text),
+        _text("/proc/self/ns/pid", os.readlink),
+    ]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
 
 
-_WRITER: list[str] = []
+def _text(path: str, read: Callable[[Path], str]) -> str:
+    try:
+        return read(Path(path))
+    except OSError:  # not Linux
+        return ""
 
 
 def _shortened(name: str) -> str:
