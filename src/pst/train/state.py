@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from pst.checkpoint import load_safetensors, save_safetensors
 from pst.files import replacing, write_text
 from pst.train.config import Config
+from pst.train.identity import differences
 
 STATE, BEST, LAST, CONFIG, RESULTS = "state.pt", "best.safetensors", "last.safetensors", "config.yaml", "results.csv"
 _METADATA = "pst_train"
-_MAY_CHANGE = {"out", "workers", "device", "cache", "check_images", "tensorboard", "save_steps"}
+_REMEDY = "delete it to start the run again, or choose another folder with out=…"
+_MAY_CHANGE = {"data", "out", "workers", "device", "cache", "check_images", "tensorboard", "save_steps"}
 
 
 @dataclass
@@ -53,34 +55,89 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def open_run(config: Config, *, resume: bool) -> Path:
-    """Make the run folder and write ``config.yaml``.
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_progress` wrote, as it is; nothing in the file is executed.
 
     Raises:
-        FileExistsError: It holds a run, and ``resume`` is not set.
+        ValueError: It cannot be read.
     """
-    run = config.run_dir
-    if (run / CONFIG).exists() and not resume:
-        raise FileExistsError(f"{run} holds a run: pass --resume to continue it, or choose another folder with out=…")
-    write_text(run / CONFIG, yaml.safe_dump(config.resolved(), sort_keys=False))
-    return run
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or no checkpoint of a run: {_first_line(error)}; {_REMEDY}") from error
 
 
-def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] | None]:
+def check_state(state: Any, path: Path) -> Progress:
+    """The position in a state, whose parts are all there.
+
+    Raises:
+        ValueError: They are not.
+    """
+    wanted = {"config": dict, "progress": dict, "model": dict, "optimizer": dict, "scaler": (dict, type(None))}
+    if isinstance(state, dict):
+        wrong = [name for name, kind in wanted.items() if not isinstance(state.get(name, ...), kind)]
+        progress, known = state.get("progress"), {each.name: each.default for each in fields(Progress)}
+        if not wrong and progress.keys() == known.keys() and all(_fits(progress[k], known[k]) for k in known):
+            return Progress(**progress)
+    raise ValueError(f"{path} is no checkpoint of a run; {_REMEDY}")
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, (bool, float)):
+        return type(value) is type(default)
+    return (type(value) is int and value >= 0) if isinstance(default, int) else isinstance(value, (dict, list))
+
+
+def read_progress(
+    run: Path, config: Config, data: Mapping[str, Any], *, changed_data: bool = False
+) -> tuple[Progress, dict[str, Any] | None]:
     """Position and tensors of the last checkpoint; the beginning and None when there is none.
 
+    Args:
+        run: Folder.
+        config: Of now.
+        data: Its identity, see `pst.train.identity`; a checkpoint without one is not compared.
+        changed_data: Go on although the data changed.
+
     Raises:
-        ValueError: The run was started with other settings; the message names them.
+        ValueError: The run was started with other settings or data, the message names them; or the checkpoint is
+            damaged.
     """
-    if not (run / STATE).exists():
+    path = run / STATE
+    if not path.exists():
         return Progress(), None
-    state = torch.load(run / STATE, map_location="cpu", weights_only=True)
+    state = read_state(path)
+    progress = check_state(state, path)
     saved, now = state["config"], config.resolved()
     differing = [key for key in now if key not in _MAY_CHANGE and saved.get(key) != now[key]]
     if differing:
         pairs = ", ".join(f"{key}={saved.get(key)!r} (now {now[key]!r})" for key in differing)
         raise ValueError(f"{run} was started with {pairs}: continue it with those, or choose another folder with out=…")
-    return Progress(**state["progress"]), state
+    if "data" in state:
+        _check_data(run, state["data"], data, changed_data)
+    return progress, state
+
+
+def _check_data(run: Path, saved: Any, now: Mapping[str, Any], changed_data: bool) -> None:
+    try:
+        changes = differences(saved, now)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{run / STATE} is no checkpoint of a run; {_REMEDY}") from error
+    if changes and len(saved["classes"]) != len(now["classes"]):
+        raise ValueError(
+            f"{run} was started with other data: {'; '.join(changes)}: a model cannot change its number of classes, "
+            "start another run with out=…"
+        )
+    if changes and not changed_data:
+        raise ValueError(
+            f"{run} was started with other data: {'; '.join(changes)}: pass --changed-data to go on with it as it is "
+            "now, or choose another folder with out=…"
+        )
+
+
+def write_config(config: Config) -> None:
+    """Write ``config.yaml``."""
+    write_text(config.run_dir / CONFIG, yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True))
 
 
 def write_progress(run: Path, config: Config, progress: Progress, **parts: Mapping[str, Any] | None) -> None:
@@ -105,5 +162,15 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[s
     weights, metadata = load_safetensors(path)
     if _METADATA not in metadata:
         raise ValueError(f"{path} was not written by pst train: it does not say how to build its model")
-    content = json.loads(metadata[_METADATA])
-    return weights, content["config"], tuple(content["classes"])
+    try:
+        content = json.loads(metadata[_METADATA])
+        config, classes = content["config"], content["classes"]
+        if not (isinstance(config, dict) and all(isinstance(name, str) for name in classes)):
+            raise TypeError("of other types")  # noqa: TRY301
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its metadata does not say how to build its model") from error
+    return weights, config, tuple(classes)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(". ")
