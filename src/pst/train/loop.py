@@ -25,7 +25,7 @@ from pst.train.losses import Step, stop_if_not_finite
 from pst.train.models import build, calibrate_run, restore
 from pst.train.schedule import schedule
 from pst.train.start import seed_step, start
-from pst.train.state import BEST, LAST, read_progress, save_weights, write_config, write_progress
+from pst.train.state import BEST, LAST, check_data, read_progress, save_weights, write_config, write_progress
 from pst.train.tasks import make_task
 
 
@@ -34,8 +34,8 @@ def fit(config: Config, *, resume: bool = False, changed_data: bool = False) -> 
 
     Run under ``torchrun`` or ``accelerate launch`` it trains in all their processes, with ``batch`` images in each; the
     process group is left open for what comes next.
-    On the CPU a run that was killed and continued ends with the same weights, bit for bit, as one that was not.
-    All that can be known before training is checked before anything is written.
+    On the CPU a run that was killed and continued ends with the same weights, bit for bit, as one that was not. All
+    that can be known before training is checked before anything is written.
 
     Args:
         config: From `load_config`.
@@ -65,12 +65,7 @@ def fit(config: Config, *, resume: bool = False, changed_data: bool = False) -> 
 
 
 class Trainer:
-    """Model, data, optimizer and position of one run.
-
-    Args:
-        config: Settings.
-        resume: Take weights, optimizer and position from the folder's last checkpoint, if there is one.
-        changed_data: Do so although the data changed.
+    """Model, data, optimizer and position of one run. Arguments as in `fit`.
 
     Attributes:
         bare: The model itself, where ``model`` is what the processes share.
@@ -80,12 +75,14 @@ class Trainer:
     def __init__(self, config: Config, *, resume: bool, changed_data: bool = False) -> None:
         check_folder(config.run_dir, resume=resume)
         check_names(config)
+        self.progress, state = read_progress(config.run_dir, config)
         self.config = config
         self.accelerator = start(config)
         self.task = make_task(config)
         self.train, self.val = self.task.dataset("train"), self.task.dataset("val")
         self.data = identify(self.task)
-        self.progress, state = read_progress(config.run_dir, config, self.data, changed_data=changed_data)
+        if state is not None:
+            check_data(config.run_dir, state, self.data, changed=changed_data)
         seed_step(config.seed)
         model = build(self.task, fresh=state is None).to(self.accelerator.device)
         optimizer = create_optimizer_v2(

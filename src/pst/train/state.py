@@ -88,20 +88,11 @@ def _fits(value: Any, default: Any) -> bool:
     return (type(value) is int and value >= 0) if isinstance(default, int) else isinstance(value, (dict, list))
 
 
-def read_progress(
-    run: Path, config: Config, data: Mapping[str, Any], *, changed_data: bool = False
-) -> tuple[Progress, dict[str, Any] | None]:
+def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] | None]:
     """Position and tensors of the last checkpoint; the beginning and None when there is none.
 
-    Args:
-        run: Folder.
-        config: Of now.
-        data: Its identity, see `pst.train.identity`; a checkpoint without one is not compared.
-        changed_data: Go on although the data changed.
-
     Raises:
-        ValueError: The run was started with other settings or data, the message names them; or the checkpoint is
-            damaged.
+        ValueError: The run was started with other settings, the message names them; or the checkpoint is damaged.
     """
     path = run / STATE
     if not path.exists():
@@ -113,25 +104,32 @@ def read_progress(
     if differing:
         pairs = ", ".join(f"{key}={saved.get(key)!r} (now {now[key]!r})" for key in differing)
         raise ValueError(f"{run} was started with {pairs}: continue it with those, or choose another folder with out=…")
-    if "data" in state:
-        _check_data(run, state["data"], data, changed_data)
     return progress, state
 
 
-def _check_data(run: Path, saved: Any, now: Mapping[str, Any], changed_data: bool) -> None:
+def check_data(run: Path, state: Mapping[str, Any], now: Mapping[str, Any], *, changed: bool) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+        run: Folder.
+        state: Its checkpoint; one of an earlier version does not say what the data were, and is not compared.
+        now: The data's identity, see `pst.train.identity`.
+        changed: Go on although they changed, as long as there are as many classes.
+
+    Raises:
+        ValueError: They are not what the run was started with; the message says what changed.
+    """
+    if "data" not in state:
+        return
     try:
-        changes = differences(saved, now)
+        changes = differences(state["data"], now)
+        same_count = len(state["data"]["classes"]) == len(now["classes"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{run / STATE} is no checkpoint of a run; {_REMEDY}") from error
-    if changes and len(saved["classes"]) != len(now["classes"]):
+    if changes and not (changed and same_count):
+        go_on = "pass --changed-data to go on with it as it is now" if same_count else "a model keeps its classes"
         raise ValueError(
-            f"{run} was started with other data: {'; '.join(changes)}: a model cannot change its number of classes, "
-            "start another run with out=…"
-        )
-    if changes and not changed_data:
-        raise ValueError(
-            f"{run} was started with other data: {'; '.join(changes)}: pass --changed-data to go on with it as it is "
-            "now, or choose another folder with out=…"
+            f"{run} was started with other data: {'; '.join(changes)}: {go_on}, or choose another folder with out=…"
         )
 
 
