@@ -93,6 +93,24 @@ def write_failure(error: BaseException) -> str | None:
     return known[1] if known else "the disk is full, or a quota or limit is reached"
 
 
+def check_ours(path: str | Path, mark: str) -> None:
+    """Refuse to replace a file that this library did not write.
+
+    Args:
+        path: Need not exist.
+        mark: Text that stands in the first 64 kB of what the library writes there.
+
+    Raises:
+        FileExistsError: There is another file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        if mark.encode() not in file.read(2**16):
+            raise FileExistsError(f"{path} is not of an earlier run, and would be replaced: choose another folder")
+
+
 def check_space(folder: str | Path, needed: int) -> None:
     """Refuse to start work whose files do not fit on the disk.
 

@@ -15,6 +15,7 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "train",
+        allow_abbrev=False,  # what follows --config is known by that name
         usage="pst train {classify,detect,segment} [KEY=VALUE …] [--config YAML] [--resume [--changed-data]] "
         "[--skip-corrupt]",
         help="train a classifier, detector or segmenter: pst train classify data=FOLDER model=pst_resnet18",

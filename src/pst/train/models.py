@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pst
 from pst.checkpoint import load_safetensors
@@ -73,14 +74,25 @@ def make_model(task: Task[Any], *, pretrained: bool) -> nn.Module:
         raise ValueError(f"the model cannot be built with {made}: {type(error).__name__}: {said}") from error
 
 
-def _load(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
+def _load(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load a state dict.
+
+    Raises:
+        ValueError: It is of another model; the message counts what differs and shows one of each.
+    """
+    own = model.state_dict()
+    differing = {
+        "are missing": [name for name in own if name not in weights],
+        "are not the model's": [name for name in weights if name not in own],
+        "have another shape": [n for n in own if n in weights and own[n].shape != weights[n].shape],
+    }
+    said = [f"{len(names)} {what} ({names[0]})" for what, names in differing.items() if names]
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        differing = [line.strip() for line in str(error).splitlines()[1:]]
         raise ValueError(
-            f"the weights in {path} are not of a {type(model).__name__} with these settings: "
-            f"{differing[0] if differing else error}"
+            f"the weights in {path} are not those of a {type(model).__name__} with these settings and classes: of its "
+            f"{len(own)} tensors {', '.join(said) or error}"
         ) from error
 
 

@@ -22,17 +22,17 @@ def load_config(task: str, path: str | Path | None = None, overrides: Sequence[s
     Args:
         task: "classify", "detect" or "segment".
         path: YAML file of ``key: value``; None uses the defaults alone. The ``config.yaml`` of a run is one.
-        overrides: Texts ``key=value``, and ``model_args.out_channels=96`` for a key inside another; or a mapping. A
-            value is read by the type of its field: what a field of text gets is never changed, and ``null`` gives a
-            field None that may be so. Inside ``model_args`` it is read as YAML.
+        overrides: Texts ``key=value``, of which the last for a key counts, and ``model_args.out_channels=96`` for a
+            key inside another; or a mapping. A value is read by the type of its field: what a field of text gets is
+            never changed, and ``null`` gives a field None that may be so. Inside ``model_args`` it is read as YAML.
 
     Returns:
         The task's settings, checked.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
-        ValueError: A key is unknown (the message names the nearest) or given twice, a value of another type or out of
-            range, the file no mapping or of another task, or ``data`` is missing.
+        ValueError: A key is unknown (the message names the nearest) or twice in the file, a value of another type or
+            out of range, the file no mapping or of another task, or ``data`` is missing.
     """
     kind = CONFIGS.get(typing.cast("Any", task))
     if kind is None:
@@ -71,18 +71,14 @@ def _checked(task: str, types_: Mapping[str, Any], key: Any, value: Any) -> Any:
 
 
 def _parsed(overrides: Sequence[str], types_: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    seen: dict[str, str] = {}
     mappings = _mappings(types_)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not (equals and _KEY.fullmatch(key)):
             raise ValueError(f"expected key=value, got {override!r}")
-        if key in seen:
-            raise ValueError(f"{key} is given twice: {seen[key]!r} and {override!r}")
         if not text:
             optional = type(None) in typing.get_args(types_.get(key))
             raise ValueError(f"{key}= has no value: give one{', or null for none' if optional else ''}")
-        seen[key] = override
         if key.partition(".")[0] in mappings:
             with _at(f"{key}: "):
                 value = parse_value(text)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint of a run: {_first_line(error)}; {_REMEDY}") from error
+        raise ValueError(f"{path} is damaged, or no checkpoint of a run; {_REMEDY}") from error
 
 
 def check_state(state: Any, path: Path) -> Progress:
@@ -99,12 +99,16 @@ def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] |
         return Progress(), None
     state = read_state(path)
     progress = check_state(state, path)
-    saved, now = state["config"], config.resolved()
+    saved, now = {**_defaults(config), **state["config"]}, config.resolved()  # an earlier version had fewer settings
     differing = [key for key in now if key not in _MAY_CHANGE and saved.get(key) != now[key]]
     if differing:
         pairs = ", ".join(f"{key}={saved.get(key)!r} (now {now[key]!r})" for key in differing)
         raise ValueError(f"{run} was started with {pairs}: continue it with those, or choose another folder with out=…")
     return progress, state
+
+
+def _defaults(config: Config) -> dict[str, Any]:
+    return {each.name: each.default for each in fields(config) if each.default is not MISSING}
 
 
 def check_data(run: Path, state: Mapping[str, Any], now: Mapping[str, Any], *, changed: bool) -> None:
@@ -168,7 +172,3 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[s
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its metadata does not say how to build its model") from error
     return weights, config, tuple(classes)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(". ")

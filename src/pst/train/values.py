@@ -191,8 +191,8 @@ def _as_float(value: Any, word: str) -> tuple[bool, Any]:
 
 
 def nearest(name: Any, known: Sequence[str]) -> str:
-    """`: did you mean …?` for the known name that is most like ``name``; empty where none is."""
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    """`: did you mean …?` for the known name that is most like ``name``."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
     return f": did you mean {close[0]!r}?" if close else ""
 
 
