@@ -62,15 +62,8 @@ def require(module: str, extra: str) -> None:
         raise ImportError(f"{module} is not installed: pip install 'pyramid-sparse-transformer[{extra}]'")
 
 
-def check_checkpoint(path: Path) -> None:
-    """Refuse what cannot be a checkpoint of Ultralytics, by its name.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It has another suffix than .pt and .safetensors.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: pass the file of a trained model, e.g. best.pt")
+def check_suffix(path: Path) -> None:
+    """Raise ValueError for what cannot be a checkpoint of Ultralytics, by its name."""
     if path.suffix not in (".pt", ".safetensors"):
         raise ValueError(f"{path} is no checkpoint: expected a .pt or .safetensors file")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pst.cli._common import (
     Verbs,
-    check_checkpoint,
+    check_suffix,
     format_table,
     fusion_list,
     host_errors,
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Sweep, write the files after each row so that an interrupted sweep keeps what it has, print the table."""
     own = args.model.is_dir() or args.model.suffix == ".safetensors"
     if not own:
-        check_checkpoint(args.model)
+        check_suffix(args.model)
         if args.data is None:
             raise ValueError("--data is missing: name a data set YAML in the Ultralytics layout")
     require(*("accelerate", "train") if own else ("ultralytics", "ultralytics"))

@@ -46,17 +46,21 @@ def run(
 
     Raises:
         FileExistsError: ``out`` holds something that is no demo's.
+        FileNotFoundError: There is no such data set.
         ImportError: A library of the ``demo`` extra is missing.
         ValueError: A number is out of range, or ``out`` holds a demo of other settings and ``restart`` is false.
     """
     from ultralytics.utils import LOGGER
 
     from pst.data import digits
-    from pst.demo.stages import evaluate, train
+    from pst.demo.stages import check_data, evaluate, train
 
     path = None if data is None else str(Path(data).resolve() if Path(data).exists() else data)
+    root = Path(out).resolve()
+    if path is not None:
+        check_data(path, root)
     settings = Settings(data=path, imgsz=imgsz, epochs=epochs, batch=batch, device=device, seed=seed)
-    workspace = Workspace(Path(out).resolve())
+    workspace = Workspace(root)
     workspace.claim(settings, restart=restart)
 
     LOGGER.info(f"[1/4] data: {'handwritten digits on photos' if path is None else path}")
