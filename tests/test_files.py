@@ -186,7 +186,7 @@ def test_other_errors_inside_the_block_are_not_taken_for_a_full_disk(tmp_path):
         assert caught.value is error
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").touch()
-    with pytest.raises(WriteError, match="cannot write .*folder: "):
+    with pytest.raises(WriteError, match=r"cannot write .*folder: "):
         write_text(tmp_path / "folder", "text")
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import pst
 from pst.checkpoint import load_safetensors
@@ -52,7 +51,7 @@ def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
     c: Config = task.config
     model = make_model(task, pretrained=c.pretrained and fresh)
     if c.weights is not None and fresh:
-        _load(model, load_safetensors(c.weights)[0], c.weights)
+        model.load_state_dict(load_safetensors(c.weights)[0])
     set_attention(model, topk=c.topk, fusion=c.fusion, selection=c.selection)
     prepare_attention(model, c)
     return model
@@ -72,28 +71,6 @@ def make_model(task: Task[Any], *, pretrained: bool) -> nn.Module:
         said = str(error).strip().partition("\n")[0]
         made = f"pretrained={str(pretrained).lower()}, model_args={task.config.model_args}"
         raise ValueError(f"the model cannot be built with {made}: {type(error).__name__}: {said}") from error
-
-
-def _load(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load a state dict.
-
-    Raises:
-        ValueError: It is of another model; the message counts what differs and shows one of each.
-    """
-    own = model.state_dict()
-    differing = {
-        "are missing": [name for name in own if name not in weights],
-        "are not the model's": [name for name in weights if name not in own],
-        "have another shape": [n for n in own if n in weights and own[n].shape != weights[n].shape],
-    }
-    said = [f"{len(names)} {what} ({names[0]})" for what, names in differing.items() if names]
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the weights in {path} are not those of a {type(model).__name__} with these settings and classes: of its "
-            f"{len(own)} tensors {', '.join(said) or error}"
-        ) from error
 
 
 def restore(run: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -156,5 +133,5 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
     name = str(settings.pop("task", None))
     task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
     model = make_model(task, pretrained=False)
-    _load(model, weights, path)
+    model.load_state_dict(weights)
     return task, model.eval()
