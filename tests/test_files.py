@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from pst.files import WriteError, check_space, replacing, write_bytes, write_text
+from pst.files import (
+    WriteError,
+    check_folder,
+    check_ours,
+    check_space,
+    read_json,
+    replacing,
+    write_bytes,
+    write_text,
+)
 
 
 def test_text_and_bytes_arrive_whole_in_a_new_folder(tmp_path):
@@ -195,3 +204,30 @@ def test_space_is_checked_where_the_files_will_lie(tmp_path):
     with pytest.raises(WriteError, match="not/yet needs 1,000,000,000,000 MB"):
         check_space(tmp_path / "not" / "yet", 10**18)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path):
+    check_folder(tmp_path)
+    check_folder(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file", "file/a/b", "loop", "loop/a"):
+        with pytest.raises(NotADirectoryError, match=name.partition("/")[0]):
+            check_folder(tmp_path / name)
+
+
+def test_only_files_of_ours_are_replaced(tmp_path):
+    check_ours(tmp_path / "none", "mark")
+    write_text(tmp_path / "ours", "mark")
+    check_ours(tmp_path / "ours", "mark")
+    write_text(tmp_path / "theirs", "x" * 70_000 + "mark")
+    with pytest.raises(FileExistsError, match="theirs"):
+        check_ours(tmp_path / "theirs", "mark")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"text"', "[" * 100_000, "\ud800"])
+def test_a_damaged_result_is_named(text, tmp_path):
+    (tmp_path / "a.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match=r"a\.json"):
+        read_json(tmp_path / "a.json")

@@ -6,6 +6,7 @@ import errno
 import functools
 import hashlib
 import itertools
+import json
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _PART = re.compile(r"^\..*\.(?P<writer>[0-9a-f]{8})\.[0-9a-f]+\.(?P<pid>\d+)\.part$")
 _OTHERS = re.compile(r"^\..+\.\d+\.part$")  # of a machine that cannot be asked, or an earlier version
@@ -78,6 +80,22 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
+def read_json(path: str | Path) -> Any:
+    """What a JSON file of ours holds, a mapping.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or no JSON ({error}): delete it and make it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}, expected a mapping: is it a result of pst?")  # noqa: TRY004
+    return content
+
+
 def write_failure(error: BaseException) -> str | None:
     """Why writing failed, in words; None for an exception of another kind.
 
@@ -109,6 +127,21 @@ def check_ours(path: str | Path, mark: str) -> None:
     with path.open("rb") as file:
         if mark.encode() not in file.read(2**16):
             raise FileExistsError(f"{path} is not of an earlier run, and would be replaced: choose another folder")
+
+
+def check_folder(folder: str | Path) -> None:
+    """Refuse a folder to write to that cannot be made or written to, before any work; nothing is made.
+
+    Raises:
+        NotADirectoryError: It is a file, or lies below one.
+        PermissionError: It may not be written to.
+    """
+    path = Path(folder).absolute()
+    there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise NotADirectoryError(f"{folder} cannot be a folder: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written: no permission for {there}")
 
 
 def check_space(folder: str | Path, needed: int) -> None:

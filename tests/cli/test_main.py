@@ -161,3 +161,41 @@ def test_every_verb_has_a_handler_and_help():
     assert callable(parser.parse_args(["info"]).run)
     assert callable(parser.parse_args(["yolo"]).run)
     assert callable(parser.parse_args(["demo"]).run)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["bench", "--device", "nope"],
+        ["bench", "module", "--out", "FILE"],
+        ["bench", "report", "--out", "FILE"],
+        ["val", "--model", "FILE", "--data", "d"],
+        ["val", "--model", "x.pt"],
+        ["export", "--model", "FILE"],
+        ["export", "--model", "none.pt", "--out", "FILE"],
+        ["convert", "FILE", "x.pt"],
+        ["study", "run", "FILE", "--data-root", "d", "--out", "FILE/x"],
+        ["study", "report", "none.yaml", "--results", "d", "--out", "d"],
+        ["study", "latency", "FILE", "--out", "o"],
+        ["reproduce", "coco", "--scale", "n", "--data", "FILE", "--out", "o"],
+        ["reproduce", "coco", "--scale", "n", "--out", "FILE"],
+        ["demo", "--data", "/nope.yaml", "--out", "o"],
+        ["demo", "--data", "FILE", "--out", "o"],
+        ["demo", "--out", "FILE/x"],
+        ["demo", "--device", "nope", "--out", "o"],
+        ["train", "classify", "--config", "FILE"],
+        ["train", "classify", "data=d", "--changed-data"],
+        ["info", "--timm", "nope"],
+        ["yolo", "val", "model=none.pt"],
+        ["yolo", "fly"],
+    ],
+)
+def test_a_wrong_file_ends_in_one_sentence_and_writes_nothing(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path.parent))
+    (tmp_path / "FILE").write_text("- no\n- settings\n")
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("pst: error: ")
+    assert "Traceback" not in lines
+    assert [file.name for file in tmp_path.iterdir()] == ["FILE"]

@@ -14,7 +14,7 @@ from importlib import metadata
 
 from pst import __version__
 from pst.cli import bench, convert, demo, export, info, predict, reproduce, study, train, val, yolo
-from pst.cli._plain import plain_output
+from pst.cli._plain import plain, plain_output
 from pst.files import write_failure
 
 _USAGE_ERROR = 2
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _report(error: Exception) -> int:
     """Print one sentence about what the user can change, or the traceback of a bug."""
     if isinstance(error, (ValueError, OSError, ImportError, MemoryError)) or write_failure(error) is not None:
-        print(f"pst: error: {_sentence(error)}", file=sys.stderr)
+        print(f"pst: error: {_printable(_sentence(error))}", file=sys.stderr)
         return _USAGE_ERROR
     if "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
         print(f"pst: error: out of memory: make imgsz or batch smaller ({_first_line(error)})", file=sys.stderr)
@@ -90,6 +90,11 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory: make imgsz or batch smaller ({_first_line(error)})"
     return str(error).strip() or write_failure(error) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """Text without control characters, which names of files and classes may hold."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in plain(text))
 
 
 def _first_line(error: Exception) -> str:

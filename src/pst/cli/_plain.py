@@ -75,5 +75,10 @@ def _plain(stream: Any) -> Any:
     return stream if stream.isatty() and not os.environ.get("NO_COLOR") else Plain(stream)
 
 
+def plain(text: str) -> str:
+    """Text without escape sequences and control characters."""
+    return _ESCAPE.sub("", text)
+
+
 def _visible(line: str) -> str:
-    return _ESCAPE.sub("", line.rstrip("\r").rpartition("\r")[2])
+    return plain(line.rstrip("\r").rpartition("\r")[2])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pst.cli._common import Verbs, check_suffix, host_errors, positive, require
+from pst.files import check_folder
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics.export import Exported
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if args.imgsz is not None and len(args.imgsz) > 2:
         raise ValueError(f"--imgsz takes one side, or height and width, got {len(args.imgsz)} numbers")
     check_suffix(args.model)
+    if args.out is not None:
+        check_folder(args.out)
     imgsz = None if args.imgsz is None else (args.imgsz[0], args.imgsz[-1])
     names = ("topk", "fusion", "batch", "dynamic", "half", "int8", "data", "opset", "out")
     with host_errors(f"export {args.model} to {args.format}"):

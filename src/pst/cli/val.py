@@ -21,7 +21,7 @@ from pst.cli._common import (
     require,
     topk_list,
 )
-from pst.files import check_ours, write_text
+from pst.files import check_folder, check_ours, write_text
 
 Row = dict[str, Any]
 _HEADER = {"topk": "k", "map50_95": "mAP50-95", "map50": "mAP50", "latency_ms": "ms/image", "peak_memory_mb": "peak MB"}
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         "settings": settings,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    check_folder(out)
     for name, mark in (("val.json", '"settings"'), ("val.csv", "fusion,topk")):
         check_ours(out / name, mark)
     rows: list[Row] = []

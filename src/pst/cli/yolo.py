@@ -37,5 +37,6 @@ def run(args: argparse.Namespace) -> int:
         try:
             entrypoint()
         except SyntaxError as error:  # what it raises for an argument that it does not know
-            raise ValueError(error.msg) from error
+            # the host's page of help comes after its sentence
+            raise ValueError(" ".join(error.msg.partition("Arguments received:")[0].split())) from error
     return 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pst.demo.settings import Settings
 from pst.demo.workspace import Workspace
-from pst.files import write_text
+from pst.files import check_folder, write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics import SweepRow
@@ -51,12 +51,15 @@ def run(
         ValueError: A number is out of range, or ``out`` holds a demo of other settings and ``restart`` is false.
     """
     from ultralytics.utils import LOGGER
+    from ultralytics.utils.torch_utils import select_device
 
     from pst.data import digits
     from pst.demo.stages import check_data, evaluate, train
 
     path = None if data is None else str(Path(data).resolve() if Path(data).exists() else data)
     root = Path(out).resolve()
+    check_folder(root)
+    select_device(device, verbose=False)  # which refuses one that is not there
     if path is not None:
         check_data(path, root)
     settings = Settings(data=path, imgsz=imgsz, epochs=epochs, batch=batch, device=device, seed=seed)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pst import files
 from pst.data.dataset import Images
-from pst.files import check_space
 from pst.functional.selection import check_selection
 from pst.train.config import ClassifyConfig, Config
 from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
@@ -27,8 +27,7 @@ def check_folder(run: Path, *, resume: bool) -> None:
         FileExistsError: It holds a run and ``resume`` is not set, or files that a run would replace.
         NotADirectoryError: It is a file.
     """
-    if run.exists() and not run.is_dir():
-        raise NotADirectoryError(f"{run} is a file: choose a folder with out=…")
+    files.check_folder(run)
     if (run / CONFIG).exists() and not resume:
         raise FileExistsError(f"{run} holds a run: pass --resume to continue it, or choose another folder with out=…")
     there = [name for name in (BEST, LAST, RESULTS, STATE) if (run / name).exists()]
@@ -91,4 +90,4 @@ def check_disk(run: Path, model: nn.Module) -> None:
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     moments = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # of most optimizers
     there = sum((run / name).stat().st_size for name in (BEST, LAST, STATE) if (run / name).is_file())
-    check_space(run, max(weights + moments, 2 * (2 * weights + moments) - there))
+    files.check_space(run, max(weights + moments, 2 * (2 * weights + moments) - there))

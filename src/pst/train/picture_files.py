@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pst.files import check_ours, replacing
+from pst.files import check_folder, check_ours, replacing
 
 PREDICTIONS = "predictions.json"
 _MARK = "pst predict"  # in the pictures
@@ -45,11 +45,10 @@ def plan_pictures(files: Sequence[Path], out: Path, *, masks: bool) -> list[tupl
 
     Raises:
         FileExistsError: A file is in the way that is an image itself, or that `predict_images` did not write.
-        NotADirectoryError: ``out`` is a file.
+        NotADirectoryError: ``out`` is a file, or lies below one.
         ValueError: Two would have one name, capitals aside, or a name is too long.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file: choose a folder with --out")
+    check_folder(out)
     inputs = {(stat.st_dev, stat.st_ino) for stat in map(Path.stat, files)}
     owners: dict[str, Path] = {}
     plan: list[tuple[Path, Path | None]] = []
