@@ -114,7 +114,8 @@ def test_parts_of_other_machines_and_of_earlier_versions_go_after_a_day(name, tm
     part.write_text("half")
     write_text(tmp_path / "b.txt", "new")
     assert part.exists()
-    os.utime(part, (time.time() - 25 * 3600,) * 2)
+    yesterday = time.time() - 25 * 3600
+    os.utime(part, (yesterday, yesterday))
     write_text(tmp_path / "b.txt", "new")
     assert not part.exists()
 

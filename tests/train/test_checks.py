@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from pst.train.tasks import make_task
 from train_runs import settings
 
 
-def refused(task, root, match, kind=ValueError, **more):
+def refused(task, root, match, kind: Any = ValueError, **more: Any):
     plain = settings(task, root, **more)
     with pytest.raises(kind, match=match) as error:
         fit(load_config(task, overrides=plain))
@@ -27,6 +29,7 @@ def refused(task, root, match, kind=ValueError, **more):
         ({"model": "hf_hub:timm/resnet18"}, "timm has no model 'hf_hub"),
         ({"model": ""}, "timm has no model ''"),
         ({"optimizer": "adamv"}, "timm has no optimizer 'adamv': did you mean 'adam"),
+        ({"optimizer": "adahessian"}, "adahessian needs second derivatives"),
         ({"selection": "median"}, "selection must be one of"),
         ({"model": "resnet10t", "selection": "median"}, "selection must be one of"),
         ({"model_args": {"foo": 1}}, "model_args={'foo': 1}.*foo"),

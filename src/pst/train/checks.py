@@ -43,12 +43,16 @@ def check_names(config: Config) -> None:
         ValueError: A name is unknown; the message has the nearest.
     """
     import timm
-    from timm.optim import list_optimizers
+    from timm.optim import get_optimizer_info, list_optimizers
 
     check_selection(config.selection)
     optimizer = config.optimizer.lower().rpartition("lookahead_")[2]
     if optimizer not in list_optimizers():
         raise ValueError(f"timm has no optimizer {config.optimizer!r}{nearest(optimizer, list_optimizers())}")
+    if get_optimizer_info(optimizer).second_order:
+        raise ValueError(
+            f"{config.optimizer} needs second derivatives, which are not computed: choose another optimizer"
+        )
     if isinstance(config, ClassifyConfig):
         import_module("pst.integrations.timm")  # registers the pst_… models
         if not timm.is_model(config.model):

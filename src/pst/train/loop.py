@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import skip_first_batches
-from timm.optim import create_optimizer_v2
 from torch import nn
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from pst.train.identity import identify
 from pst.train.log import Logger
 from pst.train.losses import Step, stop_if_not_finite
 from pst.train.models import build, calibrate_run, restore
-from pst.train.schedule import schedule
+from pst.train.schedule import make_optimizer, schedule
 from pst.train.start import seed_step, start
 from pst.train.state import BEST, LAST, check_data, read_progress, save_weights, write_config, write_progress
 from pst.train.tasks import make_task
@@ -85,9 +84,7 @@ class Trainer:
             check_data(config.run_dir, state, self.data, changed=changed_data)
         seed_step(config.seed)
         model = build(self.task, fresh=state is None).to(self.accelerator.device)
-        optimizer = create_optimizer_v2(
-            model, config.optimizer, config.lr, weight_decay=config.weight_decay, momentum=config.momentum
-        )
+        optimizer = make_optimizer(model, config)
         if state is None:
             check_batch(self.task, model, self.train, self.accelerator.device)
         else:

@@ -1,13 +1,28 @@
-"""The learning rate of a run."""
+"""The optimizer of a run and its learning rate."""
 
 from __future__ import annotations
 
 import timm
 import torch
+from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
+from torch import nn
 
 from pst.train.config import Config
+
+
+def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """timm's optimizer for what is to be trained.
+
+    Raises:
+        ValueError: It cannot be made here; what timm says is in the message.
+    """
+    c = config
+    try:
+        return create_optimizer_v2(model, c.optimizer, c.lr, weight_decay=c.weight_decay, momentum=c.momentum)
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the optimizer {c.optimizer} cannot be made: {error}: choose another") from error
 
 
 def schedule(optimizer: torch.optim.Optimizer, config: Config, updates: int) -> Scheduler | None:
