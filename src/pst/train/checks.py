@@ -47,8 +47,9 @@ def check_names(config: Config) -> None:
 
     check_selection(config.selection)
     optimizer = config.optimizer.lower().rpartition("lookahead_")[2]
-    if optimizer not in list_optimizers():
-        raise ValueError(f"timm has no optimizer {config.optimizer!r}{nearest(optimizer, list_optimizers())}")
+    known: Any = list_optimizers()
+    if optimizer not in known:
+        raise ValueError(f"timm has no optimizer {config.optimizer!r}{nearest(optimizer, known)}")
     if get_optimizer_info(optimizer).second_order:
         raise ValueError(
             f"{config.optimizer} needs second derivatives, which are not computed: choose another optimizer"

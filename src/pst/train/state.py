@@ -76,7 +76,8 @@ def check_state(state: Any, path: Path) -> Progress:
     wanted = {"config": dict, "progress": dict, "model": dict, "optimizer": dict, "scaler": (dict, type(None))}
     if isinstance(state, dict):
         wrong = [name for name, kind in wanted.items() if not isinstance(state.get(name, ...), kind)]
-        progress, known = state.get("progress"), {each.name: each.default for each in fields(Progress)}
+        progress: Any = state.get("progress")
+        known = {each.name: each.default for each in fields(Progress)}
         if not wrong and progress.keys() == known.keys() and all(_fits(progress[k], known[k]) for k in known):
             return Progress(**progress)
     raise ValueError(f"{path} is no checkpoint of a run; {_REMEDY}")

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 _CORE = "tag:yaml.org,2002:"
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping {key: value}"}
@@ -33,12 +35,12 @@ class Line(NamedTuple):
 class _Loader(yaml.SafeLoader):
     """The core schema of YAML 1.2: no dates, no octal or sexagesimal numbers, 1e-3 is a number; without aliases."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not understood here", mark)
+            raise ComposerError(None, None, "anchors and aliases are not understood here", mark)
         return super().compose_node(parent, index)
 
 
@@ -92,7 +94,7 @@ def read_lines(path: str | Path, mappings: Sequence[str]) -> list[Line]:
 
 def _line(loader: _Loader, key: Any, value: Any, mappings: Sequence[str]) -> Line:
     if not isinstance(key, yaml.ScalarNode):
-        raise yaml.constructor.ConstructorError(None, None, "a key must be one word", key.start_mark)
+        raise ConstructorError(None, None, "a key must be one word", key.start_mark)
     return Line(key.start_mark.line + 1, key.value, _plain(loader, value, text=key.value not in mappings))
 
 
@@ -100,7 +102,7 @@ def _plain(loader: _Loader, node: Any, *, text: bool) -> Any:
     """Text of a scalar, None for YAML's null, and what YAML makes of a mapping or list."""
     known = {_CORE + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
     if node.tag not in known:
-        raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag} is not understood", node.start_mark)
+        raise ConstructorError(None, None, f"the tag {node.tag} is not understood", node.start_mark)
     if text and isinstance(node, yaml.ScalarNode) and node.tag != f"{_CORE}null":
         return node.value
     if isinstance(node, yaml.MappingNode):
@@ -112,7 +114,7 @@ def _refuse_twice(node: yaml.MappingNode) -> None:
     seen = set()
     for key, value in node.value:
         if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+            raise ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
         seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         if isinstance(value, yaml.MappingNode):
             _refuse_twice(value)
@@ -129,7 +131,7 @@ def parse_value(text: str) -> Any:
         if text[:1] not in "[{\"'":
             tag = loader.resolve(yaml.ScalarNode, text, (True, False))
             return loader.construct_object(yaml.ScalarNode(tag, text))
-        node = loader.get_single_node()
+        node: Any = loader.get_single_node()
         rest = text[node.end_mark.index :].strip()
         if rest:
             raise ValueError(f"{rest!r} stands after the end of {text[: node.end_mark.index]!r}")
