@@ -85,6 +85,8 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     _import_safetensors()
     from safetensors import SafetensorError, safe_open
 
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no safetensors file at {path}")
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata = f.metadata()

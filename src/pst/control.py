@@ -184,7 +184,11 @@ def set_fusion(model: nn.Module, fusion: Fusion) -> None:
 
 @contextmanager
 def use_topk(model: nn.Module, k: Topk) -> Iterator[None]:
-    """`set_topk` inside a with block; every layer gets its own k back afterwards."""
+    """`set_topk` inside a with block; every layer gets its own k back afterwards.
+
+    k belongs to the model, not to the thread: two threads that want different k at one time need a model each, e.g.
+    ``copy.deepcopy(model)``, whose tensors may be shared. The same holds for `record_selection` and the other switches.
+    """
     before = {layer: layer.topk for layer in attention_layers(model).values()}
     set_topk(model, k)
     try:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import pst
+import pst.checkpoint
 from pst.cli import build_parser, main
+from pst.cli._common import host_errors
 
 PST = Path(sys.executable).with_name("pst")
 
@@ -84,10 +86,59 @@ def test_debug_shows_the_traceback(argv, raising):
         main(argv)
 
 
-def test_an_error_of_another_kind_is_a_bug_and_keeps_its_traceback(raising):
+def test_an_error_of_another_kind_is_a_bug_which_is_said_below_its_traceback(raising, capsys):
     raising(KeyError("bug"))
-    with pytest.raises(KeyError):
-        main(["info"])
+    assert main(["info"]) == 70
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1] == "KeyError: 'bug'"
+    assert "bug of pst" in last
+    assert "report" in last
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "a/b.yaml"), "a/b.yaml: Permission denied"),
+        (IsADirectoryError(21, "Is a directory", b"a/\xff"), "a/\\udcff: Is a directory"),
+        (MemoryError(), "out of memory: make imgsz or batch smaller"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: make imgsz or batch smaller"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), "failed writing"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_errors_of_the_system_are_one_sentence_too(error, said, raising, capsys):
+    raising(error)
+    assert main(["info"]) == 2
+    line = capsys.readouterr().err
+    assert said in line
+    assert line.startswith("pst: error: ")
+    assert line.count("\n") == 1
+
+
+def test_a_pipe_that_is_closed_ends_the_command_quietly():
+    code = "import sys; from pst.cli import main; sys.exit(main(['info', '--models', 'cls']))"
+    command = f'{sys.executable} -c "{code}" | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 141)
+
+
+def test_errors_of_the_host_are_told_from_our_own():
+    from ultralytics.utils import checks
+
+    for wrong in ({"imgsz": "x" * 3}, {"imgsz": {}}):
+        with pytest.raises(ValueError, match="Ultralytics cannot read x") as error, host_errors("read x"):
+            checks.check_imgsz(**wrong)
+        assert "\n" not in str(error.value)
+    with pytest.raises(KeyError), host_errors("read x"):
+        pst.checkpoint.from_authors({})["none"]
+    with pytest.raises(ImportError), host_errors("read x"):
+        checks.check_requirements("none>99", install=False) or _missing()
+
+
+def _missing():
+    raise ImportError("none")
 
 
 def test_interrupt_exits_as_shells_expect(raising, capsys):
@@ -110,3 +161,41 @@ def test_every_verb_has_a_handler_and_help():
     assert callable(parser.parse_args(["info"]).run)
     assert callable(parser.parse_args(["yolo"]).run)
     assert callable(parser.parse_args(["demo"]).run)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["bench", "--device", "nope"],
+        ["bench", "module", "--out", "FILE"],
+        ["bench", "report", "--out", "FILE"],
+        ["val", "--model", "FILE", "--data", "d"],
+        ["val", "--model", "x.pt"],
+        ["export", "--model", "FILE"],
+        ["export", "--model", "none.pt", "--out", "FILE"],
+        ["convert", "FILE", "x.pt"],
+        ["study", "run", "FILE", "--data-root", "d", "--out", "FILE/x"],
+        ["study", "report", "none.yaml", "--results", "d", "--out", "d"],
+        ["study", "latency", "FILE", "--out", "o"],
+        ["reproduce", "coco", "--scale", "n", "--data", "FILE", "--out", "o"],
+        ["reproduce", "coco", "--scale", "n", "--out", "FILE"],
+        ["demo", "--data", "/nope.yaml", "--out", "o"],
+        ["demo", "--data", "FILE", "--out", "o"],
+        ["demo", "--out", "FILE/x"],
+        ["demo", "--device", "nope", "--out", "o"],
+        ["train", "classify", "--config", "FILE"],
+        ["train", "classify", "data=d", "--changed-data"],
+        ["info", "--timm", "nope"],
+        ["yolo", "val", "model=none.pt"],
+        ["yolo", "fly"],
+    ],
+)
+def test_a_wrong_file_ends_in_one_sentence_and_writes_nothing(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path.parent))
+    (tmp_path / "FILE").write_text("- no\n- settings\n")
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("pst: error: ")
+    assert "Traceback" not in lines
+    assert [file.name for file in tmp_path.iterdir()] == ["FILE"]

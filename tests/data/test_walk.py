@@ -13,7 +13,7 @@ from pst.data.boxes import read_boxes
 from pst.data.folder import read_folder
 from pst.data.masks import read_masks
 from pst.data.walk import list_images
-from pst.train.pictures import list_images as list_inputs
+from pst.train.picture_files import list_inputs
 
 
 def picture(file):

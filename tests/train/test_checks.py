@@ -1,143 +1,89 @@
-"""What can be known of the data before training is said before training."""
+"""What can be known before training is refused before anything is written."""
 
 from __future__ import annotations
 
-import logging
-import math
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.nn import functional as F
 
-import tiny_data
-from pst.image_file import read_size
-from pst.train import fit, load_config
-from pst.train.pictures import predict_images
+from pst.files import WriteError
+from pst.train import checks, fit, load_config
+from pst.train.models import make_model
 from pst.train.tasks import make_task
-from pst.train.tasks.segment import classes_at
-
-SMALL = {
-    "classify": {"model": "pst_test_resnet", "imgsz": 32},
-    "detect": {"backbone": "test_resnet", "imgsz": 64},
-    "segment": {"encoder": "test_resnet", "imgsz": 64},
-}
+from train_runs import settings
 
 
-def config(kind, root, **options):
-    run = {"device": "cpu", "epochs": 1, "batch": 4, "tensorboard": False, "out": str(root / "run")}
-    return load_config(kind, overrides={"data": str(root), **SMALL[kind], **run, **options})
-
-
-def paint(folder, change):
-    for file in folder.iterdir():
-        Image.fromarray(change(np.array(Image.open(file)))).save(file)
-
-
-def test_a_class_without_a_training_pixel_is_refused(tmp_path):
-    root = tiny_data.masks(tmp_path)
-    paint(root / "masks", lambda mask: np.where(mask == 2, 255, mask).astype(np.uint8))
-    with pytest.raises(ValueError, match=r"no training mask of .* has a pixel of: green. .* 255 is unlabelled"):
-        fit(config("segment", root))
+def refused(task, root, match, kind: Any = ValueError, **more: Any):
+    plain = settings(task, root, **more)
+    with pytest.raises(kind, match=match) as error:
+        fit(load_config(task, overrides=plain))
+    assert "\n" not in str(error.value)
     assert not (root / "run").exists()
 
 
-def test_a_single_pixel_is_enough(tmp_path):
-    root = tiny_data.masks(tmp_path)
-    paint(root / "masks", lambda mask: np.where(mask == 2, 255, mask).astype(np.uint8))
-    mask = np.array(Image.open(root / "masks" / "train3.png"))
-    mask[-1, -1] = 2
-    Image.fromarray(mask).save(root / "masks" / "train3.png")
-    assert len(make_task(config("segment", root, imgsz=16)).dataset("train")) == 8
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"model": "resnet88"}, "timm has no model 'resnet88': did you mean 'resnet"),
+        ({"model": "hf_hub:timm/resnet18"}, "timm has no model 'hf_hub"),
+        ({"model": ""}, "timm has no model ''"),
+        ({"optimizer": "adamv"}, "timm has no optimizer 'adamv': did you mean 'adam"),
+        ({"optimizer": "adahessian"}, "adahessian needs second derivatives"),
+        ({"selection": "median"}, "selection must be one of"),
+        ({"model": "resnet10t", "selection": "median"}, "selection must be one of"),
+        ({"model_args": {"foo": 1}}, "model_args={'foo': 1}.*foo"),
+        ({"model_args": {"num_classes": 3}}, "num_classes"),
+        ({"model": "vit_tiny_patch16_224"}, "imgsz=32.*224"),
+        ({"batch": 1, "model": "resnet10t"}, "batch=1"),
+        ({"weights": "none.safetensors"}, "none.safetensors"),
+    ],
+)
+def test_classification(more, match, tmp_path):
+    refused("classify", tmp_path, match, kind=(ValueError, OSError), **more)
 
 
-def test_one_class_of_pixels_is_refused(tmp_path):
-    root = tiny_data.masks(tmp_path)
-    paint(root / "masks", lambda mask: np.where(mask == 255, 255, 0).astype(np.uint8))
-    (root / "classes.txt").write_text("thing\n")
-    with pytest.raises(ValueError, match="has one class, thing"):
-        fit(config("segment", root))
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_other_tasks(task, tmp_path):
+    name = {"detect": "backbone", "segment": "encoder"}[task]
+    refused(task, tmp_path, "resnet88", **{name: "resnet88"})
+    refused(task, tmp_path, "foo", model_args={"foo" if task == "segment" else "backbone_options": {"foo": 1}})
 
 
-def test_validation_without_labels_is_said_and_leaves_the_last_weights_as_the_best(tmp_path, caplog):
-    root = tiny_data.masks(tmp_path)
-    for i in range(4):
-        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(root / "masks" / f"val{i}.png")
-    run = fit(config("segment", root, epochs=2))
-    assert "val, has a labelled pixel: there is no metric" in caplog.text.replace("no mask", "")
-    assert (run / "best.safetensors").read_bytes() == (run / "last.safetensors").read_bytes()
+def test_an_odd_number_of_images_cannot_be_mixed(tmp_path):
+    plain = settings("classify", tmp_path)
+    for file in list((tmp_path / "data" / "train").glob("*/*.png"))[:1]:
+        file.unlink()  # 11 are left, fewer than a batch
+    refused("classify", tmp_path, "11 images", batch=20, mixup=0.2, data=plain["data"])
 
 
-def test_objects_that_no_validation_image_shows(tmp_path, caplog):
-    root = tiny_data.yolo(tmp_path)
-    for file in (root / "labels" / "val").iterdir():
-        file.write_text("")
-    task = make_task(config("detect", root))
-    task.dataset("val")
-    assert "val, shows an object: there is no metric" in caplog.text
-    found = {"index": 0, "size": (64, 48), "boxes": [[1.0, 1, 9, 9]], "scores": [0.9], "labels": [0]}
-    assert math.isnan(task.metrics([found], task.split("val"))["map"])
+def test_a_folder_that_would_lose_something_is_refused(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "best.safetensors").write_text("of a friend")
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=r"best\.safetensors, which a run would replace"):
+            fit(load_config("classify", overrides=settings("classify", tmp_path, out=str(folder))), resume=resume)
+    assert [file.name for file in folder.iterdir()] == ["best.safetensors"]
+    refused("classify", tmp_path, "is a file", kind=OSError, out=str(folder / "best.safetensors"))
 
 
-def test_one_class_of_images_trains_and_says_so(tmp_path, caplog):
-    root = tiny_data.folder(tmp_path)
-    for split in ("train", "val"):
-        for name in ("green", "blue"):
-            for file in (root / split / name).iterdir():
-                file.unlink()
-            (root / split / name).rmdir()
-    run = fit(config("classify", root))
-    assert "has one class, red: every answer is right" in caplog.text
-    assert "1" in (run / "results.csv").read_text().splitlines()[1].split(",")
-    task = make_task(config("classify", root))
-    assert task.metrics([], task.split("val"))["top1"] == 1
+def test_space_on_the_disk_is_checked(tmp_path, monkeypatch):
+    model = make_model(make_task(load_config("classify", overrides=settings("classify", tmp_path))), pretrained=False)
+    checks.check_disk(tmp_path / "run", model)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": 1000}))
+    refused("classify", tmp_path, r"run needs \d+ MB, and its disk has 0 MB free", kind=WriteError)
 
 
-@pytest.mark.parametrize("kind", ["classify", "detect"])
-def test_a_class_whose_images_are_all_corrupt_is_refused(tmp_path, kind):
-    root = {"classify": tiny_data.folder, "detect": tiny_data.yolo}[kind](tmp_path)
-    files = sorted((root / "train" / "green").iterdir()) if kind == "classify" else [
-        root / "images" / "train" / f"{i:02d}.png" for i in (1, 4, 7)
-    ]  # fmt: skip
-    for file in files:
-        tiny_data.corrupt(file)
-    with pytest.raises(ValueError, match="no training image that can be decoded shows: green"):
-        make_task(config(kind, root, skip_corrupt=True)).dataset("train")
+def test_the_first_batch_leaves_the_model_alone(tmp_path):
+    config = load_config("classify", overrides=settings("classify", tmp_path))
+    task = make_task(config)
+    model = make_model(task, pretrained=False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    checks.check_batch(task, model, task.dataset("train"), torch.device("cpu"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_annotations_of_another_size_than_the_upright_image_are_refused(tmp_path):
-    root = tiny_data.coco(tmp_path)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    file = root / "train" / "00.png"
-    Image.open(file).save(file, exif=exif)
-    with pytest.raises(ValueError, match=r"00\.png is 48×64, upright .* its annotations say 64×48"):
-        make_task(config("detect", root)).dataset("train")
-
-
-def test_labels_lie_on_upright_images_and_predictions_too(tmp_path, caplog):
-    """A photo that is stored lying, and the same one stored upright, are one to the trainer and to predict."""
-    caplog.set_level(logging.ERROR)
-    root = tiny_data.yolo(tmp_path)
-    task = make_task(config("detect", root))
-    upright = task.dataset("val").__getitems__([0, 1])
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for file in (root / "images").rglob("*.png"):
-        Image.open(file).transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
-    again = make_task(config("detect", root)).dataset("val").__getitems__([0, 1])
-    assert torch.equal(upright.images, again.images)
-    assert upright.sizes.tolist() == again.sizes.tolist() == [[64, 48]] * 2
-    run = fit(config("detect", root, max_steps=1))
-    predict_images(run, [root / "images" / "val" / "00.png"], tmp_path / "out", device="cpu")
-    assert read_size(tmp_path / "out" / "00.png") == (128, 96)  # twice as large, for the tags
-
-
-@pytest.mark.parametrize("size", [(7, 9), (40, 40), (95, 13), (4, 4)])
-def test_classes_at_full_size_are_those_of_one_resize(size, monkeypatch):
-    scores = torch.randn(5, 13, 10)
-    wanted = F.interpolate(scores[None], size, mode="bilinear")[0].argmax(0)
-    assert torch.equal(classes_at(scores, *size).long(), wanted)
-    monkeypatch.setattr("pst.train.tasks.segment._MOST_SCORES", 5 * size[1] * 3)  # three rows at a time
-    assert torch.equal(classes_at(scores, *size).long(), wanted)
+def test_tensorboard_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    refused("classify", tmp_path, "tensorboard=false", kind=ImportError, tensorboard=True)

@@ -95,7 +95,7 @@ def test_mask_rcnn_trains_on_coco_masks_and_refuses_data_without(tmp_path):
     run = train("detect", tmp_path, model="mask_rcnn", max_steps=1, model_args=few)
     assert "loss_mask" in (run / "results.csv").read_text()
     assert 0 <= evaluate(run)["metrics"]["map"] <= 1
-    with pytest.raises(ValueError, match="mask_rcnn needs a COCO file"):
+    with pytest.raises(ValueError, match="need a COCO file"):
         train(
             "detect", tmp_path, model="mask_rcnn", data=str(tiny_data.yolo(tmp_path / "yolo")), out=str(tmp_path / "b")
         )
@@ -205,7 +205,7 @@ def test_annotations_for_another_size_are_refused(tmp_path):
     root = tiny_data.coco(tmp_path / "data")
     text = (root / "train.json").read_text()
     (root / "train.json").write_text(text.replace('"width": 64', '"width": 65'))
-    with pytest.raises(ValueError, match=r"is 64×48, its annotations say \(65, 48\)"):
+    with pytest.raises(ValueError, match=r"is 64×48, .*annotations say 65×48"):
         fit(load_config("detect", overrides=settings("detect", tmp_path)))
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+from traceback import walk_tb
 from typing import TypeAlias
+
+from pst.files import WriteError, write_failure
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -55,6 +60,36 @@ def require(module: str, extra: str) -> None:
     """Raise ImportError with the command that installs it unless ``module`` can be imported."""
     if find_spec(module) is None:
         raise ImportError(f"{module} is not installed: pip install 'pyramid-sparse-transformer[{extra}]'")
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ValueError for what cannot be a checkpoint of Ultralytics, by its name."""
+    if path.suffix not in (".pt", ".safetensors"):
+        raise ValueError(f"{path} is no checkpoint: expected a .pt or .safetensors file")
+
+
+@contextmanager
+def host_errors(doing: str) -> Iterator[None]:
+    """Turn what Ultralytics raises about its inputs, of whatever type, into a ValueError of one sentence.
+
+    An exception that our own code raises, below Ultralytics or above it, passes.
+
+    Args:
+        doing: What was tried, with the file's name: "validate best.pt on data.yaml".
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _raised_by_host(error) or isinstance(error, (ImportError, WriteError)) or write_failure(error):
+            raise
+        said = " ".join(str(error).split())
+        raise ValueError(f"Ultralytics cannot {doing}: {type(error).__name__}: {said}") from error
+
+
+def _raised_by_host(error: Exception) -> bool:
+    """Whether the innermost code of Ultralytics and us that was running is Ultralytics'."""
+    packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in walk_tb(error.__traceback__)]
+    return next((name == "ultralytics" for name in reversed(packages) if name in ("pst", "ultralytics")), False)
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pst.cli._common import Verbs, format_table, positive, require
-from pst.files import write_text
+from pst.files import check_folder, read_json, write_text
 
 if TYPE_CHECKING:
     from pst.bench import Plan
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write and print; a missed target is no error."""
     if args.suite == "report":
         return _report(args)
+    check_folder(args.out)
+    _check_device(args.device)
     suites = args.only if args.suite in ("targets", "check") else (args.suite,)
     require("tqdm", "bench")
     require("matplotlib", "bench")
@@ -63,6 +65,15 @@ def run(args: argparse.Namespace) -> int:
     if args.suite == "targets":
         _print_targets(args.out)
     return 0
+
+
+def _check_device(device: str) -> None:
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device} needs an NVIDIA GPU, and PyTorch sees none here")
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -117,7 +128,7 @@ def _judge(folder: Path) -> dict[str, Any]:
 
 def _load(folder: Path) -> dict[str, Any]:
     paths = {name: folder / f"{name}.json" for name in _SUITES}
-    return {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.is_file()}
+    return {name: read_json(path) for name, path in paths.items() if path.is_file()}
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -132,7 +143,7 @@ def _report(args: argparse.Namespace) -> int:
     text = args.page.read_text("utf-8")
     if any(text.count(mark) != 1 for mark in _MARKS):
         raise ValueError(f"{args.page} must hold the lines {_MARKS[0]} and {_MARKS[1]} once each")
-    judged = json.loads((args.out / "targets.json").read_text("utf-8"))["targets"]
+    judged = read_json(args.out / "targets.json")["targets"]
     plots = []
     for name in ("module", "train"):
         if name in suites:

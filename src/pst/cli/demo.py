@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pst.cli._common import Verbs, positive, require
+from pst.cli._common import Verbs, host_errors, natural, positive, require
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -23,8 +23,8 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where everything is written (runs/demo)")
     parser.add_argument("--device", help="cpu, 0, … (cpu)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that load images")
-    parser.add_argument("--seed", type=int, help="seed of data and training")
+    parser.add_argument("--workers", type=natural, metavar="N", help="processes that load images")
+    parser.add_argument("--seed", type=natural, help="seed of data and training")
     parser.add_argument("--restart", action="store_true", help="start again instead of going on")
     parser.set_defaults(run=run)
 
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     require("sklearn", "demo")
     from pst.demo import run as run_demo
 
-    report = run_demo(**{name: value for name, value in vars(args).items() if name in _OPTIONS})
+    with host_errors(f"train and validate on {getattr(args, 'data', 'the embedded digits')}"):
+        report = run_demo(**{name: value for name, value in vars(args).items() if name in _OPTIONS})
     print(f"Report: {report}")
     return 0

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pst.cli._common import Verbs, positive, require
+from pst.cli._common import Verbs, check_suffix, host_errors, positive, require
+from pst.files import check_folder
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics.export import Exported
@@ -45,9 +46,13 @@ def run(args: argparse.Namespace) -> int:
 
     if args.imgsz is not None and len(args.imgsz) > 2:
         raise ValueError(f"--imgsz takes one side, or height and width, got {len(args.imgsz)} numbers")
+    check_suffix(args.model)
+    if args.out is not None:
+        check_folder(args.out)
     imgsz = None if args.imgsz is None else (args.imgsz[0], args.imgsz[-1])
     names = ("topk", "fusion", "batch", "dynamic", "half", "int8", "data", "opset", "out")
-    exported = yolo.export(args.model, args.format, imgsz=imgsz, **{name: getattr(args, name) for name in names})
+    with host_errors(f"export {args.model} to {args.format}"):
+        exported = yolo.export(args.model, args.format, imgsz=imgsz, **{name: getattr(args, name) for name in names})
     _print(exported)
     if args.format in _NOT_RUN:
         print(f"not run      {_NOT_RUN[args.format]}")

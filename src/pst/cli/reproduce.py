@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pst.cli import yolo
-from pst.cli._common import Verbs, format_table, require
-from pst.files import write_text
+from pst.cli._common import Verbs, format_table, host_errors, require
+from pst.files import check_folder, read_json, write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics.reproduce import Recipe
@@ -52,15 +52,17 @@ def run(args: argparse.Namespace) -> int:
     require("ultralytics", "ultralytics")
     from pst.integrations.ultralytics import reproduce
 
+    check_folder(args.out)
     recipe: Recipe = args.recipe(reproduce, args)
     data = recipe.data if args.data is None else args.data
     folder = args.out.resolve() / recipe.name
     extra = [*([] if args.device is None else [f"device={args.device}"]), *args.extra]
     command = reproduce.train_command(recipe, data, folder, extra)
     print(f"Command: {shlex.join(['pst', 'yolo', *command])}")
-    if args.dry_run:
-        return _dry_run(recipe, data, folder)
-    print(f"Data: {_find(recipe, data, download=args.download)}")
+    with host_errors(f"read {data}"):
+        if args.dry_run:
+            return _dry_run(recipe, data, folder)
+        print(f"Data: {_find(recipe, data, download=args.download)}")
     last = folder / "weights" / "last.pt"
     done, epochs = reproduce.epochs_done(last) if last.is_file() else (0, None)
     if done == epochs:
@@ -68,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         yolo.run(argparse.Namespace(passed_on=command))
     device = None if args.device is None else args.device.split(",")[0]
-    _evaluate(recipe, data, folder, device)
+    with host_errors(f"validate {folder / 'weights' / 'best.pt'} on {data}"):
+        _evaluate(recipe, data, folder, device)
     print(_table(recipe, args.out))
     return 0
 
@@ -133,7 +136,7 @@ def _table(recipe: Recipe, out: Path) -> str:
 
 
 def _figures(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8"))["figures"]
+    return read_json(path)["figures"]
 
 
 def _gain(points: float | None) -> str:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pst.cli._common import Verbs, positive, require
+from pst.files import check_folder
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -45,6 +46,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     require("yaml", "train")
+    check_folder(args.out)
     from pst.study import run_studies
 
     done = run_studies(
@@ -64,6 +66,7 @@ def _latency(args: argparse.Namespace) -> int:
     require("yaml", "train")
     from pst.study import latency
 
+    check_folder(args.out)
     path = latency.measure(args.study, args.out, device=_device(args), batch=args.batch, seconds=float(args.seconds))
     print(f"Written: {path}")
     return 0
@@ -80,6 +83,7 @@ def _report(args: argparse.Namespace) -> int:
     require("matplotlib", "viz")
     from pst.study.report import write_report
 
+    check_folder(args.out)
     for path in write_report(args.studies, results=args.results, out=args.out):
         print(f"Written: {path}")
     return 0

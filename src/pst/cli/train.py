@@ -15,7 +15,9 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "train",
-        usage="pst train {classify,detect,segment} [KEY=VALUE …] [--config YAML] [--resume] [--skip-corrupt]",
+        allow_abbrev=False,  # what follows --config is known by that name
+        usage="pst train {classify,detect,segment} [KEY=VALUE …] [--config YAML] [--resume [--changed-data]] "
+        "[--skip-corrupt]",
         help="train a classifier, detector or segmenter: pst train classify data=FOLDER model=pst_resnet18",
         description="Train a model. Every setting is key=value, or a line of a YAML file; docs/train.md lists them. "
         "Several processes: torchrun --nproc-per-node 2 -m pst train …",
@@ -23,12 +25,15 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("task", choices=_TASKS, help="what the model does")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings in a file")
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder `out`, if there is one")
+    parser.add_argument("--changed-data", action="store_true", help="resume although files, labels or classes changed")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be decoded")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the result is."""
+    if args.changed_data and not args.resume:
+        raise ValueError("--changed-data goes with --resume: a new run takes the data as they are")
     for module in ("accelerate", "timm", "torchvision", "torchmetrics", "faster_coco_eval", "yaml"):
         require(module, "train")
     from pst.train import fit, load_config
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.passed_on, *(["skip_corrupt=true"] if args.skip_corrupt else [])]
     from accelerate import PartialState
 
-    folder = fit(load_config(args.task, args.config, overrides), resume=args.resume)
+    folder = fit(load_config(args.task, args.config, overrides), resume=args.resume, changed_data=args.changed_data)
     PartialState().destroy_process_group()
     print(f"Written: {folder}")
     return 0

@@ -11,8 +11,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pst.cli._common import Verbs, format_table, fusion_list, positive, require, topk_list
-from pst.files import write_text
+from pst.cli._common import (
+    Verbs,
+    check_suffix,
+    format_table,
+    fusion_list,
+    host_errors,
+    positive,
+    require,
+    topk_list,
+)
+from pst.files import check_folder, check_ours, write_text
 
 Row = dict[str, Any]
 _HEADER = {"topk": "k", "map50_95": "mAP50-95", "map50": "mAP50", "latency_ms": "ms/image", "peak_memory_mb": "peak MB"}
@@ -47,8 +56,10 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sweep, write the files after each row so that an interrupted sweep keeps what it has, print the table."""
     own = args.model.is_dir() or args.model.suffix == ".safetensors"
-    if not own and args.data is None:
-        raise ValueError("--data is missing: name a data set YAML in the Ultralytics layout")
+    if not own:
+        check_suffix(args.model)
+        if args.data is None:
+            raise ValueError("--data is missing: name a data set YAML in the Ultralytics layout")
     require(*("accelerate", "train") if own else ("ultralytics", "ultralytics"))
     from pst.environment import environment
 
@@ -62,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
         "settings": settings,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    check_folder(out)
+    for name, mark in (("val.json", '"settings"'), ("val.csv", "fusion,topk")):
+        check_ours(out / name, mark)
     rows: list[Row] = []
     for row in _trained_here(args) if own else _ultralytics(args, out):
         rows.append(row)
@@ -77,8 +91,9 @@ def _ultralytics(args: argparse.Namespace, out: Path) -> Iterator[Row]:
 
     imgsz, batch = _IMGSZ if args.imgsz is None else args.imgsz, _BATCH if args.batch is None else args.batch
     sizes = {"imgsz": imgsz, "batch": batch, "device": args.device}
-    for row in sweep(args.model, args.data, topk=args.topk, fusion=args.fusion, **sizes, project=out):
-        yield row._asdict()
+    with host_errors(f"validate {args.model} on {args.data}"):
+        for row in sweep(args.model, args.data, topk=args.topk, fusion=args.fusion, **sizes, project=out):
+            yield row._asdict()
 
 
 def _trained_here(args: argparse.Namespace) -> Iterator[Row]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 
-from pst.cli._common import Verbs, require
+from pst.cli._common import Verbs, host_errors, require
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -32,8 +33,10 @@ def run(args: argparse.Namespace) -> int:
     from pst.integrations.ultralytics import register
 
     register()
-    try:
-        entrypoint()
-    except SyntaxError as error:  # what it raises for an argument that it does not know
-        raise ValueError(error.msg) from error
+    with host_errors(f"run {shlex.join(sys.argv)}"):
+        try:
+            entrypoint()
+        except SyntaxError as error:  # what it raises for an argument that it does not know
+            # the host's page of help comes after its sentence
+            raise ValueError(" ".join(error.msg.partition("Arguments received:")[0].split())) from error
     return 0

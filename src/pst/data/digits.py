@@ -8,9 +8,9 @@ neither a scan nor a pixel of a photo.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
+
+from pst.files import replacing
 
 STAMP = "digits.json"
 _FORMAT = 1  # raise when unchanged settings give other scenes
@@ -63,22 +63,16 @@ def _is_made(root: Path, settings: dict[str, int]) -> bool:
 
 
 def _make(root: Path, settings: dict[str, int]) -> None:
-    root.parent.mkdir(parents=True, exist_ok=True)
-    part = root.with_name(f".{root.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a killed process that had the same id
     try:
-        for split in ("train", "val"):
-            _write_split(part, split, settings[split], settings["imgsz"], settings["seed"])
-        names = "".join(f"  {digit}: '{digit}'\n" for digit in range(10))
-        (part / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{names}")
-        (part / STAMP).write_text(json.dumps(settings, indent=2) + "\n")
-        try:
-            part.replace(root)
-        except OSError:
-            if not _is_made(root, settings):  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with replacing(root) as part:
+            for split in ("train", "val"):
+                _write_split(part, split, settings[split], settings["imgsz"], settings["seed"])
+            names = "".join(f"  {digit}: '{digit}'\n" for digit in range(10))
+            (part / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{names}")
+            (part / STAMP).write_text(json.dumps(settings, indent=2) + "\n")
+    except OSError:
+        if not _is_made(root, settings):  # else another process was faster
+            raise
 
 
 def _write_split(root: Path, split: str, count: int, imgsz: int, seed: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pst.demo.settings import GRID, Settings
 from pst.demo.workspace import Workspace
-from pst.files import write_text
+from pst.files import check_folder, write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics import SweepRow
@@ -46,18 +46,25 @@ def run(
 
     Raises:
         FileExistsError: ``out`` holds something that is no demo's.
+        FileNotFoundError: There is no such data set.
         ImportError: A library of the ``demo`` extra is missing.
         ValueError: A number is out of range, or ``out`` holds a demo of other settings and ``restart`` is false.
     """
     from ultralytics.utils import LOGGER
+    from ultralytics.utils.torch_utils import select_device
 
     from pst.data import digits
     from pst.demo.remaining import Remaining
-    from pst.demo.stages import evaluate, train
+    from pst.demo.stages import check_data, evaluate, train
 
     path = None if data is None else str(Path(data).resolve() if Path(data).exists() else data)
+    root = Path(out).resolve()
+    check_folder(root)
+    select_device(device, verbose=False)  # which refuses one that is not there
+    if path is not None:
+        check_data(path, root)
     settings = Settings(data=path, imgsz=imgsz, epochs=epochs, batch=batch, device=device, seed=seed)
-    workspace = Workspace(Path(out).resolve())
+    workspace = Workspace(root)
     workspace.claim(settings, restart=restart)
 
     LOGGER.info(f"[1/4] data: {'handwritten digits on photos' if path is None else path}")

@@ -57,14 +57,14 @@ class Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("imgsz", self.imgsz, 64),
-            ("epochs", self.epochs, 1),
-            ("batch", self.batch, 1),
-            ("seed", self.seed, 0),
+        for name, value, least, most in (
+            ("imgsz", self.imgsz, 64, 16384),
+            ("epochs", self.epochs, 1, 2**31 - 1),
+            ("batch", self.batch, 1, 2**31 - 1),
+            ("seed", self.seed, 0, 2**32 - 1),
         ):
-            if value < least:
-                raise ValueError(f"{name} must be ≥ {least}, got {value}")
+            if not least <= value <= most:
+                raise ValueError(f"{name} must be {f'≥ {least}' if value < least else f'≤ {most}'}, got {value}")
 
     def stamp(self) -> dict[str, Any]:
         """Everything that two runs must share for one to go on with the other's work."""

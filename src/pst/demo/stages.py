@@ -19,6 +19,31 @@ if TYPE_CHECKING:
     from pst.integrations.ultralytics import YOLO, SweepRow
 
 
+def check_data(data: str, root: Path) -> None:
+    """Refuse a data set that cannot be trained on, before anything is written; nothing is downloaded.
+
+    Args:
+        data: Path of a YAML, or the name of one that Ultralytics has.
+        root: Folder of the demo.
+
+    Raises:
+        FileNotFoundError: It is neither.
+        ValueError: It lies in the demo's own folder. What Ultralytics finds wrong it raises itself.
+    """
+    from ultralytics.data.utils import check_det_dataset
+    from ultralytics.utils import ROOT
+
+    if not Path(data).is_file():
+        if (ROOT / "cfg" / "datasets" / data).is_file() and Path(data).name == data:
+            return
+        raise FileNotFoundError(f"no data set YAML at {data}")
+    found = check_det_dataset(data, autodownload=False)
+    parts = [data, *(found.get(name) or [] for name in ("train", "val"))]
+    for path in (Path(p).resolve() for part in parts for p in ([part] if isinstance(part, str) else part)):
+        if root == path or root in path.parents:
+            raise ValueError(f"{path} lies in {root}, where the demo writes: choose another folder with --out")
+
+
 def train(settings: Settings, data: str | Path, workspace: Workspace, remaining: Remaining, *, workers: int) -> None:
     """Train with coarse attention only, until ``workspace.best`` is the finished model.
 

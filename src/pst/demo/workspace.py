@@ -75,7 +75,13 @@ class Workspace:
         self.root.mkdir(parents=True, exist_ok=True)
         if not self._stamp.is_file():
             write_text(self._stamp, json.dumps(settings.stamp(), indent=2))
-        found, wanted = json.loads(self._stamp.read_text()), settings.stamp()
+        wanted = settings.stamp()
+        try:
+            found = json.loads(self._stamp.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("no settings")  # noqa: TRY004, TRY301
+        except ValueError as error:
+            raise ValueError(f"{self._stamp} is damaged: pass --restart to start over, or another --out") from error
         if found != wanted:
             changes = [f"{k}: {found.get(k)!r} → {v!r}" for k, v in wanted.items() if found.get(k) != v]
             raise ValueError(

@@ -97,14 +97,20 @@ def load_study(path: str | Path) -> Study:
         ValueError: A key is unknown, a name is not defined, or two cells have one id.
     """
     try:
-        import yaml
+        from pst.data.yaml_file import read_mapping
     except ImportError as error:
         raise ImportError(f"a study is a YAML file ({error}): pip install pyyaml") from error
     path = Path(path)
-    d = yaml.safe_load(path.read_text(encoding="utf-8"))
-    unknown = d.keys() - _STUDY_KEYS if isinstance(d, dict) else {type(d).__name__}
-    if unknown:
-        raise ValueError(f"{path}: unknown entries {sorted(unknown)}; known are {sorted(_STUDY_KEYS)}")
+    d = read_mapping(path)
+    try:
+        return _study(d, path)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is no study: {type(error).__name__}: {error}; see docs/evidence.md") from error
+
+
+def _study(d: dict[str, Any], path: Path) -> Study:
+    if unknown := d.keys() - _STUDY_KEYS:
+        raise ValueError(f"{path}: unknown entries {sorted(map(str, unknown))}; known are {sorted(_STUDY_KEYS)}")
     if d.get("runner") not in RUNNERS:
         raise ValueError(f"{path}: runner must be one of {list(RUNNERS)}, got {d.get('runner')!r}")
     files = {name: path.parent / str((entry or {}).get("yaml", "")) for name, entry in d["models"].items()}
@@ -153,9 +159,9 @@ def _model_digest(path: Path) -> str | None:
     """Of what a YAML file says, comments left out."""
     if not path.is_file():
         return None
-    import yaml
+    from pst.data.yaml_file import read_mapping
 
-    return _hash(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return _hash(read_mapping(path))
 
 
 def _hash(content: Any) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pst.files import replacing, write_text
+from pst.files import read_json, replacing, write_text
 from pst.study import plots, tables
 from pst.study.grid import Study, load_study
 from pst.study.overview import overview
@@ -74,7 +73,7 @@ def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str
 def _load(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
+    return [read_json(path) for path in sorted(folder.rglob("*.json"))]
 
 
 def _fitting(study: Study, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -82,7 +82,7 @@ def _fit(config: Config, task: Task) -> dict[str, Any]:
     progress, resumed_at = trainer.progress, trainer.progress.epoch
     torch.set_num_threads(1)
     with peak_memory(task.device) as peak:
-        while progress.step < trainer.steps:
+        while not trainer.done:
             trainer.train_epoch()
             trainer.finish_epoch()
             task.say(f"epoch {progress.epoch}/{config.epochs}")
@@ -186,7 +186,7 @@ def _derive(use: str, model: nn.Module, config: Config) -> nn.Module:
     save_weights(start, derived.cpu(), config, described.classes)
     options: dict[str, Any] = {**_TUNING, "out": str(folder), "weights": str(start), "calibrate": 0, "val_every": 1}
     trainer = Trainer(replace(config, stochastic_topk=None, track_fine_statistics=False, **options), resume=True)
-    while trainer.progress.step < trainer.steps:
+    while not trainer.done:
         trainer.train_epoch()
         trainer.finish_epoch()
     trainer.finish()

@@ -9,10 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 Task = Literal["classify", "detect", "segment"]
-_NOT_NEGATIVE = (
-    *("seed", "max_steps", "workers", "weight_decay", "clip_grad", "warmup", "min_lr", "topk", "calibrate"),
-    *("save_steps", "smoothing", "mixup", "cutmix", "jitter", "crop_scale"),
-)
+_MOST = 2**31 - 1
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("epochs", "batch", "accumulate", "val_every"), (1, _MOST)),
+    **dict.fromkeys(("max_steps", "topk", "calibrate", "save_steps"), (0, _MOST)),
+    **dict.fromkeys(("lr", "min_lr", "weight_decay", "clip_grad"), (0, math.inf)),
+    **dict.fromkeys(("crop_scale", "smoothing", "jitter", "momentum"), (0, 1)),
+    **dict.fromkeys(("mixup", "cutmix"), (0, 1000)),
+    "imgsz": (1, 16384),
+    "in_chans": (1, 4096),
+    "seed": (0, 2**32 - 1),
+    "workers": (0, 1024),
+    "zoom": (1, 1000),
+}
+_ABOVE, _BELOW = ("crop_scale",), ("smoothing", "momentum")  # the limits themselves are out of range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +51,7 @@ class Config:
         weight_decay: Of all weights but biases and norms.
         momentum: Of optimizers that have one.
         clip_grad: Largest norm of all gradients together; 0 leaves them alone.
-        scheduler: Any name of `timm.scheduler` that steps by update: "cosine", "step", "poly", ...
+        scheduler: Of `timm.scheduler`; "none" keeps the rate at ``lr``. Newer ones need a newer timm.
         warmup_epochs: Linear warm-up, part of ``epochs``; None takes a tenth of them, at most 3.
         min_lr: Learning rate at the end.
         topk: k of every PST layer.
@@ -80,7 +90,7 @@ class Config:
     weight_decay: float = 0.05
     momentum: float = 0.9
     clip_grad: float = 0.0
-    scheduler: str = "cosine"
+    scheduler: Literal["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "none"] = "cosine"
     warmup_epochs: int | None = None
     min_lr: float = 1e-6
     topk: int = 0
@@ -98,12 +108,11 @@ class Config:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch", "accumulate", "imgsz", "in_chans", "val_every", "zoom", "lr")
-        for name in (*positive, *_NOT_NEGATIVE):
-            value = getattr(self, name, 1)
-            least = 0 if name in (*_NOT_NEGATIVE, "lr") else 1
-            if not (value >= least and math.isfinite(value)):
-                raise ValueError(f"{name} must be ≥ {least}, got {value}")
+        for name, (least, most) in _RANGES.items():
+            if hasattr(self, name):
+                _check_range(name, getattr(self, name), least, most)
+        if self.warmup_epochs is not None:
+            _check_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
         twice = sorted({"in_chans", "in_channels"} & set(_all_keys(self.model_args)))
         if twice:
             raise ValueError(
@@ -111,9 +120,8 @@ class Config:
             )
         if self.trainable == "gate" and not (self.topk or self.stochastic_topk):
             raise ValueError("trainable=gate needs topk > 0: with k = 0 the gate has nothing to learn from")
-        unknown = sorted(set({} if self.stochastic_topk is None else self.stochastic_topk) - {"choices", "share"})
-        if unknown:
-            raise ValueError(f"stochastic_topk takes choices and share, got {', '.join(unknown)}")
+        if self.stochastic_topk is not None:
+            _check_stochastic(self.stochastic_topk)
 
     @property
     def warmup(self) -> int:
@@ -153,6 +161,11 @@ class ClassifyConfig(Config):
     smoothing: float = 0.1
     mixup: float = 0.0
     cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.mixup or self.cutmix) and self.batch % 2:
+            raise ValueError(f"mixup and cutmix mix pairs of images: batch must be even, got {self.batch}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +216,24 @@ def _all_keys(mapping: dict[str, Any]) -> Iterator[str]:
         yield key
         if isinstance(value, dict):
             yield from _all_keys(value)
+
+
+def _check_range(name: str, value: float, least: float, most: float) -> None:
+    too_small = value <= least if name in _ABOVE else not value >= least  # NaN is
+    if too_small:
+        raise ValueError(f"{name} must be {'>' if name in _ABOVE else '≥'} {least}, got {value}")
+    if value >= most if name in _BELOW else value > most or math.isinf(value):
+        raise ValueError(f"{name} must be {'<' if name in _BELOW else '≤'} {most}, got {value}")
+
+
+def _check_stochastic(options: dict[str, Any]) -> None:
+    if unknown := sorted(options.keys() - {"choices", "share"}):
+        raise ValueError(f"stochastic_topk takes choices and share, got {', '.join(unknown)}")
+    choices, share = options.get("choices", [0]), options.get("share", 0)
+    if not (isinstance(choices, list) and choices and all(type(k) is int and 0 <= k <= _MOST for k in choices)):
+        raise ValueError(f"stochastic_topk.choices must be a list of integers ≥ 0, e.g. [0, 4, 8], got {choices!r}")
+    if type(share) not in (int, float) or not 0 <= share <= 1:
+        raise ValueError(f"stochastic_topk.share must be a number from 0 to 1, got {share!r}")
 
 
 CONFIGS: dict[Task, type[Config]] = {"classify": ClassifyConfig, "detect": DetectConfig, "segment": SegmentConfig}

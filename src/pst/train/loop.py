@@ -10,48 +10,52 @@ from typing import Any
 
 import torch
 from accelerate import skip_first_batches
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from torch import nn
 from tqdm import tqdm
 
 from pst.data.dataset import Batch
 from pst.train.batches import Order, training_loader
+from pst.train.checks import check_batch, check_disk, check_folder, check_names
 from pst.train.config import Config
 from pst.train.evaluate import predict
+from pst.train.identity import identify
 from pst.train.log import Logger
 from pst.train.losses import Step, stop_if_not_finite
-from pst.train.models import build, calibrate_run
+from pst.train.models import build, calibrate_run, restore
+from pst.train.schedule import make_optimizer, schedule
 from pst.train.start import seed_step, start
-from pst.train.state import BEST, LAST, open_run, read_progress, save_weights, write_progress
+from pst.train.state import BEST, LAST, check_data, read_progress, save_weights, write_config, write_progress
 from pst.train.tasks import make_task
 
 
-def fit(config: Config, *, resume: bool = False) -> Path:
+def fit(config: Config, *, resume: bool = False, changed_data: bool = False) -> Path:
     """Train a model.
 
     Run under ``torchrun`` or ``accelerate launch`` it trains in all their processes, with ``batch`` images in each; the
     process group is left open for what comes next.
-    On the CPU a run that was killed and continued ends with the same weights, bit for bit, as one that was not.
+    On the CPU a run that was killed and continued ends with the same weights, bit for bit, as one that was not. All
+    that can be known before training is checked before anything is written.
 
     Args:
         config: From `load_config`.
         resume: Continue the run in the folder, if there is one; a finished run is left as it is.
+        changed_data: Continue it although the data are not those that it was started with. They may lie elsewhere.
 
     Returns:
         The run folder: ``best.safetensors``, ``last.safetensors``, ``config.yaml``, ``results.csv``, ``state.pt``.
 
     Raises:
-        FileExistsError: The folder holds a run and ``resume`` is not set.
+        FileExistsError: The folder holds a run and ``resume`` is not set, or files that a run would replace.
         FileNotFoundError: Data or weights are missing.
+        WriteError: The disk is full.
         ValueError: Data or settings are wrong; the message says what to do.
         LossError: The loss is NaN or infinite; the batch was saved.
     """
     run = config.run_dir
-    trainer = Trainer(config, resume=resume)
+    trainer = Trainer(config, resume=resume, changed_data=changed_data)
     progress = trainer.progress
     with Logger(run, step=progress.step, tensorboard=config.tensorboard, enabled=trainer.main) as logger:
-        while progress.step < trainer.steps:
+        while not trainer.done:
             trainer.train_epoch()
             trainer.finish_epoch()
             logger.write(progress.history, progress.step)
@@ -60,34 +64,32 @@ def fit(config: Config, *, resume: bool = False) -> Path:
 
 
 class Trainer:
-    """Model, data, optimizer and position of one run.
-
-    Args:
-        config: Settings.
-        resume: Take weights, optimizer and position from the folder's last checkpoint, if there is one.
+    """Model, data, optimizer and position of one run. Arguments as in `fit`.
 
     Attributes:
         bare: The model itself, where ``model`` is what the processes share.
         steps: Optimizer steps of the whole run.
     """
 
-    def __init__(self, config: Config, *, resume: bool) -> None:
+    def __init__(self, config: Config, *, resume: bool, changed_data: bool = False) -> None:
+        check_folder(config.run_dir, resume=resume)
+        check_names(config)
+        self.progress, state = read_progress(config.run_dir, config)
         self.config = config
         self.accelerator = start(config)
         self.task = make_task(config)
         self.train, self.val = self.task.dataset("train"), self.task.dataset("val")
-        seed_step(config.seed)
-        model = build(self.task).to(self.accelerator.device)
-        optimizer = create_optimizer_v2(
-            model, config.optimizer, config.lr, weight_decay=config.weight_decay, momentum=config.momentum
-        )
-        if self.main:
-            open_run(config, resume=resume)
-        self.accelerator.wait_for_everyone()
-        self.progress, state = read_progress(config.run_dir, config)
+        self.data = identify(self.task)
         if state is not None:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            check_data(config.run_dir, state, self.data, changed=changed_data)
+        seed_step(config.seed)
+        model = build(self.task, fresh=state is None).to(self.accelerator.device)
+        optimizer = make_optimizer(model, config)
+        if state is None:
+            check_batch(self.task, model, self.train, self.accelerator.device)
+        else:
+            restore(config.run_dir, state, model, optimizer)
+        check_disk(config.run_dir, model)
         self.order = Order(len(self.train), config.seed)
         loader = training_loader(self.train, self.order, config, self.accelerator)
         self.bare: nn.Module = model
@@ -95,36 +97,33 @@ class Trainer:
         self.loader = self.accelerator.prepare_data_loader(loader, device_placement=False)  # see Batch.to
         if state is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self._schedule(optimizer)
+        updates = math.ceil(len(self.loader) / config.accumulate)
+        self.steps = min(config.epochs * updates, config.max_steps or math.inf)
+        self.scheduler = schedule(optimizer, config, updates)
+        self._set_rate()
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            write_config(config)  # the first file: no check comes after it
 
     @property
     def main(self) -> bool:
         """Whether this process writes the files."""
         return self.accelerator.is_main_process
 
-    def _schedule(self, optimizer: torch.optim.Optimizer) -> None:
-        c = self.config
-        updates = math.ceil(len(self.loader) / c.accumulate)
-        self.steps = min(c.epochs * updates, c.max_steps or math.inf)
-        self.scheduler, _ = create_scheduler_v2(
-            optimizer,
-            c.scheduler,
-            num_epochs=c.epochs,
-            warmup_epochs=c.warmup,
-            warmup_lr=c.lr / 100,
-            min_lr=c.min_lr,
-            step_on_epochs=False,
-            updates_per_epoch=updates,
-        )
-        self._set_rate()
+    @property
+    def done(self) -> bool:
+        """Whether all is trained, and the last epoch validated as well."""
+        return self.progress.step >= self.steps and not self.progress.batch
 
     def _set_rate(self) -> None:
-        if self.scheduler is not None:  # of scheduler=none
+        if self.scheduler is not None:
             self.scheduler.step_update(self.progress.step)
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch."""
         c, progress = self.config, self.progress
+        if progress.step >= self.steps:
+            return  # trained before the run was stopped, and not validated yet
         self.model.train()
         sums: dict[str, Any] = dict(progress.sums)
         previous: Step | None = None
@@ -169,16 +168,18 @@ class Trainer:
         stop_if_not_finite(step, self.train.files, path)
 
     def finish_epoch(self) -> None:
-        """Validate where that is due, and write the checkpoint."""
+        """Write the checkpoint, then validate where that is due: what was trained outlives a validation that fails."""
         progress, c = self.progress, self.config
         row = {"epoch": progress.epoch + 1, "step": progress.step, "lr": self.optimizer.param_groups[0]["lr"]}
         row |= {f"loss_{name}": total / progress.batch for name, total in progress.sums.items()}
         row["seconds"] = round(progress.seconds, 2)
-        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
-        if progress.epoch % c.val_every == 0 or progress.step >= self.steps:
+        due = (progress.epoch + 1) % c.val_every == 0 or progress.step >= self.steps
+        if due:
+            self._save()
             row |= {f"val_{name}": value for name, value in self._validate().items()}
+        progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
         progress.history.append(row)
-        self._save()
+        self._save(weights=not due)
 
     def finish(self) -> None:
         """Calibrate what was trained."""
@@ -197,16 +198,18 @@ class Trainer:
                 save_weights(self.config.run_dir / BEST, self.bare, self.config, self.task.classes)
         return metrics
 
-    def _save(self) -> None:
+    def _save(self, *, weights: bool = True) -> None:
         """Weights first: a run that is killed in between writes them again."""
         if not self.main:
             return
         scaler = self.accelerator.scaler
-        save_weights(self.config.run_dir / LAST, self.bare, self.config, self.task.classes)
+        if weights:
+            save_weights(self.config.run_dir / LAST, self.bare, self.config, self.task.classes)
         write_progress(
             self.config.run_dir,
             self.config,
             self.progress,
+            data=self.data,
             model=self.bare.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scaler=None if scaler is None else scaler.state_dict(),

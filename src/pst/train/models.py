@@ -11,7 +11,7 @@ from torch import nn
 import pst
 from pst.train.config import Config
 from pst.train.settings import load_config
-from pst.train.state import BEST, LAST, read_weights, save_weights
+from pst.train.state import BEST, LAST, STATE, read_weights, save_weights
 from pst.train.tasks import make_task
 from pst.train.weights import start_from
 from pst.transfer import load_weights
@@ -42,15 +42,50 @@ def set_attention(model: nn.Module, *, topk: int = 0, fusion: str = "gate", sele
     pst.set_selection(model, selection)
 
 
-def build(task: Task[Any]) -> nn.Module:
-    """A new model for training, with the settings and starting weights of its configuration."""
+def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
+    """A new model for training, with the settings and starting weights of its configuration.
+
+    Args:
+        task: Of the run.
+        fresh: Load the starting weights; a run that goes on has its own.
+    """
     c: Config = task.config
-    model = task.build(pretrained=c.pretrained)
-    if c.weights is not None:
+    model = make_model(task, pretrained=c.pretrained and fresh)
+    if c.weights is not None and fresh:
         start_from(task, model, c.weights)
     set_attention(model, topk=c.topk, fusion=c.fusion, selection=c.selection)
     prepare_attention(model, c)
     return model
+
+
+def make_model(task: Task[Any], *, pretrained: bool) -> nn.Module:
+    """The model of a task's settings.
+
+    Raises:
+        ValueError: It cannot be built; what the library says is in the message.
+    """
+    try:
+        return task.build(pretrained=pretrained)
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        made = f"pretrained={str(pretrained).lower()}, model_args={task.config.model_args}"
+        raise ValueError(f"the model cannot be built with {made}: {type(error).__name__}: {said}") from error
+
+
+def restore(run: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give model and optimizer what the checkpoint of a run holds.
+
+    Raises:
+        ValueError: It is of others.
+    """
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{run / STATE} does not fit the model and optimizer of {run}: {said}") from error
 
 
 def prepare_attention(model: nn.Module, config: Config) -> None:
@@ -96,9 +131,9 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
     """
     path = Path(source)
     weights, settings, classes = read_weights(path / BEST if path.is_dir() else path)
-    name = settings.pop("task")
+    name = str(settings.pop("task", None))
     task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
-    model = task.build(pretrained=False)
+    model = make_model(task, pretrained=False)
     try:
         load_weights(model, weights)
     except ValueError as error:

@@ -11,10 +11,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pst.data import walk
 from pst.data.images import decode
-from pst.files import replacing, write_text
+from pst.files import write_text
 from pst.train.models import load_trained, set_attention
+from pst.train.picture_files import PREDICTIONS, list_inputs, plan_pictures, write_picture
 from pst.train.start import start
 from pst.visualize.boxes import class_color, draw_boxes
 
@@ -55,52 +55,32 @@ def predict_images(
     Raises:
         FileNotFoundError: The model or an image does not exist, or there is none.
         CorruptImageError: An image cannot be decoded.
+        FileExistsError: A file in ``out`` would be replaced that this function did not write, an image itself say.
         ValueError: The file is no model of `fit`, or two images share a name.
     """
     task, model = load_trained(source, **overrides)
     set_attention(model, topk=topk, fusion=fusion, selection=selection)
-    files, accelerator = list_images(images), start(task.config)
+    files, out = list_inputs(images), Path(out)
+    pictures = plan_pictures(files, out, masks=task.config.task == "segment")
+    accelerator = start(task.config)
     model = model.to(accelerator.device)
-    entries = []
-    for file in files:  # one at a time: memory does not grow with their number
-        image = decode(file, channels=task.config.in_chans)
-        size = torch.tensor([[image.shape[2], image.shape[1]]])
-        with torch.inference_mode(), accelerator.autocast():
-            output = model(task.inputs(task.square(image)[None].to(accelerator.device)))
-        found = task.predictions(output, size)[0]
-        picture, entry = _DRAW[task.config.task](image, found, task.classes, score)
-        with replacing(Path(out) / f"{file.stem}.png") as part:
-            picture.save(part, format="PNG")
-        if "mask" in found:
-            with replacing(Path(out) / f"{file.stem}.mask.png") as part:
-                Image.fromarray(found["mask"].numpy()).save(part, format="PNG")
-        entries.append({"image": str(file), **entry})
-    write_text(Path(out) / "predictions.json", json.dumps(entries, indent=2) + "\n")
+    entries: list[Record] = []
+    try:
+        for file, (picture, mask) in zip(files, pictures, strict=True):  # memory does not grow with their number
+            image = decode(file, channels=task.config.in_chans)
+            size = torch.tensor([[image.shape[2], image.shape[1]]])
+            with torch.inference_mode(), accelerator.autocast():
+                output = model(task.inputs(task.square(image)[None].to(accelerator.device)))
+            found = task.predictions(output, size)[0]
+            drawn, entry = _DRAW[task.config.task](image, found, task.classes, score)
+            write_picture(drawn, picture)
+            if "mask" in found and mask is not None:
+                write_picture(Image.fromarray(found["mask"].numpy()), mask)
+            entries.append({"image": str(file), **entry})
+    finally:  # also when a later image cannot be read
+        if entries:
+            write_text(out / PREDICTIONS, json.dumps(entries, indent=2) + "\n")
     return entries
-
-
-def list_images(sources: Iterable[str | Path]) -> list[Path]:
-    """Files, and the images in folders, in order of name.
-
-    Raises:
-        FileNotFoundError: A path does not exist, or there is no image.
-        ValueError: Two files would give pictures of one name.
-    """
-    files: list[Path] = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            files += walk.list_images(source, recursive=False)
-        elif source.is_file():
-            files.append(source)
-        else:
-            raise FileNotFoundError(f"no image or folder at {source}")
-    if not files:
-        raise FileNotFoundError("no images found: give files, or folders that hold some")
-    stems = [file.stem for file in files]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
-    if twice:
-        raise ValueError(f"several images are called {twice[0]!r}: predict them into different folders")
-    return files
 
 
 def _draw_classes(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import types
+import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
-
-from pst.data.yaml_file import read_mapping
 from pst.train.config import CONFIGS, Config
+from pst.train.values import convert, nearest, parse_value, read_lines
+
+_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 
 
 def load_config(task: str, path: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
@@ -22,78 +22,84 @@ def load_config(task: str, path: str | Path | None = None, overrides: Sequence[s
     Args:
         task: "classify", "detect" or "segment".
         path: YAML file of ``key: value``; None uses the defaults alone. The ``config.yaml`` of a run is one.
-        overrides: Texts ``key=value``, the value as in YAML and ``model_args.out_channels=96`` for a key inside
-            another; or a mapping.
+        overrides: Texts ``key=value``, of which the last for a key counts, and ``model_args.out_channels=96`` for a
+            key inside another; or a mapping. A value is read by the type of its field: what a field of text gets is
+            never changed, and ``null`` gives a field None that may be so. Inside ``model_args`` it is read as YAML.
 
     Returns:
         The task's settings, checked.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
-        ValueError: A key is unknown (the message names the nearest), a value of another type or out of range, the
-            file no mapping or of another task, or ``data`` is missing.
+        ValueError: A key is unknown (the message names the nearest) or twice in the file, a value of another type or
+            out of range, the file no mapping or of another task, or ``data`` is missing.
     """
     kind = CONFIGS.get(typing.cast("Any", task))
     if kind is None:
         raise ValueError(f"unknown task {task!r}: expected one of {', '.join(CONFIGS)}")
-    values = {} if path is None else read_mapping(path)
-    if not isinstance(overrides, Mapping):
-        overrides = dict(_parse(text) for text in overrides)
-    for key, value in overrides.items():
-        outer, _, inner = key.partition(".")
-        inside = values.get(outer)
-        values[outer] = {**(inside if isinstance(inside, dict) else {}), inner: value} if inner else value
-    named = values.pop("task", task)
-    if named != task:
-        raise ValueError(f"the settings are of the task {named!r}, wanted {task!r}")
     types_ = typing.get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
-    for key in values:
-        if key not in known:
-            raise ValueError(f"unknown key {key!r} for {task}{_nearest(key, known)}")
-    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-    for key in required:
-        if values.get(key) is None:
-            raise ValueError(f"{key!r} is missing: give {key}=…, or a config file that has it")
-    return kind(**{key: _converted(key, value, types_[key]) for key, value in values.items()})
+    values: dict[str, Any] = {}
+    if path is not None:
+        for line in read_lines(path, _mappings(types_)):
+            with _at(f"{path}, line {line.number}: "):
+                values[line.key] = _checked(task, types_, line.key, line.value)
+    pairs = overrides.items() if isinstance(overrides, Mapping) else _parsed(overrides, types_)
+    for key, value in pairs:
+        _insert(values, key, value)
+    for key, value in values.items():
+        values[key] = _checked(task, types_, key, value)
+    values.pop("task", None)
+    for field in fields(kind):
+        if field.default is MISSING and field.default_factory is MISSING and values.get(field.name) is None:
+            raise ValueError(f"{field.name!r} is missing: give {field.name}=…, or a config file that has it")
+    return kind(**values)
 
 
-def _parse(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise ValueError(f"expected key=value, got {text!r}")
+def _mappings(types_: Mapping[str, Any]) -> list[str]:
+    return [key for key, wanted in types_.items() if "dict" in str(wanted)]
+
+
+def _checked(task: str, types_: Mapping[str, Any], key: Any, value: Any) -> Any:
+    """``value`` as the field ``key`` holds it."""
+    if key == "task":
+        if value != task:
+            raise ValueError(f"the settings are of the task {value!r}, wanted {task!r}")
+        return value
+    if key not in types_:
+        raise ValueError(f"unknown key {key!r} for {task}{nearest(key, list(types_))}")
+    return convert(key, value, types_[key])
+
+
+def _parsed(overrides: Sequence[str], types_: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    mappings = _mappings(types_)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not (equals and _KEY.fullmatch(key)):
+            raise ValueError(f"expected key=value, got {override!r}")
+        if not text:
+            optional = type(None) in typing.get_args(types_.get(key))
+            raise ValueError(f"{key}= has no value: give one{', or null for none' if optional else ''}")
+        if key.partition(".")[0] in mappings:
+            with _at(f"{key}: "):
+                value = parse_value(text)
+            yield key, value
+        else:
+            yield key, None if text == "null" and type(None) in typing.get_args(types_.get(key)) else text
+
+
+def _insert(values: dict[str, Any], key: Any, value: Any) -> None:
+    """Set ``key``, or with dots in it a key inside another; mappings around it keep their other keys."""
+    *outer, last = key.split(".") if isinstance(key, str) else [key]
+    for name in outer:
+        inside = values.get(name)
+        values[name] = values = dict(inside) if isinstance(inside, dict) else {}
+    values[last] = value
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Put a place in front of the sentence of a ValueError."""
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the value of {text!r} is not YAML: {error}") from error
-
-
-def _nearest(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return f": did you mean {close[0]!r}?"
-
-
-def _converted(key: str, value: Any, wanted: Any) -> Any:
-    """``value`` as the type of the field; YAML reads 1e-3 as text and 1 as an integer, both are floats here."""
-    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    for option in options:
-        origin = typing.get_origin(option)
-        if origin is Literal and value in typing.get_args(option):
-            return value
-        if option is types.NoneType and value is None:
-            return value
-        if option is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            try:
-                return float(value)
-            except ValueError:
-                continue
-        if option is str and isinstance(value, (str, Path)):
-            return str(value)
-        plain = origin if origin in (dict, list) else option
-        if plain in (bool, int, dict, list) and type(value) is plain:
-            return value
-    text = " or ".join(
-        repr(list(typing.get_args(o))) if typing.get_origin(o) is Literal else getattr(o, "__name__", str(o))
-        for o in options
-    )
-    raise ValueError(f"{key} must be {text}, got {value!r}")
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}{error}") from error

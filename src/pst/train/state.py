@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from pst.checkpoint import load_safetensors, save_safetensors
 from pst.files import replacing, write_text
 from pst.train.config import Config
+from pst.train.identity import differences
 
 STATE, BEST, LAST, CONFIG, RESULTS = "state.pt", "best.safetensors", "last.safetensors", "config.yaml", "results.csv"
 _METADATA = "pst_train"
-_MAY_CHANGE = {"out", "workers", "device", "cache", "check_images", "tensorboard", "save_steps"}
+_REMEDY = "delete it to start the run again, or choose another folder with out=…"
+_MAY_CHANGE = {"data", "out", "workers", "device", "cache", "check_images", "tensorboard", "save_steps"}
 
 
 @dataclass
@@ -53,34 +55,92 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def open_run(config: Config, *, resume: bool) -> Path:
-    """Make the run folder and write ``config.yaml``.
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_progress` wrote, as it is; nothing in the file is executed.
 
     Raises:
-        FileExistsError: It holds a run, and ``resume`` is not set.
+        ValueError: It cannot be read.
     """
-    run = config.run_dir
-    if (run / CONFIG).exists() and not resume:
-        raise FileExistsError(f"{run} holds a run: pass --resume to continue it, or choose another folder with out=…")
-    write_text(run / CONFIG, yaml.safe_dump(config.resolved(), sort_keys=False))
-    return run
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or no checkpoint of a run; {_REMEDY}") from error
+
+
+def check_state(state: Any, path: Path) -> Progress:
+    """The position in a state, whose parts are all there.
+
+    Raises:
+        ValueError: They are not.
+    """
+    wanted = {"config": dict, "progress": dict, "model": dict, "optimizer": dict, "scaler": (dict, type(None))}
+    if isinstance(state, dict):
+        wrong = [name for name, kind in wanted.items() if not isinstance(state.get(name, ...), kind)]
+        progress: Any = state.get("progress")
+        known = {each.name: each.default for each in fields(Progress)}
+        if not wrong and progress.keys() == known.keys() and all(_fits(progress[k], known[k]) for k in known):
+            return Progress(**progress)
+    raise ValueError(f"{path} is no checkpoint of a run; {_REMEDY}")
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, (bool, float)):
+        return type(value) is type(default)
+    return (type(value) is int and value >= 0) if isinstance(default, int) else isinstance(value, (dict, list))
 
 
 def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] | None]:
     """Position and tensors of the last checkpoint; the beginning and None when there is none.
 
     Raises:
-        ValueError: The run was started with other settings; the message names them.
+        ValueError: The run was started with other settings, the message names them; or the checkpoint is damaged.
     """
-    if not (run / STATE).exists():
+    path = run / STATE
+    if not path.exists():
         return Progress(), None
-    state = torch.load(run / STATE, map_location="cpu", weights_only=True)
-    saved, now = state["config"], config.resolved()
+    state = read_state(path)
+    progress = check_state(state, path)
+    saved, now = {**_defaults(config), **state["config"]}, config.resolved()  # an earlier version had fewer settings
     differing = [key for key in now if key not in _MAY_CHANGE and saved.get(key) != now[key]]
     if differing:
         pairs = ", ".join(f"{key}={saved.get(key)!r} (now {now[key]!r})" for key in differing)
         raise ValueError(f"{run} was started with {pairs}: continue it with those, or choose another folder with out=…")
-    return Progress(**state["progress"]), state
+    return progress, state
+
+
+def _defaults(config: Config) -> dict[str, Any]:
+    return {each.name: each.default for each in fields(config) if each.default is not MISSING}
+
+
+def check_data(run: Path, state: Mapping[str, Any], now: Mapping[str, Any], *, changed: bool) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+        run: Folder.
+        state: Its checkpoint; one of an earlier version does not say what the data were, and is not compared.
+        now: The data's identity, see `pst.train.identity`.
+        changed: Go on although they changed, as long as there are as many classes.
+
+    Raises:
+        ValueError: They are not what the run was started with; the message says what changed.
+    """
+    if "data" not in state:
+        return
+    try:
+        changes = differences(state["data"], now)
+        same_count = len(state["data"]["classes"]) == len(now["classes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{run / STATE} is no checkpoint of a run; {_REMEDY}") from error
+    if changes and not (changed and same_count):
+        go_on = "pass --changed-data to go on with it as it is now" if same_count else "a model keeps its classes"
+        raise ValueError(
+            f"{run} was started with other data: {'; '.join(changes)}: {go_on}, or choose another folder with out=…"
+        )
+
+
+def write_config(config: Config) -> None:
+    """Write ``config.yaml``."""
+    write_text(config.run_dir / CONFIG, yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True))
 
 
 def write_progress(run: Path, config: Config, progress: Progress, **parts: Mapping[str, Any] | None) -> None:

@@ -21,6 +21,8 @@ def count_detection(data: str) -> dict[str, int]:
     """
     file: Any = check_file(data)
     d: Any = YAML.load(file)
+    if missing := [name for name in ("train", "val") if not isinstance(d.get(name), (str, list))]:
+        raise ValueError(f"{data} does not say where the images of {missing[0]} are: expected {missing[0]}: FOLDER")
     root = Path(d["path"]) if "path" in d else Path(file).parent
     if not root.exists() and not root.is_absolute():
         root = DATASETS_DIR / root

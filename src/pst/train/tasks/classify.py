@@ -60,8 +60,8 @@ class Classify(Task[ClassifyConfig]):
     def build(self, *, pretrained: bool) -> nn.Module:
         import_module("pst.integrations.timm")  # registers the pst_… models
         c = self.config
-        options = {"num_classes": len(self.classes), "in_chans": c.in_chans, **c.model_args}
-        model = timm.create_model(c.model, pretrained=pretrained, **options)
+        classes, options = len(self.classes), c.model_args
+        model = timm.create_model(c.model, pretrained, num_classes=classes, in_chans=c.in_chans, **options)
         data = resolve_model_data_config(model)
         statistics = (torch.tensor(per_channel(data[key], c.in_chans)) for key in ("mean", "std"))
         self._mean, self._std = (255 * values.view(-1, 1, 1) for values in statistics)

@@ -85,8 +85,7 @@ class Segment(Task[SegmentConfig]):
 
         c = self.config
         weights = "imagenet" if pretrained else None
-        options = {"classes": len(self.classes), "neck": c.neck, **c.model_args}
-        return PSTSegmenter(c.encoder, weights, c.in_chans, **options)
+        return PSTSegmenter(c.encoder, weights, c.in_chans, classes=len(self.classes), neck=c.neck, **c.model_args)
 
     @override
     def augment(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,98 @@
+"""What can be known before training is checked before it, and before anything is written."""
+
+from __future__ import annotations
+
+import copy
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pst import files
+from pst.data.dataset import Images
+from pst.functional.selection import check_selection
+from pst.train.config import ClassifyConfig, Config
+from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
+from pst.train.tasks.base import Task
+from pst.train.values import nearest
+
+
+def check_folder(run: Path, *, resume: bool) -> None:
+    """Refuse a run folder that would lose something.
+
+    Raises:
+        FileExistsError: It holds a run and ``resume`` is not set, or files that a run would replace.
+        NotADirectoryError: It is a file.
+    """
+    files.check_folder(run)
+    if (run / CONFIG).exists() and not resume:
+        raise FileExistsError(f"{run} holds a run: pass --resume to continue it, or choose another folder with out=…")
+    there = [name for name in (BEST, LAST, RESULTS, STATE) if (run / name).exists()]
+    if there and not (run / CONFIG).exists() and not (resume and STATE in there):
+        raise FileExistsError(f"{run} holds {there[0]}, which a run would replace: choose another folder with out=…")
+
+
+def check_names(config: Config) -> None:
+    """Look up every name of a configuration: model, optimizer, schedule, selection rule.
+
+    Raises:
+        ImportError: TensorBoard is asked for and not installed.
+        ValueError: A name is unknown; the message has the nearest.
+    """
+    import timm
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    check_selection(config.selection)
+    optimizer = config.optimizer.lower().rpartition("lookahead_")[2]
+    known: Any = list_optimizers()
+    if optimizer not in known:
+        raise ValueError(f"timm has no optimizer {config.optimizer!r}{nearest(optimizer, known)}")
+    if get_optimizer_info(optimizer).second_order:
+        raise ValueError(
+            f"{config.optimizer} needs second derivatives, which are not computed: choose another optimizer"
+        )
+    if isinstance(config, ClassifyConfig):
+        import_module("pst.integrations.timm")  # registers the pst_… models
+        if not timm.is_model(config.model):
+            raise ValueError(f"timm has no model {config.model!r}{nearest(config.model, timm.list_models())}")
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise ImportError("tensorboard is not installed: pass tensorboard=false, or pip install tensorboard")
+
+
+def check_batch(task: Task[Any], model: nn.Module, images: Images, device: torch.device) -> None:
+    """Put the first images through a copy of the model, as a training step would.
+
+    Args:
+        task: Of the run.
+        model: On ``device``.
+        images: For training.
+        device: Of the model.
+
+    Raises:
+        ValueError: Model, image size and batch size do not fit each other.
+    """
+    c: Config = task.config
+    batch = images.__getitems__(range(min(c.batch, len(images)))).to(device)
+    try:
+        with torch.no_grad():
+            inputs, targets = task.augment(batch)
+            task.losses(copy.deepcopy(model).train(), inputs, targets)
+    except Exception as error:
+        sizes = f"batch={c.batch} ({len(batch.indices)} images), imgsz={c.imgsz}, model_args={c.model_args}"
+        said = str(error).strip().partition("\n")[0] or "no reason given"
+        raise ValueError(f"the model cannot be trained with {sizes}: {type(error).__name__}: {said}") from error
+
+
+def check_disk(run: Path, model: nn.Module) -> None:
+    """Refuse a run whose files do not fit on the disk: weights twice, and everything once more while it is written.
+
+    Raises:
+        WriteError: They do not.
+    """
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    moments = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # of most optimizers
+    there = sum((run / name).stat().st_size for name in (BEST, LAST, STATE) if (run / name).is_file())
+    files.check_space(run, max(weights + moments, 2 * (2 * weights + moments) - there))

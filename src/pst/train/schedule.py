@@ -1,0 +1,52 @@
+"""The optimizer of a run and its learning rate."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from pst.train.config import Config
+
+
+def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """timm's optimizer for what is to be trained.
+
+    Raises:
+        ValueError: It cannot be made here; what timm says is in the message.
+    """
+    c = config
+    try:
+        return create_optimizer_v2(model, c.optimizer, c.lr, weight_decay=c.weight_decay, momentum=c.momentum)
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the optimizer {c.optimizer} cannot be made: {error}: choose another") from error
+
+
+def schedule(optimizer: torch.optim.Optimizer, config: Config, updates: int) -> Scheduler | None:
+    """timm's schedule over all epochs; None for "none".
+
+    Args:
+        optimizer: Whose rate it sets.
+        config: Of the run.
+        updates: Optimizer steps of an epoch.
+
+    Raises:
+        ValueError: This timm does not have it.
+    """
+    c = config
+    made, _ = create_scheduler_v2(
+        optimizer,
+        c.scheduler,
+        num_epochs=c.epochs,
+        warmup_epochs=c.warmup,
+        warmup_lr=c.lr / 100,
+        min_lr=c.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=updates,
+    )
+    if made is None and c.scheduler != "none":
+        raise ValueError(f"timm {timm.__version__} has no schedule {c.scheduler!r}: choose another scheduler")
+    return made

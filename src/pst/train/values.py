@@ -1,0 +1,211 @@
+"""Values of settings as people write them: text becomes what its field holds, and nothing else.
+
+A field that holds text gets the very characters that were written: ``007``, ``yes``, ``2020-01-01``, ``a #3`` and
+``${x}`` are names like any other. Only inside a mapping (`model_args`), whose fields are not known, a scalar is what
+YAML 1.2 takes it for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+_CORE = "tag:yaml.org,2002:"
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping {key: value}"}
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+class Line(NamedTuple):
+    """One ``key: value`` of a file: the text of a scalar, or a YAML value where the key takes more than text."""
+
+    number: int
+    key: str
+    value: Any
+
+
+class _Loader(yaml.SafeLoader):
+    """The core schema of YAML 1.2: no dates, no octal or sexagesimal numbers, 1e-3 is a number; without aliases."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, "anchors and aliases are not understood here", mark)
+        return super().compose_node(parent, index)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(_CORE + _tag, re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def read_lines(path: str | Path, mappings: Sequence[str]) -> list[Line]:
+    """The settings in a YAML file.
+
+    Args:
+        path: The file.
+        mappings: Keys that take mappings.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no YAML, holds no mapping, a key twice, or something that is not understood; the message has
+            the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no YAML file at {path}")
+    loader = None
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8-sig"))
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise ValueError(  # noqa: TRY004 the file is wrong, not a type
+                f"{path} must hold `key: value` lines, it holds {_kind(node)}"
+            )
+        lines = [_line(loader, key, value, mappings) for key, value in node.value]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML that holds settings: {_problem(error)}") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    seen: dict[str, int] = {}
+    for line in lines:
+        if line.key in seen:
+            raise ValueError(f"{path}, line {line.number}: {line.key!r} stands in line {seen[line.key]} already")
+        seen[line.key] = line.number
+    return lines
+
+
+def _line(loader: _Loader, key: Any, value: Any, mappings: Sequence[str]) -> Line:
+    if not isinstance(key, yaml.ScalarNode):
+        raise ConstructorError(None, None, "a key must be one word", key.start_mark)
+    return Line(key.start_mark.line + 1, key.value, _plain(loader, value, text=key.value not in mappings))
+
+
+def _plain(loader: _Loader, node: Any, *, text: bool) -> Any:
+    """Text of a scalar, None for YAML's null, and what YAML makes of a mapping or list."""
+    known = {_CORE + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
+    if node.tag not in known:
+        raise ConstructorError(None, None, f"the tag {node.tag} is not understood", node.start_mark)
+    if text and isinstance(node, yaml.ScalarNode) and node.tag != f"{_CORE}null":
+        return node.value
+    if isinstance(node, yaml.MappingNode):
+        _refuse_twice(node)
+    return loader.construct_object(node, deep=True)
+
+
+def _refuse_twice(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, value in node.value:
+        if key.value in seen:
+            raise ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+        seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        if isinstance(value, yaml.MappingNode):
+            _refuse_twice(value)
+
+
+def parse_value(text: str) -> Any:
+    """A value inside a mapping from the command line: a number, true, false, null, ``[…]``, ``{…}``, quoted or text.
+
+    Raises:
+        ValueError: A bracket or quote is not closed.
+    """
+    loader = _Loader(text if text[:1] in "[{\"'" else "")
+    try:
+        if text[:1] not in "[{\"'":
+            tag = loader.resolve(yaml.ScalarNode, text, (True, False))
+            return loader.construct_object(yaml.ScalarNode(tag, text))
+        node: Any = loader.get_single_node()
+        rest = text[node.end_mark.index :].strip()
+        if rest:
+            raise ValueError(f"{rest!r} stands after the end of {text[: node.end_mark.index]!r}")
+        return _plain(loader, node, text=False)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not YAML: {_problem(error)}") from error
+    finally:
+        loader.dispose()
+
+
+def convert(key: str, value: Any, wanted: Any) -> Any:
+    """``value`` as a field of type ``wanted`` holds it: text is read by that type, anything else must be of it.
+
+    Raises:
+        ValueError: It cannot be; the message says what was wanted.
+    """
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    for option in options:
+        accepted, result = _as(option, value, text=str in options)
+        if accepted:
+            return result
+    known = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+    names = [f"one of {', '.join(known)}"] if known else []
+    names += [_NAMES[typing.get_origin(o) or o] for o in options if (typing.get_origin(o) or o) in _NAMES]
+    names += ["null"] if types.NoneType in options else []
+    got = "null" if value is None else repr(value)
+    raise ValueError(f"{key} must be {' or '.join(names)}, got {got}{nearest(value, known) if known else ''}")
+
+
+def _as(option: Any, value: Any, *, text: bool) -> tuple[bool, Any]:
+    """Whether ``value`` can be of one type, and as what."""
+    origin = typing.get_origin(option) or option
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if origin is Literal:
+        return value in typing.get_args(option), value
+    if origin is types.NoneType:
+        return value is None or (not text and word in ("null", "none")), None
+    if origin is str:
+        return isinstance(value, (str, Path)) and "\0" not in str(value), str(value)
+    if origin is bool:
+        return isinstance(value, bool) or word in _WORDS, _WORDS.get(word, value)
+    if origin is int:
+        accepted = type(value) is int or re.fullmatch(r"[-+]?[0-9]{1,1000}", word) is not None
+        return accepted, int(value) if accepted else value
+    if origin is float:
+        return _as_float(value, word)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value), value
+    return False, value
+
+
+def _as_float(value: Any, word: str) -> tuple[bool, Any]:
+    if type(value) not in (int, float) and not (word and "_" not in word):
+        return False, value
+    try:
+        return True, float(word or value)
+    except (ValueError, OverflowError):
+        return False, value
+
+
+def nearest(name: Any, known: Sequence[str]) -> str:
+    """`: did you mean …?` for the known name that is most like ``name``."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _kind(node: Any) -> str:
+    if node is None:
+        return "nothing"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+
+
+def _problem(error: Exception) -> str:
+    """One line of what YAML says, with the place."""
+    mark = getattr(error, "problem_mark", None)
+    text = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+    return str(text) if mark is None else f"{text} (line {mark.line + 1}, column {mark.column + 1})"
