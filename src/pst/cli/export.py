@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pst.cli._common import Verbs, positive, require
+from pst.cli._common import Verbs, add_trust, positive, require
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics.export import Exported
@@ -35,6 +35,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--data", metavar="YAML", help="dataset whose validation images INT8 is calibrated with")
     parser.add_argument("--opset", type=positive, metavar="N", help="of ONNX (17)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (that of the checkpoint)")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
@@ -46,13 +47,13 @@ def run(args: argparse.Namespace) -> int:
     if args.imgsz is not None and len(args.imgsz) > 2:
         raise ValueError(f"--imgsz takes one side, or height and width, got {len(args.imgsz)} numbers")
     imgsz = None if args.imgsz is None else (args.imgsz[0], args.imgsz[-1])
-    names = ("topk", "fusion", "batch", "dynamic", "half", "int8", "data", "opset", "out")
+    names = ("topk", "fusion", "batch", "dynamic", "half", "int8", "data", "opset", "out", "trust")
     exported = yolo.export(args.model, args.format, imgsz=imgsz, **{name: getattr(args, name) for name in names})
     _print(exported)
     if args.format in _NOT_RUN:
         print(f"not run      {_NOT_RUN[args.format]}")
     else:
-        gap = yolo.verify(args.model, exported)
+        gap = yolo.verify(args.model, exported, trust=args.trust)
         print(f"compared     max {gap.max:.2g}, mean {gap.mean:.2g} from the model's outputs of up to {gap.scale:.4g}")
     print(f"Written: {exported.path}")
     return 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pst.integrations.ultralytics import YOLO, SweepRow
 
 
-def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers: int) -> None:
+def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers: int, trust: bool = False) -> None:
     """Train with coarse attention only, until ``workspace.best`` is the finished model.
 
     Args:
@@ -27,13 +27,14 @@ def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers
         data: Dataset YAML.
         workspace: A finished training in it is kept, an unfinished one resumed after its last whole epoch.
         workers: Processes that load data; Ultralytics uses none on the CPU.
+        trust: See `pst.integrations.ultralytics.YOLO`.
     """
     from pst.integrations.ultralytics import YOLO
 
     if workspace.trained.is_file():
         return
     resume = workspace.last.is_file()
-    yolo = YOLO(workspace.last if resume else MODEL)
+    yolo = YOLO(workspace.last if resume else MODEL, trust=trust)
     if not resume or _epochs_done(yolo) < settings.epochs:  # else only the last stroke was missing
         _watch(yolo, workspace)
         folder = workspace.root / "train"
@@ -56,7 +57,7 @@ def train(settings: Settings, data: str | Path, workspace: Workspace, *, workers
     workspace.last.unlink(missing_ok=True)
 
 
-def evaluate(settings: Settings, data: str | Path, workspace: Workspace) -> list[SweepRow]:
+def evaluate(settings: Settings, data: str | Path, workspace: Workspace, *, trust: bool = False) -> list[SweepRow]:
     """Validate ``workspace.best`` for every k and fusion; rows that an earlier run finished are read back.
 
     Returns:
@@ -84,6 +85,7 @@ def evaluate(settings: Settings, data: str | Path, workspace: Workspace) -> list
                 batch=settings.batch,
                 device=settings.device,
                 project=workspace.root / "val",
+                trust=trust,
             )
             write_text(file, json.dumps(row._asdict()))
         rows.append(SweepRow(**json.loads(file.read_text())))

@@ -14,15 +14,15 @@ from pst.control import set_fusion, set_topk
 from pst.export.compare import Difference, compare
 from pst.export.runtime import Run, load
 from pst.integrations.ultralytics.export_write import STRIDE, first_tensor, open_model, raw_model
-from pst.integrations.ultralytics.plugin import YOLO
+from pst.integrations.ultralytics.yolo import YOLO
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics.export import Exported
 
 
-def eager(model: str | Path | Any, exported: Exported) -> Run:
+def eager(model: str | Path | Any, exported: Exported, *, trust: bool = False) -> Run:
     """The model that ``exported`` was made of, with its k and fusion, as a function of a batch of images."""
-    yolo = open_model(model, YOLO)
+    yolo = open_model(model, YOLO, trust=trust)
     set_topk(yolo, exported.topk)
     if exported.fusion != "none":
         set_fusion(yolo, "gate" if exported.fusion == "gate" else "refine")
@@ -32,7 +32,7 @@ def eager(model: str | Path | Any, exported: Exported) -> Run:
 
 def runner(exported: Exported, *, threads: int | None = None) -> Run:
     """`pst.export.load` of the file, with boxes in pixels."""
-    run = load(exported.path, threads=threads)
+    run = load(exported.path, threads=threads, trust=True)  # it was just written
     if exported.format != "litert" or _is_classifier(exported):
         return run
     height, width = exported.size  # Ultralytics writes boxes for LiteRT as a share of the image
@@ -56,13 +56,13 @@ def images(exported: Exported, count: int = 2, seed: int = 0) -> list[tuple[Tens
     return [(torch.rand(shape, generator=generator),) for shape in shapes]
 
 
-def verify(model: str | Path | Any, exported: Exported) -> Difference:
-    """Run the file on `images` and compare with the model.
+def verify(model: str | Path | Any, exported: Exported, *, trust: bool = False) -> Difference:
+    """Run the file on `images` and compare with the model; ``trust`` as for `YOLO`.
 
     Raises:
         ValueError: It cannot be run here, or its output is of another shape or not finite.
     """
-    return compare(eager(model, exported), runner(exported), images(exported))
+    return compare(eager(model, exported, trust=trust), runner(exported), images(exported))
 
 
 def agreement(want: Tensor, got: Tensor, *, iou: float = 0.9, conf: float = 0.25) -> tuple[int, int]:

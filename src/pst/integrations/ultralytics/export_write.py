@@ -19,7 +19,7 @@ from pst.export.program import check_folder, to_pt2
 STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5
 
 
-def open_model(model: Any, kind: Any) -> Any:
+def open_model(model: Any, kind: Any, *, trust: bool = False) -> Any:
     """A YOLO object that may be changed: the checkpoint's, or a copy of the one passed."""
     if not isinstance(model, (str, Path)):
         if not isinstance(getattr(model, "model", None), nn.Module):
@@ -32,7 +32,7 @@ def open_model(model: Any, kind: Any) -> Any:
         return twin
     if not Path(model).is_file():
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
-    return kind(model)
+    return kind(model, trust=trust)
 
 
 def place(yolo: Any, out: str | Path | None) -> None:
