@@ -10,6 +10,7 @@ from torch import nn
 
 import pst
 from pst.checkpoint import load_safetensors
+from pst.model_config import check_model_config
 from pst.train.config import Config
 from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, read_weights, save_weights
@@ -18,6 +19,8 @@ from pst.train.tasks import make_task
 if TYPE_CHECKING:
     from pst.data.dataset import Images
     from pst.train.tasks.base import Task
+
+_BUILDS = ("model", "backbone", "encoder", "neck", "fusion", "selection", "model_args")  # settings that build a model
 
 
 def has_pst(model: nn.Module) -> bool:
@@ -94,7 +97,10 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
         ValueError: It was not written by `fit`.
     """
     path = Path(source)
-    weights, settings, classes = read_weights(path / BEST if path.is_dir() else path)
+    file = path / BEST if path.is_dir() else path
+    weights, settings, classes = read_weights(file)
+    check_model_config({name: settings.get(name) for name in _BUILDS}, file)
+    settings |= {"pretrained": False, "weights": None}  # it has its own
     name = settings.pop("task")
     task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
     model = task.build(pretrained=False)

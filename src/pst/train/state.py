@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pst.checkpoint import load_safetensors, save_safetensors
 from pst.files import replacing, write_text
+from pst.safe_load import load, plain
 from pst.train.config import Config
 
 STATE, BEST, LAST, CONFIG, RESULTS = "state.pt", "best.safetensors", "last.safetensors", "config.yaml", "results.csv"
@@ -74,13 +75,32 @@ def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] |
     """
     if not (run / STATE).exists():
         return Progress(), None
-    state = torch.load(run / STATE, map_location="cpu", weights_only=True)
+    state = read_state(run / STATE)
     saved, now = state["config"], config.resolved()
     differing = [key for key in now if key not in _MAY_CHANGE and saved.get(key) != now[key]]
     if differing:
         pairs = ", ".join(f"{key}={saved.get(key)!r} (now {now[key]!r})" for key in differing)
         raise ValueError(f"{run} was started with {pairs}: continue it with those, or choose another folder with out=…")
     return Progress(**state["progress"]), state
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The content of a ``state.pt``: dictionaries, numbers, texts and tensors, and nothing in it executed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or no `write_progress` wrote it.
+    """
+    remedy = "it was not written by pst train: remove it to begin the run again"
+    state = load(path, remedy=remedy)
+    try:
+        state = plain(state, tensors=True)
+    except ValueError as error:
+        raise ValueError(f"{path} is not loaded: it has {error}; {remedy}") from error
+    parts = [state.get(name) for name in ("config", "progress")] if isinstance(state, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or parts[1].keys() - {f.name for f in fields(Progress)}:
+        raise ValueError(f"{path} is not loaded: it has no settings and no progress of a run; {remedy}")
+    return state
 
 
 def write_progress(run: Path, config: Config, progress: Progress, **parts: Mapping[str, Any] | None) -> None:
@@ -105,5 +125,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[s
     weights, metadata = load_safetensors(path)
     if _METADATA not in metadata:
         raise ValueError(f"{path} was not written by pst train: it does not say how to build its model")
-    content = json.loads(metadata[_METADATA])
-    return weights, content["config"], tuple(content["classes"])
+    try:
+        content = json.loads(metadata[_METADATA])
+        config, classes = content["config"], tuple(content["classes"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} was not written by pst train: its metadata is damaged ({error!r:.80})") from error
+    if not isinstance(config, dict) or "task" not in config or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{path} was not written by pst train: it does not say how to build its model")
+    return weights, config, classes
