@@ -28,8 +28,8 @@ def nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     def refuse(*args: object) -> None:
         raise AssertionError("a download")
 
-    monkeypatch.setattr(reproduce, "check_det_dataset", refuse)
-    monkeypatch.setattr(reproduce, "check_cls_dataset", refuse)
+    monkeypatch.setattr(reproduce.host_data, "check_det_dataset", refuse)
+    monkeypatch.setattr(reproduce.host_data, "check_cls_dataset", refuse)
     monkeypatch.setattr(reproduce.dataset, "DATASETS_DIR", tmp_path / "datasets")
 
 
@@ -175,7 +175,7 @@ def test_download_is_the_hosts_and_only_when_told(
                 tmp_path / "datasets" / "coco" / f"{split}2017.txt"
             )
 
-    monkeypatch.setattr(reproduce, "check_det_dataset", fetch)
+    monkeypatch.setattr(reproduce.host_data, "check_det_dataset", fetch)
     monkeypatch.setattr(verb, "_evaluate", lambda *args: None)
     monkeypatch.setattr(verb, "_table", lambda *args: "table")
     argv = ["reproduce", "coco", "--scale", "n", "--out", str(tmp_path / "out")]
