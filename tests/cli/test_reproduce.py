@@ -167,8 +167,8 @@ def test_download_is_the_hosts_and_only_when_told(
 ) -> None:
     asked: list[str] = []
 
-    def fetch(data: str) -> None:
-        asked.append(data)
+    def fetch(dataset: str, autodownload: bool = True) -> None:
+        asked.append(dataset)
         make_boxes(tmp_path / "datasets" / "coco").rename(tmp_path / "elsewhere.yaml")
         for split in ("train", "val"):
             (tmp_path / "datasets" / "coco" / f"{split}.txt").rename(
