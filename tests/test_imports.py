@@ -18,8 +18,8 @@ ROOT = Path(pst.__file__).parent
 
 # A part may import the parts of earlier rows and itself, nothing else; so those of one row never import one another.
 LAYERS = (
-    ("functional", "_unpickle", "files", "image_file"),
-    ("modules", "pickle_reader", "environment"),
+    ("functional", "_pickle_scan", "files", "image_file"),
+    ("modules", "safe_load", "environment", "model_config"),
     ("control",),
     ("checkpoint", "transfer", "calibration", "folding", "tuning"),
     ("",),  # the public names, in pst/__init__.py

@@ -11,6 +11,7 @@ from torch import nn
 
 from pst.checkpoint import load_safetensors
 from pst.functional.selection import check_selection, from_plain, to_plain
+from pst.model_config import check_model_config
 from pst.modules import PyramidSparseAttention
 from pst.transfer import class_entries, load_weights
 
@@ -57,8 +58,9 @@ class PSTHubMixin(
     A folder or repository holds ``config.json`` (the arguments of ``__init__``, which must be JSON), the weights as
     ``model.safetensors``, and a model card. Unlike huggingface_hub's own mixin this one keeps what was set after
     building (k, fusion and selection of every PST layer), asks no library for pretrained weights when it loads, and
-    refuses weights that do not fit. ``from_pretrained(…, num_classes=5)`` (``classes=5`` of a segmenter) loads all but
-    the class layers where the number is another one, and logs what is left fresh.
+    refuses weights that do not fit and a ``config.json`` that says where to fetch something. For another number of
+    classes, ``from_pretrained(…, num_classes=5)`` (``classes=5`` of a segmenter), it loads all but the class layers and
+    logs what is left fresh.
 
     Inherit from it after the Module: ``class Model(nn.Module, PSTHubMixin)``.
 
@@ -111,12 +113,17 @@ class PSTHubMixin(
     def _from_pretrained(cls, *, config: dict[str, Any] | None = None, strict: bool = True, **options: Any) -> Any:
         if config is None:
             raise ValueError(f"{options['model_id']} has no config.json: it holds no model that save_pretrained wrote")
+        check_model_config(config, options["model_id"])
         settings = config.get(_SETTINGS, {})
         options = {k: v for k, v in options.items() if k != _SETTINGS}
         start = {k: v for k, v in cls.hub_start.items() if k in cls._hub_mixin_init_parameters}
         model: Any = super()._from_pretrained(strict=strict, **(start | options))
-        for name, values in settings.items():
-            _apply(model.get_submodule(name), values)
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
+        try:
+            for name, values in settings.items():
+                _apply(layers[name], values)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{options['model_id']} has {_SETTINGS} that are none of its model's: {error}") from error
         return model
 
     @classmethod

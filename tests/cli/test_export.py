@@ -26,7 +26,7 @@ def calls(monkeypatch, tmp_path):
         )
 
     monkeypatch.setattr(exports, "export", export)
-    monkeypatch.setattr(exports, "verify", lambda *_: Difference(0.000366, 0.0000035, 631.61))
+    monkeypatch.setattr(exports, "verify", lambda *_, **__: Difference(0.000366, 0.0000035, 631.61))
     monkeypatch.setattr("pst.cli.export.require", lambda *_: None)
     return recorded
 
@@ -37,7 +37,7 @@ def test_defaults(calls):
     assert not more
     assert args == (Path("best.pt"), "onnx")
     nothing = dict.fromkeys(("imgsz", "topk", "fusion", "data", "opset", "out"))
-    assert options == {**nothing, "batch": 1, "dynamic": False, "half": False, "int8": False}
+    assert options == {**nothing, "batch": 1, "dynamic": False, "half": False, "int8": False, "trust": False}
 
 
 def test_options_are_handed_on(calls):
@@ -69,7 +69,7 @@ def test_says_what_was_written_and_how_far_it_is(capsys, tmp_path):
 def test_a_map_of_classes_is_compared_as_one(calls, capsys, monkeypatch, tmp_path):
     done = exports.Exported(tmp_path / "best.onnx", "onnx", 8, "gate", {}, (64, 64), 1, False, 4, "semantic")
     monkeypatch.setattr(exports, "export", lambda *_, **__: done)
-    monkeypatch.setattr(exports, "verify", lambda *_: Difference(1.0, 0.0025, 1.0))
+    monkeypatch.setattr(exports, "verify", lambda *_, **__: Difference(1.0, 0.0025, 1.0))
     assert main(["export", "--model", "best.pt"]) == 0
     out = capsys.readouterr().out
     assert "64×64 px, 4 channels" in out

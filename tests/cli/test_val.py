@@ -59,6 +59,7 @@ def test_defaults(calls):
                 "batch": 16,
                 "device": None,
                 "project": Path("runs/val/best"),
+                "trust": False,
             },
         )
     ]
@@ -72,7 +73,7 @@ def test_a_checkpoint_of_ultralytics_needs_its_data_named(calls, capsys):
 
 
 def test_options_are_handed_on(calls):
-    options = "--topk 0,8 --fusion refine --imgsz 320 --batch 2 --device cpu --out here"
+    options = "--topk 0,8 --fusion refine --imgsz 320 --batch 2 --device cpu --out here --trust"
     assert main([*ARGV, *options.split()]) == 0
     assert calls[0][1] == {
         "topk": [0, 8],
@@ -81,6 +82,7 @@ def test_options_are_handed_on(calls):
         "batch": 2,
         "device": "cpu",
         "project": Path("here"),
+        "trust": True,
     }
 
 

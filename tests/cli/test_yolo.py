@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ def host(monkeypatch):
     ultralytics, cfg, plugin = (ModuleType(n) for n in ("ultralytics", "cfg", "plugin"))
     vars(cfg)["entrypoint"] = lambda: events.append(list(sys.argv))
     vars(plugin)["register"] = lambda: events.append("register")
+    vars(plugin)["guard"] = SimpleNamespace(told=nullcontext, protected=lambda on: nullcontext(events.append(on)))
     monkeypatch.setitem(sys.modules, "ultralytics", ultralytics)
     monkeypatch.setitem(sys.modules, "ultralytics.cfg", cfg)
     monkeypatch.setitem(sys.modules, "pst.integrations.ultralytics", plugin)
@@ -41,14 +43,19 @@ def host(monkeypatch):
 )
 def test_every_argument_reaches_the_host_untouched_after_registration(rest, host):
     assert main(["yolo", *rest]) == 0
-    assert host[1:] == ["register", ["yolo", *rest]]
+    assert host[1:] == ["register", True, ["yolo", *rest]]
+
+
+def test_trust_is_ours_and_switches_the_protection_off(host):
+    assert main(["yolo", "val", "--trust", "model=a.pt"]) == 0
+    assert host[1:] == ["register", False, ["yolo", "val", "model=a.pt"]]
 
 
 def test_the_list_that_the_host_kept_is_changed_in_place(host):
     kept = sys.argv
     main(["yolo", "checks"])
     assert kept == ["yolo", "checks"]
-    assert len(host) == 3
+    assert len(host) == 4
 
 
 def test_arguments_that_the_host_refuses_are_an_error_of_one_line(host, capsys):

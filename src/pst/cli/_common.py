@@ -15,6 +15,15 @@ from pst.files import WriteError, write_failure
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``, the same for every verb that opens checkpoints of Ultralytics."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run whatever code the model file, the data set's YAML or its cache hold: only for files you trust",
+    )
+
+
 def positive(text: str) -> int:
     """Argument type: an integer ≥ 1."""
     return _integer(text, 1)

@@ -1,11 +1,11 @@
-"""`pst convert`: a checkpoint from one format to another, without executing a pickle."""
+"""`pst convert`: a checkpoint from one format to another, executing nothing in it."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from pst.cli._common import Verbs, require
+from pst.cli._common import Verbs, add_trust, require
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -14,10 +14,11 @@ def add_parser(verbs: Verbs) -> None:
         "convert",
         help="checkpoints: the authors' .pt, ours and .safetensors",
         description="Convert a checkpoint: the PST authors' .pt, a .pt of yours or a .safetensors, to a .pt that YOLO "
-        "opens or to .safetensors. No pickle is executed; one that names more than tensors and layers is refused.",
+        "opens or to .safetensors. Nothing in it is executed; what names more than tensors and layers is refused.",
     )
     parser.add_argument("src", type=Path, metavar="SRC", help="a .pt or .safetensors file")
     parser.add_argument("dst", type=Path, metavar="DST", help="likewise; replaced when it exists")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     require("ultralytics", "ultralytics")
     from pst.integrations.ultralytics import convert_checkpoint
 
-    checkpoint = convert_checkpoint(args.src, args.dst)
+    checkpoint = convert_checkpoint(args.src, args.dst, trust=args.trust)
     count = sum(t.numel() for t in checkpoint.state.values())
     print(f"model        {checkpoint.model} ({checkpoint.task}), {count:,} numbers")
     print(f"classes      {len(checkpoint.names)}: {_shorten(list(checkpoint.names.values()))}")
@@ -36,4 +37,5 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shorten(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    shown = ("".join(c if c.isprintable() else "?" for c in name) for name in names[:most])  # it is a stranger's text
+    return ", ".join(shown) + (", …" if len(names) > most else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pst.cli._common import Verbs, host_errors, natural, positive, require
+from pst.cli._common import Verbs, add_trust, host_errors, natural, positive, require
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -26,10 +26,11 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--workers", type=natural, metavar="N", help="processes that load images")
     parser.add_argument("--seed", type=natural, help="seed of data and training")
     parser.add_argument("--restart", action="store_true", help="start again instead of going on")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
-_OPTIONS = ("data", "imgsz", "epochs", "batch", "out", "device", "workers", "seed", "restart")
+_OPTIONS = ("data", "imgsz", "epochs", "batch", "out", "device", "workers", "seed", "restart", "trust")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pst.cli._common import Verbs, check_suffix, host_errors, positive, require
+from pst.cli._common import Verbs, add_trust, check_suffix, host_errors, positive, require
 from pst.files import check_folder
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--data", metavar="YAML", help="dataset whose validation images INT8 is calibrated with")
     parser.add_argument("--opset", type=positive, metavar="N", help="of ONNX (17)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (that of the checkpoint)")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
@@ -50,14 +51,14 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         check_folder(args.out)
     imgsz = None if args.imgsz is None else (args.imgsz[0], args.imgsz[-1])
-    names = ("topk", "fusion", "batch", "dynamic", "half", "int8", "data", "opset", "out")
+    names = ("topk", "fusion", "batch", "dynamic", "half", "int8", "data", "opset", "out", "trust")
     with host_errors(f"export {args.model} to {args.format}"):
         exported = yolo.export(args.model, args.format, imgsz=imgsz, **{name: getattr(args, name) for name in names})
     _print(exported)
     if args.format in _NOT_RUN:
         print(f"not run      {_NOT_RUN[args.format]}")
     else:
-        gap = yolo.verify(args.model, exported)
+        gap = yolo.verify(args.model, exported, trust=args.trust)
         numbers = f"max {gap.max:.2g}, mean {gap.mean:.2g} from the model's outputs of up to {gap.scale:.4g}"
         print(f"compared     {f'{gap.mean:.2%} of the pixels have another class' if exported.class_map else numbers}")
     print(f"Written: {exported.path}")

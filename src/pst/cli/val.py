@@ -13,6 +13,7 @@ from typing import Any
 
 from pst.cli._common import (
     Verbs,
+    add_trust,
     check_suffix,
     format_table,
     fusion_list,
@@ -50,6 +51,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (that of the run; .pt: 16)")
     parser.add_argument("--device", help="cpu, 0, … (the best there is)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (runs/val/ and the model's name)")
+    add_trust(parser)
     parser.set_defaults(run=run)
 
 
@@ -92,7 +94,9 @@ def _ultralytics(args: argparse.Namespace, out: Path) -> Iterator[Row]:
     imgsz, batch = _IMGSZ if args.imgsz is None else args.imgsz, _BATCH if args.batch is None else args.batch
     sizes = {"imgsz": imgsz, "batch": batch, "device": args.device}
     with host_errors(f"validate {args.model} on {args.data}"):
-        for row in sweep(args.model, args.data, topk=args.topk, fusion=args.fusion, **sizes, project=out):
+        for row in sweep(
+            args.model, args.data, topk=args.topk, fusion=args.fusion, **sizes, project=out, trust=args.trust
+        ):
             yield row._asdict()
 
 

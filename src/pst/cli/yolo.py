@@ -14,28 +14,31 @@ def add_parser(verbs: Verbs) -> None:
     verbs.add_parser(
         "yolo",
         add_help=False,
-        usage="pst yolo TASK MODE ARG=VALUE …",
+        usage="pst yolo TASK MODE ARG=VALUE … [--trust]",
         help="the yolo command, with PST, e.g. pst yolo detect train model=yolo11n-pst.yaml data=coco8.yaml",
     ).set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run Ultralytics' entry point on the arguments after the verb.
+    """Run Ultralytics' entry point on the arguments after the verb; ``--trust`` among them is ours.
 
     Raises:
         ImportError: Ultralytics is not installed.
         ValueError: Ultralytics refused the arguments.
     """
     require("ultralytics", "ultralytics")
-    sys.argv[:] = ["yolo", *args.passed_on]  # in place: Ultralytics keeps this very list when it is imported
+    trust = "--trust" in args.passed_on
+    passed_on = [arg for arg in args.passed_on if arg != "--trust"]
+    sys.argv[:] = ["yolo", *passed_on]  # in place: Ultralytics keeps this very list when it is imported
     from ultralytics.cfg import entrypoint
 
-    from pst.integrations.ultralytics import register
+    from pst.integrations.ultralytics import guard, register
 
     register()
     with host_errors(f"run {shlex.join(sys.argv)}"):
         try:
-            entrypoint()
+            with guard.told(), guard.protected(not trust):
+                entrypoint()
         except SyntaxError as error:  # what it raises for an argument that it does not know
             # the host's page of help comes after its sentence
             raise ValueError(" ".join(error.msg.partition("Arguments received:")[0].split())) from error

@@ -43,8 +43,11 @@ def read_labels(data: str | Path, split: str, imgsz: int) -> tuple[list[dict[str
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
 
-    info = check_det_dataset(str(data))
-    return YOLODataset(img_path=info[split], data=info, imgsz=imgsz, augment=False).labels, info["names"]
+    from pst.integrations.ultralytics.guard import protected
+
+    with protected():
+        info = check_det_dataset(str(data))
+        return YOLODataset(img_path=info[split], data=info, imgsz=imgsz, augment=False).labels, info["names"]
 
 
 def draw_scenes(

@@ -24,6 +24,7 @@ def run(
     seed: int = 0,
     restart: bool = False,
     workers: int = 4,
+    trust: bool = False,
 ) -> Path:
     """Train YOLO11n-PST with coarse attention only, evaluate k = 0, 4, 8, 16 with both fusions, write a report.
 
@@ -40,6 +41,7 @@ def run(
         seed: Of the embedded data and of the training.
         restart: Delete what an earlier run left in ``out`` and start over.
         workers: Processes that load data; Ultralytics uses none on the CPU.
+        trust: Let the data set's YAML and its cache run code, as Ultralytics does.
 
     Returns:
         Path of ``report.html``.
@@ -71,9 +73,9 @@ def run(
     data = digits.make(workspace.digits, imgsz=imgsz, seed=seed) if path is None else path
     LOGGER.info(f"[2/4] training: {epochs} epochs with coarse attention only")
     remaining = Remaining(len(GRID) - len(list(workspace.rows.glob("*.json"))), LOGGER.info)
-    train(settings, data, workspace, remaining, workers=workers)
+    train(settings, data, workspace, remaining, workers=workers, trust=trust)
     LOGGER.info("[3/4] evaluation: every k and fusion")
-    rows = evaluate(settings, data, workspace, remaining)
+    rows = evaluate(settings, data, workspace, remaining, trust=trust)
     LOGGER.info("[4/4] report: validation pictures")
     write_text(workspace.report, _report(settings, data, workspace, rows))
     return workspace.report

@@ -44,7 +44,15 @@ def check_data(data: str, root: Path) -> None:
             raise ValueError(f"{path} lies in {root}, where the demo writes: choose another folder with --out")
 
 
-def train(settings: Settings, data: str | Path, workspace: Workspace, remaining: Remaining, *, workers: int) -> None:
+def train(
+    settings: Settings,
+    data: str | Path,
+    workspace: Workspace,
+    remaining: Remaining,
+    *,
+    workers: int,
+    trust: bool = False,
+) -> None:
     """Train with coarse attention only, until ``workspace.best`` is the finished model.
 
     Args:
@@ -53,13 +61,14 @@ def train(settings: Settings, data: str | Path, workspace: Workspace, remaining:
         workspace: A finished training in it is kept, an unfinished one resumed after its last whole epoch.
         remaining: Says after each epoch how long is left.
         workers: Processes that load data; Ultralytics uses none on the CPU.
+        trust: See `pst.integrations.ultralytics.YOLO`.
     """
     from pst.integrations.ultralytics import YOLO
 
     if workspace.trained.is_file():
         return
     resume = workspace.last.is_file()
-    yolo = YOLO(workspace.last if resume else MODEL)
+    yolo = YOLO(workspace.last if resume else MODEL, trust=trust)
     if not resume or _epochs_done(yolo) < settings.epochs:  # else only the last stroke was missing
         _watch(yolo, workspace)
         remaining.watch(yolo)
@@ -83,7 +92,9 @@ def train(settings: Settings, data: str | Path, workspace: Workspace, remaining:
     workspace.last.unlink(missing_ok=True)
 
 
-def evaluate(settings: Settings, data: str | Path, workspace: Workspace, remaining: Remaining) -> list[SweepRow]:
+def evaluate(
+    settings: Settings, data: str | Path, workspace: Workspace, remaining: Remaining, *, trust: bool = False
+) -> list[SweepRow]:
     """Validate ``workspace.best`` for every k and fusion; rows that an earlier run finished are read back.
 
     Args:
@@ -91,6 +102,7 @@ def evaluate(settings: Settings, data: str | Path, workspace: Workspace, remaini
         data: Dataset YAML.
         workspace: Holds the model, and gets the rows.
         remaining: Says after each evaluation how long is left.
+        trust: See `pst.integrations.ultralytics.YOLO`.
 
     Returns:
         The rows, k = 0 first, then by fusion.
@@ -115,6 +127,7 @@ def evaluate(settings: Settings, data: str | Path, workspace: Workspace, remaini
                 batch=settings.batch,
                 device=settings.device,
                 project=workspace.root / "val",
+                trust=trust,
             )
             write_text(file, json.dumps(row._asdict()))
             remaining.evaluated(time.perf_counter() - begin)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pst.export.archive import check_program
 from pst.export.onnx_file import quiet_exporter
 
 Run = Callable[..., Tensor]
 
 
-def load(path: str | Path, *, threads: int | None = None) -> Run:
+def load(path: str | Path, *, threads: int | None = None, trust: bool = False) -> Run:
     """A function that runs an exported file: float32 tensors in, its first output as a float32 tensor out.
 
     ONNX Runtime's threads stop waiting for work when a call ends, so that several files can be run in turn.
@@ -23,12 +24,15 @@ def load(path: str | Path, *, threads: int | None = None) -> Run:
     Args:
         path: What an export returned: ``.onnx``, ``.pt2``, ``.torchscript``, ``.tflite``, or the folder of OpenVINO
             or ncnn.
+        trust: Run a ``.torchscript`` file, which can do more than arithmetic, e.g. write files; and whatever a ``.pt2``
+            file holds, pickles included. Only for files that you trust.
         threads: Of the runtime; None leaves it to the runtime. PyTorch's own formats use ``torch.set_num_threads``.
 
     Raises:
         FileNotFoundError: Nothing is there.
         ImportError: The runtime is not installed.
-        ValueError: The format cannot be run here: Core ML needs macOS, TensorRT an NVIDIA GPU.
+        ValueError: The format cannot be run here: Core ML needs macOS, TensorRT an NVIDIA GPU. Or the file could do
+            more than arithmetic, and ``trust`` is not set.
     """
     path = Path(path)
     if not path.exists():
@@ -40,6 +44,12 @@ def load(path: str | Path, *, threads: int | None = None) -> Run:
         raise ValueError(f"{path} cannot be run here: Core ML needs macOS, TensorRT an NVIDIA GPU")
     if kind not in _LOADERS:
         raise ValueError(f"{path} has no known format: expected {', '.join(_LOADERS)}")
+    if not trust and kind == ".torchscript":
+        raise ValueError(
+            f"{path} is not loaded: TorchScript can do more than arithmetic; pass trust=True if you trust it"
+        )
+    if not trust and kind == ".pt2":
+        check_program(path)
     return _LOADERS[kind](path, threads)
 
 

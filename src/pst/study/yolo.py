@@ -25,16 +25,9 @@ _TUNED_LR = 0.01
 
 
 def prepare_data(data: Path) -> None:
-    """Let Ultralytics scan a data set's labels and write its cache of them.
-
-    Raises:
-        FileNotFoundError: The data set is not there.
-    """
-    from pst.integrations.ultralytics import cached_val
-
+    """Raise FileNotFoundError if the data set is not there."""
     if not data.is_file():
         raise FileNotFoundError(f"no data set {data}: name the folder that holds it with --data-root")
-    cached_val.scan(data)
 
 
 def run(task: Task) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import pst
+from pst.model_config import check_model_config
 from pst.train.config import Config
 from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, STATE, read_weights, save_weights
@@ -19,6 +20,8 @@ from pst.transfer import load_weights
 if TYPE_CHECKING:
     from pst.data.dataset import Images
     from pst.train.tasks.base import Task
+
+_BUILDS = ("model", "backbone", "encoder", "neck", "fusion", "selection", "model_args")  # settings that build a model
 
 
 def has_pst(model: nn.Module) -> bool:
@@ -130,7 +133,10 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
         ValueError: It was not written by `fit`, or is damaged.
     """
     path = Path(source)
-    weights, settings, classes = read_weights(path / BEST if path.is_dir() else path)
+    file = path / BEST if path.is_dir() else path
+    weights, settings, classes = read_weights(file)
+    check_model_config({name: settings.get(name) for name in _BUILDS}, file)
+    settings |= {"pretrained": False, "weights": None}  # it has its own
     name = str(settings.pop("task", None))
     task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
     model = make_model(task, pretrained=False)

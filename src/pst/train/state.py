@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pst.checkpoint import load_safetensors, save_safetensors
 from pst.files import replacing, write_text
+from pst.safe_load import load, plain
 from pst.train.config import Config
 from pst.train.identity import differences
 
@@ -55,16 +56,17 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """What `write_progress` wrote, as it is; nothing in the file is executed.
+def read_state(path: Path) -> Any:
+    """What `write_progress` wrote: dictionaries, numbers, texts and tensors; nothing in the file is executed.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: It cannot be read, or holds something else.
     """
+    state = load(path, remedy=_REMEDY)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint of a run; {_REMEDY}") from error
+        return plain(state, tensors=True)
+    except ValueError as error:
+        raise ValueError(f"{path} is not loaded: it has {error}; {_REMEDY}") from error
 
 
 def check_state(state: Any, path: Path) -> Progress:

@@ -22,7 +22,9 @@ from checkpoint_files import Call, authors_checkpoint, authors_layers, save
 from pst.checkpoint import load_safetensors, save_safetensors
 from pst.control import attention_layers
 from pst.integrations import ultralytics as adapter
-from pst.integrations.ultralytics import checkpoints, convert_checkpoint, guard, match, read_checkpoint
+from pst.integrations.ultralytics import checkpoints, convert_checkpoint, match, read_checkpoint
+from pst.integrations.ultralytics.guard import protected
+from pst.integrations.ultralytics.model_yaml import check_model_yaml
 
 YOLO: Any = adapter.YOLO  # the host leaves its attributes untyped
 NAMES = {0: "red", 1: "white", 2: "ünïcode"}
@@ -300,13 +302,11 @@ def test_difference_counts_and_gives_examples() -> None:
 # ----------------------------------------------------------------------------------- checkpoints that are not opened
 
 
-@pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("opener", [YOLO, ultralytics.YOLO])
-def test_opening_an_authors_checkpoint_names_the_command(opener: Any, authors: Path) -> None:
+def test_opening_an_authors_checkpoint_names_the_command(authors: Path) -> None:
     with pytest.raises(
         ValueError, match=r"authors\.pt is a checkpoint of the PST authors' fork .* pst convert .*authors"
     ):
-        opener(authors)
+        YOLO(authors)
 
 
 def evil(path: Path, target: Path) -> Path:
@@ -320,26 +320,23 @@ def test_the_malicious_checkpoint_of_these_tests_is_malicious(tmp_path: Path) ->
     assert (tmp_path / "written").exists()
 
 
-@pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("name", ["bad.pt", "yolo_nas_bad.pt", "sam_b.pt", "rtdetr-bad.pt"])
 @pytest.mark.parametrize(
     "use",
     [
         YOLO,
-        ultralytics.YOLO,
-        ultralytics.RTDETR,
         lambda path: YOLO("yolo11n-pst.yaml").load(path),
+        lambda path: YOLO("yolo11n-pst.yaml").train(model=path, data="none.yaml", resume=path),
+        lambda path: YOLO("rtdetr-l-pst.yaml").load(path),
         lambda path: convert_checkpoint(path, path.with_suffix(".safetensors")),
-        ultralytics.NAS,
-        ultralytics.SAM,
+        read_checkpoint,
+        adapter.sweep,
     ],
-    ids=["YOLO", "host YOLO", "RTDETR", "load", "convert", "NAS", "SAM"],
+    ids=["YOLO", "load", "resume", "RTDETR", "convert", "read", "sweep"],
 )
-def test_malicious_checkpoint_is_not_run(use: Any, name: str, tmp_path: Path) -> None:
-    path = evil(tmp_path / name, tmp_path / "written")
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
-        use(path)
-    assert f"{os.system.__module__}.system" in str(error.value) or "not a supported SAM model" in str(error.value)
+def test_malicious_checkpoint_is_not_run(use: Any, tmp_path: Path) -> None:
+    path = evil(tmp_path / "bad.pt", tmp_path / "written")
+    with pytest.raises(ValueError, match=rf"bad\.pt is not loaded: its pickle names {os.system.__module__}\.system"):
+        use(path, "data.yaml") if use is adapter.sweep else use(path)
     assert not (tmp_path / "written").exists()
 
 
@@ -348,7 +345,8 @@ def test_a_malicious_checkpoint_in_the_folder_of_a_run_is_not_run(tmp_path: Path
     """The end of a training strips best.pt, which may be older than the training."""
     from ultralytics.utils.torch_utils import strip_optimizer
 
-    assert strip_optimizer(evil(tmp_path / "best.pt", tmp_path / "written")) == {}
+    with protected():
+        assert strip_optimizer(evil(tmp_path / "best.pt", tmp_path / "written")) == {}
     assert not (tmp_path / "written").exists()
     assert f"{os.system.__module__}.system" in host_warnings[0]
 
@@ -401,39 +399,19 @@ def with_row(model: Any, name: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["torch_load", "nn.functional", "nn.init", "nn.", "DetectionModel", "os", "none", 3])
 def test_rows_that_name_no_layer_are_refused(name: Any, model: Any) -> None:
     with pytest.raises(ValueError, match=r"a\.pt is refused: the row .* of its model names no layer"):
-        guard.check_model_yaml(with_row(model, name), "a.pt")
+        check_model_yaml(with_row(model, name), "a.pt")
 
 
 @pytest.mark.parametrize("name", ["PST", "Conv", "nn.Identity", "torchvision.ops.DeformConv2d"])
 def test_rows_that_name_layers_are_accepted(name: str, model: Any) -> None:
-    guard.check_model_yaml(with_row(model, name), "a.pt")
+    check_model_yaml(with_row(model, name), "a.pt")
 
 
 @pytest.mark.parametrize(
     "text", ["nn.SiLU()", "torch.nn.LeakyReLU(0.1)", "nn.ReLU(inplace=True)", "nn.Hardtanh(-1, 1.5)"]
 )
 def test_plain_activations_are_accepted(text: str, model: Any) -> None:
-    guard.check_model_yaml(model.yaml | {"activation": text}, "a.pt")
-
-
-@pytest.mark.usefixtures("registered")
-def test_modules_that_are_not_here_are_not_installed(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ultralytics would pip install a module that a checkpoint names; its name may belong to anybody on PyPI."""
-    from ultralytics.nn import tasks
-
-    def install(*names: object) -> None:
-        raise AssertionError(f"installs {names}")
-
-    monkeypatch.setattr(tasks, "check_requirements", install)
-    for name in ("torch.nn.modules.not_here", "torchvision.models.not_here.at_all"):
-        other = copy.deepcopy(model)
-        with pytest.MonkeyPatch.context() as patch:
-            other.extra = layer_of(name, patch)()
-            path = own(other, tmp_path / "a.pt")
-        with pytest.raises(ValueError, match=rf"a\.pt needs {name}, which is not here"):
-            YOLO(path)
+    check_model_yaml(model.yaml | {"activation": text}, "a.pt")
 
 
 def layer_of(module: str, patch: pytest.MonkeyPatch) -> type[nn.Module]:
@@ -444,16 +422,16 @@ def layer_of(module: str, patch: pytest.MonkeyPatch) -> type[nn.Module]:
     return home.Layer
 
 
-@pytest.mark.usefixtures("registered")
-def test_layers_of_ones_own_are_opened_once_they_are_imported(model: Any, tmp_path: Path) -> None:
+def test_layers_of_ones_own_are_opened_by_trust_alone(model: Any, tmp_path: Path) -> None:
     other = copy.deepcopy(model)
     with pytest.MonkeyPatch.context() as patch:
         other.model[0].act = layer_of("mine", patch)()
         path = own(other, tmp_path / "a.pt")
-        assert type(YOLO(path).model.model[0].act).__name__ == "Layer"
-        assert_same_weights(read_checkpoint(path).state, model)
-    with pytest.raises(ValueError, match=r"names mine\.Layer, .* known once their module is imported"):
-        YOLO(path)
+        for read in (YOLO, read_checkpoint):
+            with pytest.raises(ValueError, match=r"names mine\.Layer, .* trust=True"):
+                read(path)
+        assert type(YOLO(path, trust=True).model.model[0].act).__name__ == "Layer"
+        assert_same_weights(read_checkpoint(path, trust=True).state, model)
 
 
 def test_safe_load_opens_trained_and_converted_checkpoints(trained: Path, boxes_data: Path, tmp_path: Path) -> None:

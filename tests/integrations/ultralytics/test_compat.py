@@ -9,15 +9,17 @@ import pytest
 import torch
 import ultralytics
 from torch import nn
+from ultralytics.data import utils as data_utils
 from ultralytics.engine.model import Model
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn import tasks
-from ultralytics.utils import dist, torch_utils
+from ultralytics.utils import dist, patches, torch_utils
 
 from pst.integrations.ultralytics import parser, register, unregister
 
 HOOKED = [
-    (tasks, "parse_model"), (tasks, "yaml_model_load"), (tasks, "torch_load"), (Model, "train"),
+    (tasks, "parse_model"), (tasks, "yaml_model_load"), (patches, "torch_load"), (data_utils, "check_det_dataset"),
+    (data_utils, "load_dataset_cache_file"), (Model, "train"),
     (BaseTrainer, "resume_training"), (dist, "generate_ddp_file"), (torch_utils, "get_flops"),
 ]  # fmt: skip
 Change = Callable[[pytest.MonkeyPatch], None]

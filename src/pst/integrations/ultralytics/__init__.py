@@ -10,8 +10,9 @@ from pst.integrations.ultralytics.flops import ModelSize, gflops, measure
 from pst.integrations.ultralytics.layer import PSTRow
 from pst.integrations.ultralytics.models import ZooModel, bundled_models, model_zoo
 from pst.integrations.ultralytics.neck import pst_neck
-from pst.integrations.ultralytics.plugin import YOLO, register, unregister
+from pst.integrations.ultralytics.plugin import register, unregister
 from pst.integrations.ultralytics.portable import Checkpoint
+from pst.integrations.ultralytics.yolo import YOLO
 
 __all__ = [
     "YOLO",

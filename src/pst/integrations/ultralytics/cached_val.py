@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_yolo_dataset
-from ultralytics.data.utils import check_det_dataset
+from ultralytics.data import utils as host_data
 from ultralytics.utils import nms, ops
+
+from pst.integrations.ultralytics.guard import protected
+from pst.integrations.ultralytics.plugin import register
 
 
 class CachedValidation:
@@ -37,9 +40,11 @@ class CachedValidation:
         self.device = torch.device(device)
         overrides: Any = {"task": "detect", "mode": "val", "imgsz": imgsz, "rect": True, "data": str(data)}
         args: Any = get_cfg(overrides=overrides)
-        found: Any = check_det_dataset(str(data))
+        register()
+        with protected():
+            found: Any = host_data.check_det_dataset(str(data))
+            dataset: Any = build_yolo_dataset(args, found["val"], batch, found, mode="val", stride=32)
         self.names: dict[int, str] = found["names"]
-        dataset: Any = build_yolo_dataset(args, found["val"], batch, found, mode="val", stride=32)
         items = [dataset[i] for i in range(len(dataset))]
         loaded = [dataset.collate_fn(items[i : i + batch]) for i in range(0, len(items), batch)]
         self.batches: list[Tensor] = [b["img"].to(self.device) for b in loaded]
@@ -93,12 +98,3 @@ class CachedValidation:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def scan(data: str | Path) -> None:
-    """Read all labels of a data set once, so that its cache of them is written."""
-    found: Any = check_det_dataset(str(data))
-    overrides: Any = {"task": "detect", "mode": "val", "data": str(data)}
-    args: Any = get_cfg(overrides=overrides)
-    for split in ("train", "val"):
-        build_yolo_dataset(args, found[split], 1, found, mode="val", stride=32)

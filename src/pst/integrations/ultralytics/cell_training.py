@@ -16,6 +16,7 @@ from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 from pst.files import replacing, write_text
 from pst.integrations.ultralytics.bfloat16 import train_in_bfloat16
+from pst.integrations.ultralytics.guard import protected
 from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.reproduce import epochs_done
 
@@ -60,13 +61,19 @@ class CellTrainer(DetectionTrainer):
         resume = {"model": str(last), "resume": str(last)} if _unfinished(last) else {}
         self._bfloat16 = overrides.get("amp") == "bf16" and str(overrides.get("device")) == "cpu"
         host = {"amp": False} if self._bfloat16 else {}
-        super().__init__(overrides={**_QUIET, **overrides, **host, **resume})
+        with protected():
+            super().__init__(overrides={**_QUIET, **overrides, **host, **resume})
         self.log_path = self.save_dir / "epochs.json"
         logged = bool(resume) and self.log_path.is_file()
         self.log: list[dict[str, float]] = json.loads(self.log_path.read_text()) if logged else []
         self._epoch_began = 0.0
         self.add_callback("on_train_epoch_start", _begin)
         self.add_callback("on_fit_epoch_end", _end)
+
+    def train(self) -> Any:
+        """Train, and execute nothing that a file holds."""
+        with protected():
+            return super().train()
 
     def get_model(
         self, cfg: str | dict[str, Any] | None = None, weights: nn.Module | None = None, verbose: bool = True

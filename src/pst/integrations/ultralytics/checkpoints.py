@@ -1,8 +1,7 @@
-"""Conversion of checkpoints, the authors' ``.pt``, ours and safetensors, without executing a pickle."""
+"""Conversion of checkpoints, the authors' ``.pt``, ours and safetensors, and models built of what they say."""
 
 from __future__ import annotations
 
-import copy
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,45 @@ import ultralytics
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
+from pst import safe_load
 from pst.checkpoint import from_authors, load_safetensors, save_safetensors
 from pst.files import replacing
-from pst.integrations.ultralytics import guard
-from pst.integrations.ultralytics.match import difference, find_bundled, shapes
+from pst.integrations.ultralytics.build import build
+from pst.integrations.ultralytics.decoded import DecodedModel
+from pst.integrations.ultralytics.guard import protected
+from pst.integrations.ultralytics.known import class_names
+from pst.integrations.ultralytics.match import find_bundled
 from pst.integrations.ultralytics.plugin import register
-from pst.integrations.ultralytics.portable import Checkpoint, from_fields, from_metadata, to_metadata
+from pst.integrations.ultralytics.portable import (
+    OPEN_VOCABULARY,
+    Checkpoint,
+    from_fields,
+    from_metadata,
+    to_metadata,
+    train_args,
+)
 from pst.modules import PyramidSparseAttention
 
-_ATTENTION = f"{PyramidSparseAttention.__module__}.{PyramidSparseAttention.__qualname__}"
+# Entries of a checkpoint that a training goes on with, or reports.
+_ENTRIES = (
+    *("epoch", "best_fitness", "updates", "optimizer", "scaler", "stopper", "train_metrics", "train_results", "git"),
+    *("date", "version", "license", "docs", "converted_from"),
+)
+_TRAIN_ARGS = frozenset(DEFAULT_CFG_DICT) | {"save_dir"}
 
 
-def convert_checkpoint(src: str | Path, dst: str | Path) -> Checkpoint:
+def convert_checkpoint(src: str | Path, dst: str | Path, *, trust: bool = False) -> Checkpoint:
     """Convert a checkpoint: the authors' ``.pt``, ours or ``.safetensors``, to ours or ``.safetensors``.
 
-    No pickle is executed. Weights are written as float32, whatever they were stored as, of the averaged model (EMA)
-    where there is one. A ``.safetensors`` holds the state dict in our names and, as metadata, what `Checkpoint` lists;
-    a ``.pt`` opens with `YOLO`, and with plain Ultralytics while the plugin is registered. Neither holds an optimizer:
-    a training starts anew from it.
+    Nothing in the file is executed. Weights are written as float32, whatever they were stored as, of the averaged model
+    (EMA) where there is one. A ``.safetensors`` holds the state dict in our names and, as metadata, what `Checkpoint`
+    lists; a ``.pt`` opens with `YOLO`, and with plain Ultralytics while the plugin is registered. Neither holds an
+    optimizer: a training starts anew from it.
 
     Args:
         src: ``.pt`` or ``.safetensors``.
         dst: Likewise; written atomically, a file that exists is replaced.
+        trust: Unpickle ``src`` if it cannot be read otherwise, which runs whatever code it holds.
 
     Returns:
         What was converted.
@@ -41,91 +57,156 @@ def convert_checkpoint(src: str | Path, dst: str | Path) -> Checkpoint:
     Raises:
         FileNotFoundError: ``src``, or the folder of ``dst``, does not exist.
         ImportError: safetensors is needed and not installed.
-        ValueError: A suffix is unknown, ``src`` and ``dst`` are one file, or ``src`` is damaged, names what a
-            checkpoint must not (see `guard`), or holds weights that are not those of its model.
+        ValueError: A suffix is unknown, ``src`` and ``dst`` are one file, or ``src`` is damaged, names what is not
+            known, or holds weights that are not those of its model.
     """
     src, dst = Path(src), Path(dst)
     _check_suffix(dst)
     if not dst.parent.is_dir():
         raise FileNotFoundError(f"no folder {dst.parent}: make it first")
-    checkpoint = read_checkpoint(src)
+    checkpoint, model = _open(src, trust=trust)
     if dst.exists() and dst.samefile(src):
         raise ValueError(f"{dst} would be overwritten by its own conversion: give another name")
-    model = build(checkpoint)  # also proves that the weights fit
+    if checkpoint.model_class in OPEN_VOCABULARY:
+        raise ValueError(f"{src} holds a {checkpoint.model_class}, whose classes are text features: not converted")
     if dst.suffix == ".safetensors":
         save_safetensors(checkpoint.state, dst, to_metadata(checkpoint))
     else:
-        _save_atomically(_ultralytics_dict(checkpoint, model), dst)
+        with replacing(dst) as part:
+            torch.save(_ultralytics_dict(checkpoint, model), part)
     return checkpoint
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
     """Read any of the three formats; raises what `convert_checkpoint` does."""
+    return _open(Path(path), trust=trust)[0]
+
+
+def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """Model and checkpoint dictionary of a file, as Ultralytics' ``load_checkpoint`` gives, and nothing executed.
+
+    The model is built of its YAML and filled with the file's weights, in float32 and in eval mode. Of the other entries
+    those that a training goes on with are there, as plain data.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: See `convert_checkpoint`; or it is a checkpoint of the PST authors' fork of Ultralytics, which has
+            to be converted first.
+    """
     path = Path(path)
+    register()
+    if path.suffix == ".safetensors":
+        checkpoint, model = _open(path)
+        content = _ultralytics_dict(checkpoint, model)
+    else:
+        decoded = DecodedModel(path)
+        if decoded.authors:
+            target = path.with_name(f"{path.stem}-converted.pt")
+            raise ValueError(
+                f"{path} is a checkpoint of the PST authors' fork of Ultralytics: convert it first, with "
+                f"pst convert {path} {target}"
+            )
+        checkpoint, model = _open_decoded(decoded)
+        content = _content(decoded, model)
+        if checkpoint.model_class in OPEN_VOCABULARY:
+            _restore_classes(model, decoded)
+        model.args = {**DEFAULT_CFG_DICT, **content["train_args"]}
+    model.pt_path = str(path)
+    return model, content
+
+
+def load_any(path: str | Path) -> Any:
+    """What ``torch.load`` gives of a file that holds a model or none, and nothing executed; see `load`."""
+    register()
+    root = safe_load.load(path, class_names())
+    if isinstance(root, dict) and any(isinstance(root.get(key), safe_load.Record) for key in ("ema", "model")):
+        return load(path)[1]
+    try:
+        return safe_load.plain(root, tensors=True)
+    except ValueError as error:
+        raise ValueError(f"{path} is not loaded: it has {error}; {safe_load.TRUST}") from error
+
+
+def _open(path: Path, *, trust: bool = False) -> tuple[Checkpoint, Any]:
+    """What is in a file, and the model."""
     _check_suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     register()
-    return _read_pt(path) if path.suffix == ".pt" else from_metadata(*load_safetensors(path), path)
+    if path.suffix == ".safetensors":
+        checkpoint = from_metadata(*load_safetensors(path), path)
+        return checkpoint, build(checkpoint, path)
+    try:
+        return _open_decoded(DecodedModel(path))
+    except ValueError:
+        if not trust:
+            raise
+    with protected(False):
+        model, content = host_tasks.load_checkpoint(path)
+    return _of_model(model, content, path), model
 
 
-def build(checkpoint: Checkpoint) -> Any:
-    """Ultralytics' model with the weights, names and k of ``checkpoint``: float32, on the CPU, in eval mode.
-
-    Raises:
-        ValueError: The weights are not those of the model that the YAML describes.
-    """
-    register()
-    kind, channels = getattr(host_tasks, checkpoint.model_class), checkpoint.yaml["channels"]
-    model = kind(copy.deepcopy(checkpoint.yaml), ch=channels, verbose=False)
-    unlike = difference(shapes(model.state_dict()), shapes(checkpoint.state))
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
-    if unlike or checkpoint.attention.keys() - layers:
-        raise ValueError(f"the weights are not those of {checkpoint.model}: {unlike or 'other attention layers'}")
-    model.load_state_dict(checkpoint.state)
-    for name, (topk, fusion) in checkpoint.attention.items():
-        layers[name].topk, layers[name].fusion = topk, fusion
-    model.names, model.task = dict(checkpoint.names), checkpoint.task
-    model.args = {**DEFAULT_CFG_DICT, **_train_args(checkpoint)}
-    return model.eval().requires_grad_(False)
-
-
-def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
-    """Model and checkpoint dictionary of a ``.safetensors``, as Ultralytics' ``load_checkpoint`` gives of a ``.pt``."""
-    checkpoint = read_checkpoint(path)
-    model = build(checkpoint)
-    model.pt_path = str(path)
-    return model, _ultralytics_dict(checkpoint, model)
-
-
-def _read_pt(path: Path) -> Checkpoint:
-    pickled = guard.read(path)
-    model = next(guard.models(pickled), None)
-    if model is None:
-        raise ValueError(f"{path} holds no Ultralytics model: pass a checkpoint that a training wrote")
-    authors, cfg = guard.is_authors(pickled), model.state.get("yaml")
-    fork = "PST authors' fork of " if authors else ""
-    wrote = f"{fork}ultralytics {pickled.root.get('version')}"
+def _open_decoded(decoded: DecodedModel) -> tuple[Checkpoint, Any]:
+    cfg, path = decoded.said("yaml"), decoded.path
+    wrote = f"{_fork(decoded)}ultralytics {decoded.entry('version')}"
     fields = {
         "model": Path(str(cfg.get("yaml_file"))).name if isinstance(cfg, dict) else "",
         "yaml": cfg,
-        "model_class": model.name.rpartition(".")[2],
-        "names": model.state.get("names"),
-        "train_args": pickled.root.get("train_args"),
-        "attention": {
-            prefix[:-1]: [layer.state.get("_topk"), layer.state.get("_fusion")]
-            for prefix, layer in pickled.modules(model)
-            if layer.name == _ATTENTION
-        },
-        "source": str(pickled.root.get("converted_from", wrote)),
+        "model_class": decoded.class_name,
+        "names": decoded.said("names"),
+        "train_args": decoded.entry("train_args"),
+        "attention": decoded.attention(),
+        "source": str(decoded.entry("converted_from") or wrote),
     }
-    checkpoint = from_fields(from_authors(pickled.state_dict(model)), fields, path)
-    bundled = find_bundled(checkpoint.state, checkpoint.yaml) if authors else None
-    return checkpoint if bundled is None else checkpoint._replace(model=bundled[0], yaml=bundled[1])
+    checkpoint = from_fields(from_authors(decoded.state_dict()), fields, path)
+    bundled = find_bundled(checkpoint.state, checkpoint.yaml) if decoded.authors else None
+    if bundled is not None:
+        checkpoint = checkpoint._replace(model=bundled[0], yaml=bundled[1])
+    model = build(checkpoint, path)
+    if not decoded.authors:
+        decoded.check_layers(model)
+    return checkpoint, model
 
 
-def _train_args(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {**checkpoint.train_args, "task": checkpoint.task, "model": checkpoint.model}
+def _fork(decoded: DecodedModel) -> str:
+    return "PST authors' fork of " if decoded.authors else ""
+
+
+def _of_model(model: Any, content: dict[str, Any], path: Path) -> Checkpoint:
+    """What a trusted file holds."""
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
+    fields = {
+        "model": Path(str(model.yaml.get("yaml_file"))).name,
+        "yaml": model.yaml,
+        "model_class": type(model).__name__,
+        "names": model.names,
+        "train_args": content.get("train_args"),
+        "attention": {name: [m.topk, m.fusion, m.__getstate__()["selection"]] for name, m in layers.items()},
+        "source": str(content.get("converted_from", f"ultralytics {content.get('version')}")),
+    }
+    return from_fields(model.state_dict(), fields, path)
+
+
+def _content(decoded: DecodedModel, model: Any) -> dict[str, Any]:
+    """The checkpoint's dictionary with the model at its place."""
+    entries = {name: decoded.entry(name, tensors=True) for name in _ENTRIES if name in decoded.entries}
+    args = decoded.entry("train_args")
+    args = {name: arg for name, arg in args.items() if name in _TRAIN_ARGS} if isinstance(args, dict) else {}
+    if "://" in str(args.get("data")):
+        args["data"] = None  # a file does not decide what is downloaded, nor where a resumed training writes
+    args = {name: arg for name, arg in args.items() if name not in ("save_dir", "project", "augmentations")}
+    if decoded.path.parent.name == "weights":
+        args["save_dir"] = str(decoded.path.parent.parent)
+    place = {"model": None, "ema": model} if decoded.averaged else {"model": model, "ema": None}
+    return {**entries, **place, "train_args": args}
+
+
+def _restore_classes(model: Any, decoded: DecodedModel) -> None:
+    """The classes that a model of an open vocabulary was set to."""
+    for name in ("txt_feats", "pe"):
+        if (t := decoded.tensor(name)) is not None:
+            setattr(model, name, t.float())
+    model.model[-1].nc = len(model.names)
 
 
 def _ultralytics_dict(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
@@ -135,16 +216,11 @@ def _ultralytics_dict(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
         **empty,
         "epoch": -1,
         "model": model,
-        "train_args": _train_args(checkpoint),
+        "train_args": train_args(checkpoint),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "version": ultralytics.__version__,
         "converted_from": checkpoint.source,
     }
-
-
-def _save_atomically(content: dict[str, Any], path: Path) -> None:
-    with replacing(path) as part:
-        torch.save(content, part)
 
 
 def _check_suffix(path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from pst.control import set_fusion, set_topk
 from pst.functional.attention import Fusion, check_fusion, check_topk
-from pst.integrations.ultralytics.plugin import YOLO
+from pst.integrations.ultralytics.yolo import YOLO
 
 _VAL_DEFAULTS = {"plots": False, "verbose": False, "exist_ok": True}
 
@@ -52,6 +52,7 @@ def sweep(
     batch: int = 16,
     device: str | None = None,
     project: str | Path = "runs/val",
+    trust: bool = False,
     **val_args: Any,
 ) -> Iterator[SweepRow]:
     """Validate a detector once for every k and fusion; k = 0 runs once.
@@ -65,6 +66,7 @@ def sweep(
         batch: Images in a batch.
         device: As in Ultralytics; None picks one.
         project: Folder for what Ultralytics writes.
+        trust: See `YOLO`.
         **val_args: More arguments of ``YOLO.val``.
 
     Returns:
@@ -82,7 +84,7 @@ def sweep(
         check_fusion(name)
     if not Path(model).is_file():
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
-    yolo = YOLO(model)
+    yolo = YOLO(model, trust=trust)
     for name in fusion:  # fails here, before any work, where a layer has no gate
         set_fusion(yolo, name)
     return _runs(

@@ -24,7 +24,7 @@ from pst.integrations.ultralytics.export_write import (
     write_host,
     write_program,
 )
-from pst.integrations.ultralytics.plugin import YOLO
+from pst.integrations.ultralytics.yolo import YOLO
 
 if TYPE_CHECKING:
     from pst.functional.attention import Fusion
@@ -81,6 +81,7 @@ def export(
     data: str | Path | None = None,
     opset: int | None = None,
     out: str | Path | None = None,
+    trust: bool = False,
 ) -> Exported:
     """Export a model with PST layers through Ultralytics, or to ``.pt2`` through ``torch.export``.
 
@@ -101,13 +102,14 @@ def export(
         data: Dataset YAML whose validation images INT8 is calibrated with.
         opset: Of ONNX; None means 17.
         out: Folder to write to, made when missing; None means that of the checkpoint.
+        trust: See `pst.integrations.ultralytics.YOLO`.
 
     Raises:
         FileNotFoundError: No such checkpoint.
         ImportError: A package that the format needs is missing.
         ValueError: The format cannot do what was asked, see `pst.export.check_request`, or k and size do not fit.
     """
-    yolo = open_model(model, YOLO)
+    yolo = open_model(model, YOLO, trust=trust)
     if fusion is not None:
         set_fusion(yolo, fusion)
     if topk is not None:

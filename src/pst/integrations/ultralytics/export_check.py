@@ -16,15 +16,15 @@ from pst.control import set_fusion, set_topk
 from pst.export.compare import Difference, compare
 from pst.export.runtime import Run, load
 from pst.integrations.ultralytics.export_write import first_tensor, open_model, raw_model
-from pst.integrations.ultralytics.plugin import YOLO
+from pst.integrations.ultralytics.yolo import YOLO
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics.export import Exported
 
 
-def eager(model: str | Path | Any, exported: Exported) -> Run:
+def eager(model: str | Path | Any, exported: Exported, *, trust: bool = False) -> Run:
     """The model that ``exported`` was made of, with its k and fusion, as a function of a batch of images."""
-    yolo = open_model(model, YOLO)
+    yolo = open_model(model, YOLO, trust=trust)
     set_topk(yolo, exported.topk)
     if exported.fusion != "none":
         set_fusion(yolo, "gate" if exported.fusion == "gate" else "refine")
@@ -34,7 +34,7 @@ def eager(model: str | Path | Any, exported: Exported) -> Run:
 
 def runner(exported: Exported, *, threads: int | None = None) -> Run:
     """`pst.export.load` of the file, with boxes in pixels."""
-    run = load(exported.path, threads=threads)
+    run = load(exported.path, threads=threads, trust=True)  # it was just written
     if exported.format != "litert" or _is_classifier(exported):
         return run
     height, width = exported.size  # Ultralytics writes boxes for LiteRT as a share of the image
@@ -62,8 +62,8 @@ def images(exported: Exported, count: int = 2, seed: int = 0) -> list[tuple[Tens
     return [(torch.rand(shape, generator=generator),) for shape in shapes]
 
 
-def verify(model: str | Path | Any, exported: Exported) -> Difference:
-    """Run the file on `images` and compare with the model, in the form that the file has.
+def verify(model: str | Path | Any, exported: Exported, *, trust: bool = False) -> Difference:
+    """Run the file on `images` and compare with the model, in the form that the file has; ``trust`` as for `YOLO`.
 
     A file that holds the class of each pixel is compared as labels, see `pst.export.Difference`. RT-DETR's queries come
     in the order of their scores, where rounding decides between near-equal ones: each is compared with its nearest.
@@ -71,8 +71,8 @@ def verify(model: str | Path | Any, exported: Exported) -> Difference:
     Raises:
         ValueError: It cannot be run here, or its output is of another shape or not finite.
     """
-    want, got = eager(model, exported), runner(exported)
-    if isinstance(open_model(model, YOLO).model.model[-1], RTDETRDecoder):
+    want, got = eager(model, exported, trust=trust), runner(exported)
+    if isinstance(open_model(model, YOLO, trust=trust).model.model[-1], RTDETRDecoder):
         return compare(want, lambda x: nearest_queries(want(x), got(x)), images(exported))
     return compare(want, got, images(exported), labels=exported.class_map)
 

@@ -24,7 +24,7 @@ CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the cl
 _MAPS = tuple(getattr(host_heads, name) for name in ("SemanticSegment", "Depth") if hasattr(host_heads, name))
 
 
-def open_model(model: Any, kind: Any) -> Any:
+def open_model(model: Any, kind: Any, *, trust: bool = False) -> Any:
     """A YOLO object that may be changed: the checkpoint's, or a copy of the one passed."""
     if not isinstance(model, (str, Path)):
         if not isinstance(getattr(model, "model", None), nn.Module):
@@ -37,7 +37,7 @@ def open_model(model: Any, kind: Any) -> Any:
         return twin
     if not Path(model).is_file():
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
-    opened = kind(model)
+    opened = kind(model, trust=trust)
     if not isinstance(opened.model, nn.Module):
         raise ValueError(f"{model} is no checkpoint but a file of an export: pass the .pt that it was made of")  # noqa: TRY004
     return opened

@@ -17,7 +17,7 @@ from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import BaseModel
 from ultralytics.utils import LOGGER
 
-from pst.integrations.ultralytics.plugin import YOLO
+from pst.integrations.ultralytics.yolo import YOLO
 
 
 class ModelSize(NamedTuple):

@@ -1,128 +1,134 @@
-"""What is checked before Ultralytics unpickles a checkpoint or builds a model that a checkpoint describes."""
+"""Where nothing of a file is executed: inside `protected`, Ultralytics reads checkpoints, caches and YAMLs through us.
+
+`register` wraps the functions of `REPLACED`. Outside of `protected` the wrappers hand on to the originals, so that
+Ultralytics without our `YOLO` and our command does what it always did.
+"""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from ultralytics.nn import tasks as host_tasks
+from ultralytics.data import utils as host_data
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import ROOT, YAML, patches
 
-from pst import modules
-from pst._unpickle import Record
-from pst.integrations.ultralytics.layer import PSTRow
-from pst.integrations.ultralytics.parser import ROW_NAME, SUM_NAME
-from pst.integrations.ultralytics.sums import SumRow
-from pst.modules.fine_statistics import FineStatistics
-from pst.modules.hooks import DrawTopk, FreezeNorms
-from pst.pickle_reader import PickledCheckpoint
-
-_AUTHORS_LAYERS = {("ultralytics.nn.modules.block", name) for name in ("PST", "PSAttnBlock", "PSAttn")}
-_ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\([\w\s=.,+-]*\)")  # nn.LeakyReLU(0.1): a layer with plain arguments
+_protected: ContextVar[bool] = ContextVar("protected", default=False)
+_own: set[Path] = set()  # files that this very training wrote for its processes
+_DATASETS = ROOT / "cfg" / "datasets"  # what came with Ultralytics
+_TRUST = "pass --trust (in Python trust=True) if you trust where it is from"
+# Files that are data, or programs of arithmetic alone. The others can read and write files, or are vendors' own.
+_OPENED = re.compile(r".*(\.(pt|safetensors|onnx|tflite|mlpackage|mlmodel|mnn)|_(openvino|ncnn|litert)_model)/?")
 
 
-def load(original: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) -> Any:
-    """Ultralytics' ``torch_load`` (``original``) with `check_checkpoint` before it; ``file`` is a path or open file."""
-    check_checkpoint(file if isinstance(file, (str, Path)) else file.name)
-    return original(file, *args, **kwargs)
-
-
-def check_checkpoint(path: str | Path) -> None:
-    """Decide without unpickling it that a checkpoint may be unpickled.
-
-    Its pickle may name tensors, containers, layers of torch, torchvision, ultralytics and pst, and layers of other
-    packages that this process has imported; it may call nothing else, and its model's YAML may name layers alone.
-
-    Args:
-        path: A ``.pt`` file.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It may not; the message names what stands against it. Or it is a checkpoint of the PST authors'
-            fork of Ultralytics, which has to be converted first.
-    """
-    checkpoint = read(path)
-    if is_authors(checkpoint):
-        target = Path(path).with_name(f"{Path(path).stem}-converted.pt")
-        raise ValueError(
-            f"{path} is a checkpoint of the PST authors' fork of Ultralytics: convert it first, with "
-            f"pst convert {path} {target}"
-        )
-    for module in sorted({module for module, _ in checkpoint.globals}):
-        if not _importable(module):
-            raise ValueError(f"{path} needs {module}, which is not here: install the versions that it was saved with")
-    for model in models(checkpoint):
-        for _, layer in checkpoint.modules(model):
-            if "yaml" in layer.state:
-                check_model_yaml(layer.state["yaml"], path)
-
-
-def read(path: str | Path) -> PickledCheckpoint:
-    """Decode a ``.pt`` file; layers of other packages are known if this process has imported them."""
-    return PickledCheckpoint(path, accept=_imported_layer)
-
-
-def is_authors(checkpoint: PickledCheckpoint) -> bool:
-    """Whether it holds layers of the PST authors' fork."""
-    return not _AUTHORS_LAYERS.isdisjoint(checkpoint.globals)
-
-
-def models(checkpoint: PickledCheckpoint) -> Iterator[Record]:
-    """The models of an Ultralytics checkpoint, the averaged one (EMA) first, as Ultralytics prefers it."""
-    root = checkpoint.root if isinstance(checkpoint.root, dict) else {}
-    yield from (root[key] for key in ("ema", "model") if isinstance(root.get(key), Record))
-
-
-def check_model_yaml(cfg: Any, source: str | Path) -> None:
-    """Raise ValueError if building a model from ``cfg`` could run more than the constructors of layers.
-
-    Ultralytics evaluates ``activation`` as Python and looks row names up among all that it has imported.
-    """
-    if not isinstance(cfg, dict) or not all(isinstance(cfg.get(part), list) for part in ("backbone", "head")):
-        raise ValueError(f"{source} describes its model by no Ultralytics YAML with a backbone and a head")
-    activation = cfg.get("activation")
-    if activation is not None and not (isinstance(activation, str) and _ACTIVATION.fullmatch(activation)):
-        raise ValueError(f"{source} is refused: its activation {activation!r} is not of the form nn.SiLU()")
-    for row in cfg["backbone"] + cfg["head"]:
-        if not isinstance(row, (list, tuple)) or len(row) != 4 or not _is_layer(row[2]):
-            raise ValueError(f"{source} is refused: the row {row!r} of its model names no layer")
-
-
-def allow_safe_load() -> None:
-    """Let ``ULTRALYTICS_SAFE_LOAD=1`` and ``torch.load(weights_only=True)`` open checkpoints with PST layers."""
-    layers = [getattr(modules, name) for name in modules.__all__]
-    layers = [layer for layer in layers if isinstance(layer, type) and issubclass(layer, nn.Module)]
-    torch.serialization.add_safe_globals([*layers, FineStatistics, DrawTopk, FreezeNorms, PSTRow, SumRow])
-
-
-def _is_layer(name: Any) -> bool:
-    if not isinstance(name, str):
-        return False
-    if name in (ROW_NAME, SUM_NAME) or re.fullmatch(r"torchvision\.ops\.[A-Z]\w*", name):
-        return True
-    kind = vars(nn).get(name[3:]) if name.startswith("nn.") else vars(host_tasks).get(name)
-    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
-        return False
-    return kind.__module__.startswith("ultralytics.nn.modules.") or not kind.__module__.startswith("ultralytics.")
-
-
-def _imported_layer(module: str, name: str) -> bool:
-    """Whether it is a layer class of another package that this process has already imported."""
-    kind = vars(sys.modules[module]).get(name) if module in sys.modules else None
-    foreign = module.partition(".")[0] not in ("torch", "torchvision", "ultralytics", "pst")
-    return foreign and isinstance(kind, type) and issubclass(kind, nn.Module)
-
-
-def _importable(module: str) -> bool:
-    """Whether importing it would succeed, found out without importing it: else Ultralytics would pip install it."""
-    if module in sys.modules:
-        return True
+@contextmanager
+def protected(on: bool = True) -> Iterator[None]:
+    """Execute nothing that a file holds, inside the with block and this thread; False: do as Ultralytics does."""
+    token = _protected.set(on)
     try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent is missing
-        return False
+        yield
+    finally:
+        _protected.reset(token)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Raise what our readers say in place of what the host makes of it."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError) or (isinstance(cause, OSError) and isinstance(error, RuntimeError)):
+            raise cause from None
+        raise
+
+
+def is_protected() -> bool:
+    """Whether `protected` is in force here."""
+    return _protected.get()
+
+
+def protect_process(state: str | Path) -> None:
+    """Protect this process from now on; ``state`` is the file in which its parent handed over what it is to do."""
+    _own.add(Path(state))
+    _protected.set(True)
+
+
+def torch_load(original: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) -> Any:
+    """``torch_load``, which unpickles: here a model is built of what the file says, see `checkpoints`."""
+    path = Path(file if isinstance(file, (str, Path)) else file.name)
+    if not is_protected() or path in _own:
+        return original(file, *args, **kwargs)
+    from pst.integrations.ultralytics import checkpoints  # which imports this module
+
+    return checkpoints.load_any(path)
+
+
+def load_cache(original: Callable[..., Any], path: Any) -> Any:
+    """``load_dataset_cache_file``, which unpickles: here there is no cache, and the host reads the labels again."""
+    if not is_protected():
+        return original(path)
+    raise FileNotFoundError(f"{path} is a pickle, and not read")
+
+
+def save_cache(original: Callable[..., Any], prefix: str, path: Any, x: dict[str, Any], version: str) -> None:
+    """``save_dataset_cache_file``, which pickles: here no file, since it would not be read either."""
+    if is_protected():
+        x["version"] = version  # as the original does; the host goes on with it
+    else:
+        original(prefix, path, x, version)
+
+
+def check_dataset(
+    original: Callable[..., Any], dataset: Any, autodownload: bool = True, *args: Any, **kwargs: Any
+) -> Any:
+    """``check_det_dataset``, which runs a YAML's ``download:``: here only of those that came with Ultralytics."""
+    if not is_protected():
+        return original(dataset, autodownload, *args, **kwargs)
+    file = _local(dataset)
+    own = file is not None and _DATASETS in file.resolve().parents
+    try:
+        return original(dataset, autodownload and own, *args, **kwargs)
+    except FileNotFoundError as error:
+        if own or file is None or "download" not in YAML.load(str(file)):
+            raise
+        raise FileNotFoundError(
+            f"{' '.join(str(error).split())}; the download: of {file} is not run, since it may be any program: get the "
+            f"images yourself, or {_TRUST}"
+        ) from error
+    except (SyntaxError, TypeError, KeyError, AttributeError) as error:  # what the host makes of a malformed YAML
+        raise ValueError(f"{dataset} describes no data set: {' '.join(str(error).split())}") from error
+
+
+def open_backend(original: Callable[..., Any], backend: Any, *args: Any, **kwargs: Any) -> None:
+    """``AutoBackend``, which opens any exported file: here none that is a program in a general language."""
+    model = args[0] if args else kwargs.get("model")
+    if is_protected() and isinstance(model, (str, Path)) and not _OPENED.fullmatch(str(model)):
+        raise ValueError(f"{model} is not loaded: such a file can do more than arithmetic; {_TRUST}")
+    original(backend, *args, **kwargs)
+
+
+def _local(dataset: Any) -> Path | None:
+    """The YAML file that a name stands for, if it is one of this machine."""
+    from ultralytics.utils.checks import check_file
+
+    names = [str(dataset) + suffix for suffix in ("", ".yaml", ".yml")]
+    if "://" in names[0] or Path(names[0]).suffix not in ("", ".yaml", ".yml"):
+        return None
+    found = (check_file(name, download=False, hard=False) for name in names)
+    return next((Path(str(file)) for file in found if isinstance(file, (str, Path)) and Path(file).is_file()), None)
+
+
+# Where a function is at home, its name, the parameters that it begins with, and ours. Every module of Ultralytics that
+# has imported one by name gets ours too.
+REPLACED: tuple[tuple[Any, str, tuple[str, ...], Callable[..., Any]], ...] = (
+    (patches, "torch_load", (), torch_load),
+    (host_data, "load_dataset_cache_file", ("path",), load_cache),
+    (host_data, "save_dataset_cache_file", ("prefix", "path", "x", "version"), save_cache),
+    (host_data, "check_det_dataset", ("dataset", "autodownload"), check_dataset),
+    (AutoBackend, "__init__", ("self", "model"), open_backend),
+)

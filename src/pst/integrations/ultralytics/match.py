@@ -13,9 +13,7 @@ from ultralytics.nn import tasks as host_tasks
 
 from pst.integrations.ultralytics.models import host_name, model_zoo
 from pst.integrations.ultralytics.plugin import register
-from pst.transfer import Shapes, difference, shapes
-
-__all__ = ["difference", "find_bundled", "shapes"]
+from pst.transfer import Shapes, shapes
 
 _FROM_DATA = ("nc", "channels", "kpt_shape")  # entries of a YAML that a training sets as its data wants
 
@@ -40,12 +38,13 @@ def find_bundled(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> tuple[s
             **{key: own[key] for key in _FROM_DATA if key in own},
         }
         alike = len(cfg["backbone"] + cfg["head"]) == len(own["backbone"] + own["head"])
-        if alike and cfg.get("activation") == own.get("activation") and _shapes_of_yaml(cfg) == wanted:
+        if alike and cfg.get("activation") == own.get("activation") and shapes_of_yaml(cfg) == wanted:
             return name, cfg
     return None
 
 
-def _shapes_of_yaml(cfg: dict[str, Any]) -> Shapes:
-    with torch.device("meta"):  # no memory, and no random numbers drawn
+def shapes_of_yaml(cfg: dict[str, Any]) -> Shapes:
+    """Those of the state dict of the model that a YAML describes; takes no memory and draws no random numbers."""
+    with torch.device("meta"):
         layers, _ = host_tasks.parse_model(copy.deepcopy(cfg), cfg["channels"], verbose=False)
     return {f"model.{name}": shape for name, shape in shapes(layers.state_dict()).items()}

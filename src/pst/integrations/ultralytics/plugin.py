@@ -1,86 +1,29 @@
-"""Switching the plugin on and off, and the `YOLO` class that has it on."""
+"""Switching the plugin on and off."""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ultralytics import RTDETR
-from ultralytics import YOLO as HostYOLO
+import torch
+import ultralytics.utils as host_utils
+from torch import nn
 from ultralytics.engine import model as host_model
 from ultralytics.engine.trainer import BaseTrainer
-from ultralytics.models.nas import model as host_nas
-from ultralytics.models.sam import build as host_sam
-from ultralytics.models.sam import build_sam3 as host_sam3
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import dist as host_dist
 from ultralytics.utils import torch_utils as host_torch
 
+from pst import modules as pst_modules
 from pst.integrations.ultralytics import compat, guard, models, parser, training
+from pst.integrations.ultralytics.known import OWN
 from pst.integrations.ultralytics.layer import PSTRow
+from pst.integrations.ultralytics.model_yaml import check_model_yaml
 
 _originals: dict[tuple[Any, str], Any] = {}
-
-
-class YOLO(HostYOLO):
-    """Ultralytics' own ``YOLO`` with the plugin registered.
-
-    Takes whatever that takes, and the models of `model_zoo`, e.g. ``YOLO("yolo11n-pst.yaml")``. A YAML whose name has
-    "rtdetr" in it gives an ``ultralytics.RTDETR``, as it does on Ultralytics' command line and for checkpoints.
-
-    ``train`` trains with the k and fusion of the model's YAML: k = 0, coarse attention alone, unless a PST row has the
-    option ``topk``. What was set on the object before is set on the trained model that it holds afterwards; the
-    checkpoints keep what they were trained with, and ``train(resume=True)`` goes on with that.
-    """
-
-    def __init__(
-        self, model: str | Path | Any = "yolo11n-pst.yaml", task: str | None = None, verbose: bool = False
-    ) -> None:
-        register()
-        path = Path(model) if isinstance(model, (str, Path)) else Path()
-        if "rtdetr" in path.stem and path.suffix in {".yaml", ".yml"}:
-            self.__dict__ = RTDETR(model).__dict__
-            self.__class__ = RTDETR  # type: ignore[assignment]  # as Ultralytics itself does for a checkpoint
-            _follow_channels(self, *_own_channels(str(model)))
-            return
-        super().__init__(model, task=task, verbose=verbose)
-
-    def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
-        """Build from a YAML; for the ``channels`` or ``ch`` in it, which the host reads for classifiers alone."""
-        own, channels = _own_channels(cfg)
-        super()._new(cfg, task=task, verbose=verbose)
-        _follow_channels(self, own, channels)
-
-    def _load(self, weights: str, task: str | None = None) -> None:
-        """Load a checkpoint as Ultralytics does, and a ``.safetensors`` of `convert_checkpoint` in the same way."""
-        if not weights.endswith(".safetensors"):
-            super()._load(weights, task)
-            return
-        from pst.integrations.ultralytics import checkpoints  # which imports this module
-
-        model, self.ckpt = checkpoints.load(weights)
-        model.args = self._reset_ckpt_args(model.args)
-        self.model, self.task, self.overrides = model, model.task, {**model.args, "model": weights, "task": model.task}
-        self.ckpt_path = self.model_name = weights
-
-
-def _own_channels(cfg: str) -> tuple[dict[str, Any], int]:
-    """A model YAML, and the channels of the images that it is for."""
-    own = host_tasks.yaml_model_load(cfg)
-    channels = own.get("channels", own.get("ch", 3))
-    if type(channels) is not int or channels < 1:
-        raise ValueError(f"{cfg} is for images of {channels!r} channels: wanted an integer ≥ 1")
-    return own, channels
-
-
-def _follow_channels(yolo: Any, own: dict[str, Any], channels: int) -> None:
-    """Build a new model once more where the host built it for other channels."""
-    model = yolo.model
-    if channels != model.yaml["channels"]:
-        yolo.model = type(model)(own, ch=channels, verbose=False)
-        yolo.model.args, yolo.model.task = model.args, model.task
 
 
 def register() -> None:
@@ -89,7 +32,8 @@ def register() -> None:
     These functions of Ultralytics are wrapped, and do what they did for models without PST layers:
 
     - ``parse_model`` and ``yaml_model_load``, which build models (see `parser` and `models`);
-    - ``torch_load``, which then opens no checkpoint that could run code (see `guard`);
+    - what reads checkpoints, caches of labels and YAMLs of data sets, which changes only where our `YOLO` and our
+      command use Ultralytics: there nothing that a file holds is executed (see `guard`);
     - ``Model.train``, ``BaseTrainer.resume_training`` and ``generate_ddp_file``, for k and fusion, and for the
       processes of multi-GPU training (see `training`);
     - ``get_flops``, so that ``model.info()`` and loggers show the figure of `gflops`.
@@ -111,7 +55,8 @@ def register() -> None:
     except BaseException:
         unregister()
         raise
-    guard.allow_safe_load()
+    if getattr(host_utils, "SAFE_LOAD", False):  # ULTRALYTICS_SAFE_LOAD=1
+        _allow_safe_load()
 
 
 def unregister() -> None:
@@ -127,12 +72,26 @@ def _hooks() -> list[tuple[Any, str, tuple[str, ...], Callable[..., Any]]]:
         (host_tasks, "parse_model", ("d", "ch", "verbose"), _parse_model),
         (host_tasks, "yaml_model_load", ("path",), _yaml_model_load),
         (host_model, "yaml_model_load", ("path",), _yaml_model_load),
-        *((owner, "torch_load", (), guard.load) for owner in (host_tasks, host_torch, host_nas, host_sam, host_sam3)),
+        *((owner, *hook[1:]) for hook in guard.REPLACED for owner in _importers(hook[0], hook[1])),
         (host_model.Model, "train", ("self", "trainer"), training.train),
         (BaseTrainer, "resume_training", ("self", "ckpt"), training.resume),
         (host_dist, "generate_ddp_file", ("trainer",), training.ddp_file),
         (host_torch, "get_flops", ("model", "imgsz"), _get_flops),
     ]
+
+
+def _importers(home: Any, name: str) -> list[Any]:
+    """The home of a function, and the loaded modules of Ultralytics that have it under its name too."""
+    original = getattr(home, name, None)
+    modules = [m for key, m in sorted(sys.modules.items()) if key.partition(".")[0] == "ultralytics" and m is not home]
+    return [home, *(m for m in modules if original is not None and vars(m).get(name) is original)]
+
+
+def _allow_safe_load() -> None:
+    """Let the host's own restricted loading open checkpoints with PST layers."""
+    layers = [getattr(pst_modules, name) for name in pst_modules.__all__]
+    layers = [layer for layer in layers if isinstance(layer, type) and issubclass(layer, nn.Module)]
+    torch.serialization.add_safe_globals([*layers, *OWN])
 
 
 def _wrap(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
@@ -147,6 +106,16 @@ def _wrap(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
 
 
 def _parse_model(original: parser.ParseModel, d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
+    if guard.is_protected():
+        source = d.get("yaml_file", "the model's YAML")
+        check_model_yaml(d, source)
+        try:
+            return parser.parse(original, d, ch, verbose)
+        except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ValueError(
+                f"{source} describes no model that can be built: {type(error).__name__} {reason}"
+            ) from error
     return parser.parse(original, d, ch, verbose)
 
 

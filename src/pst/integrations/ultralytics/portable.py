@@ -12,8 +12,10 @@ from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from pst.functional.attention import check_fusion, check_topk
-from pst.integrations.ultralytics import guard
+from pst.functional.selection import check_selection, from_plain
+from pst.integrations.ultralytics.model_yaml import check_model_yaml
 
+OPEN_VOCABULARY = ("WorldModel", "YOLOEModel", "YOLOESegModel")  # their classes are text features beside the weights
 _TEXT_ARGS = ("optimizer", "task")  # the other arguments that are text name files and devices of one machine
 
 
@@ -28,7 +30,8 @@ class Checkpoint(NamedTuple):
         task: "detect", "segment", "classify", …
         names: Class names by index.
         train_args: Numbers and switches of the training, e.g. {"imgsz": 640, "epochs": 100}.
-        attention: [k, fusion] of attention layers by name; one that is missing is as the YAML says.
+        attention: [k, fusion, selection] of attention layers by name; one that is missing is as the YAML says, and so
+            is a selection that is missing or None.
         source: What wrote it, e.g. "PST authors' fork of ultralytics 8.3.105".
     """
 
@@ -61,19 +64,20 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
         plain = json.loads(json.dumps({**fields, "train_args": _plain_args(fields["train_args"])}))
         names = plain["names"]
         names = {int(i): name for i, name in (names.items() if isinstance(names, dict) else enumerate(names))}
-        for topk, fusion in plain["attention"].values():
+        for topk, fusion, *rule in plain["attention"].values():
             check_topk(topk)
             check_fusion(fusion)
+            selection_of(*rule)
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint of a trained model: {error}") from error
     if sorted(names) != [*range(len(names))] or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{path} has the class names {names}: wanted one text for each index from 0")
-    guard.check_model_yaml(plain["yaml"], path)
-    cfg = plain["yaml"] | {"nc": len(names)}
+    check_model_yaml(plain["yaml"], path)
+    cfg = plain["yaml"] if fields["model_class"] in OPEN_VOCABULARY else plain["yaml"] | {"nc": len(names)}
     channels = cfg.get("channels", cfg.get("ch", 3))
     if type(channels) is not int or channels < 1:
         raise ValueError(f"{path} has a model for images of {channels!r} channels: wanted an integer ≥ 1")
-    task = host_tasks.guess_model_task(cfg)
+    task = "detect" if issubclass(kind, host_tasks.RTDETRDetectionModel) else host_tasks.guess_model_task(cfg)
     if task is None:
         raise ValueError(f"{path} has a model of no known task: its last row is {cfg['head'][-1]}")
     return Checkpoint(
@@ -85,6 +89,22 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
             "names": names,
         }
     )
+
+
+def selection_of(plain: Any = None) -> Any:
+    """The selection rule that a file describes, a name or [name, settings]; None for None.
+
+    Raises:
+        TypeError: It is none, or has other settings.
+        ValueError: It names no rule.
+    """
+    if plain is None:
+        return None
+    name, settings = plain if isinstance(plain, list) and len(plain) == 2 else (plain, None)
+    if not isinstance(name, str):
+        raise TypeError(f"a selection rule is a name, got a {type(name).__name__}")
+    check_selection(name)
+    return name if settings is None else from_plain((name, settings))
 
 
 def to_metadata(checkpoint: Checkpoint) -> dict[str, str]:
@@ -106,11 +126,16 @@ def from_metadata(state: Mapping[str, Tensor], metadata: Mapping[str, str], path
             **{name: metadata[name] for name in ("model", "model_class", "source")},
             **{name: json.loads(metadata[name]) for name in ("yaml", "names", "train_args", "attention")},
         }
-    except (KeyError, ValueError) as error:
+    except (KeyError, RecursionError, ValueError) as error:
         raise ValueError(
             f"{path} lacks metadata that says which model it is ({error}): write it with pst convert"
         ) from error
     return from_fields(state, fields, path)
+
+
+def train_args(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Its training arguments, those included that say what it is."""
+    return {**checkpoint.train_args, "task": checkpoint.task, "model": checkpoint.model}
 
 
 def _plain_args(args: Any) -> dict[str, Any]:

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ultralytics.data.utils import check_cls_dataset, check_det_dataset
+from ultralytics.data import utils as host_data
 
 from pst.control import set_fusion, set_topk
 from pst.functional.attention import Fusion
 from pst.integrations.ultralytics import dataset
-from pst.integrations.ultralytics.plugin import YOLO
-from pst.pickle_reader import PickledCheckpoint
+from pst.integrations.ultralytics.guard import protected
+from pst.integrations.ultralytics.known import class_names
+from pst.integrations.ultralytics.plugin import register
+from pst.integrations.ultralytics.yolo import YOLO
+from pst.safe_load import load, plain
 
 # scale, mixup and copy_paste grow with the model, as in YOLOv12's published table
 _AUGMENTATION = {
@@ -129,7 +132,9 @@ def check_data(recipe: Recipe, data: str) -> str:
 
 def download(recipe: Recipe, data: str) -> None:
     """Let Ultralytics download what it knows how to, where it wants it."""
-    (check_det_dataset if recipe.task == "detect" else check_cls_dataset)(data)
+    register()
+    with protected():  # Ultralytics' own YAML may download; anybody else's could run any program
+        (host_data.check_det_dataset if recipe.task == "detect" else host_data.check_cls_dataset)(data)
 
 
 def epochs_done(last: Path) -> tuple[int, int]:
@@ -139,13 +144,15 @@ def epochs_done(last: Path) -> tuple[int, int]:
         ValueError: The file is damaged: Ultralytics writes it in place, so that a kill in that moment cuts it off.
     """
     try:
-        root: Any = PickledCheckpoint(last).root
-    except ValueError as error:
+        root: Any = load(last, class_names())
+        epochs, epoch = plain(root["train_args"]["epochs"]), plain(root["epoch"])
+        if type(epochs) is not int or type(epoch) is not int:
+            raise ValueError(f"{last} does not say how many epochs it has behind it")  # noqa: TRY301
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{error}. A run that was killed while it wrote leaves such a file: copy best.pt, beside it, over it to go "
             "on from the best epoch, or remove the folder to begin again"
         ) from error
-    epochs, epoch = root["train_args"]["epochs"], root["epoch"]
     return (epochs if epoch < 0 else epoch + 1), epochs  # -1 marks the end of a training
 
 

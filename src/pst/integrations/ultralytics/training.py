@@ -12,6 +12,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from pst.functional.attention import Fusion
 from pst.functional.selection import SelectionRule
+from pst.integrations.ultralytics import guard
 from pst.modules.attention import PyramidSparseAttention
 
 Settings: TypeAlias = "list[tuple[int, Fusion, str | SelectionRule]]"
@@ -43,17 +44,17 @@ def resume(original: Callable[..., Any], trainer: Any, ckpt: Any) -> None:
 
 
 def ddp_file(original: Callable[[Any], str], trainer: Any) -> str:
-    """Ultralytics' ``generate_ddp_file`` (``original``), whose file then registers the plugin before all else.
+    """Ultralytics' ``generate_ddp_file`` (``original``), whose file then first registers the plugin and the protection.
 
     The workers of ``device=0,1`` run nothing but that file, and find a bundled YAML by its name only after that.
     """
     path = original(trainer)
     file = Path(path)
-    file.write_text(
-        f"import sys\n\nsys.path = {sys.path!r}\n"
-        "from pst.integrations.ultralytics import register\n\nregister()\n" + file.read_text(encoding="utf-8"),
-        encoding="utf-8",
-    )
+    lines = ["import sys", f"sys.path = {sys.path!r}"]
+    lines += ["from pst.integrations.ultralytics import guard, register", "register()"]
+    if guard.is_protected():
+        lines.append(f"guard.protect_process({str(file.with_suffix('.pt'))!r})")
+    file.write_text("\n".join([*lines, file.read_text(encoding="utf-8")]), encoding="utf-8")
     return path
 
 

@@ -1,0 +1,52 @@
+"""What a model's description may hold when a file has it: names, numbers and switches, and no place to fetch from."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+_NAME = re.compile(r"[\w.+-]*")  # of a network, a rule, an activation; no path, no URL, no "hf-hub:…"
+_SOURCE = re.compile(
+    r"pretrained|checkpoint|weights|url|file|cache|state_dict|custom_load|feature_cls|features_only|"
+    r"(^|_)(path|dir|folder|hub|id|source)$|^hf_"
+)
+_MAX_NUMBER, _MAX_DEPTH, _MAX_PARTS = 100_000, 6, 10_000
+
+
+def check_model_config(config: Any, source: object) -> None:
+    """Raise ValueError unless ``config`` can build a model without fetching anything and within reason.
+
+    Args:
+        config: Arguments by name, as JSON gave them.
+        source: The file or folder, for messages.
+    """
+    if not isinstance(config, dict):
+        raise ValueError(  # noqa: TRY004  # a file is wrong, not a type
+            f"{source} is not loaded: its configuration is a {type(config).__name__}, no mapping"
+        )
+    stack: list[tuple[str, Any, int]] = [("", config, 0)]
+    for _ in range(_MAX_PARTS):
+        if not stack:
+            return
+        key, value, depth = stack.pop()
+        if reason := _fault(key, value, depth):
+            raise ValueError(f"{source} is not loaded: its configuration has {key[:80]}={str(value)[:80]!r}, {reason}")
+        if isinstance(value, dict):
+            stack += [(str(name), part, depth + 1) for name, part in value.items()]
+        elif isinstance(value, (list, tuple)):
+            stack += [(key, part, depth + 1) for part in value]
+    raise ValueError(f"{source} is not loaded: its configuration has more than {_MAX_PARTS} values")
+
+
+def _fault(key: str, value: Any, depth: int) -> str:
+    """What stands against a value; "" for nothing."""
+    if _SOURCE.search(key) and value not in (None, False):
+        return "which says where weights come from: a saved model has its own"
+    if isinstance(value, str) and not _NAME.fullmatch(value):
+        return "a text that is no name"
+    if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= _MAX_NUMBER):
+        return f"a number beyond {_MAX_NUMBER:,}"
+    if not isinstance(value, (str, int, float, dict, list, tuple, type(None))):
+        return "which is no text, number, list or mapping"
+    return f"nested deeper than {_MAX_DEPTH}" if depth > _MAX_DEPTH else ""

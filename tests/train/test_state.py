@@ -1,0 +1,50 @@
+"""A run's state is data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from checkpoint_files import Call, save, write_archive
+from pickles import mapping, program, shared_lists, shared_tuples
+from pst.train.state import STATE, check_state, read_state
+
+GOOD: dict[str, Any] = {"config": {"lr": 0.1}, "progress": {"epoch": 2, "history": [{"loss": 0.5}]}, "scaler": None}
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    state = {**GOOD, "model": {"w": torch.rand(2, 3)}, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}}}
+    state["optimizer"]["param_groups"] = [{"betas": (0.9, 0.999), "params": [0]}]
+    read = read_state(save(state, tmp_path / STATE))
+    assert torch.equal(read.pop("model")["w"], state.pop("model")["w"])
+    assert read == state
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], 3, {}, {"config": {}}, {"config": [], "progress": {}}, {"config": {}, "progress": {"epoch": 1, "other": 2}},
+     {**GOOD, "model": torch.nn.Linear(1, 1)}],
+)  # fmt: skip
+def test_other_contents_are_one_sentence(content: Any, tmp_path: Path) -> None:
+    path = save(content, tmp_path / STATE)
+    with pytest.raises(ValueError, match=r"state\.pt is .*; delete it to start the run again"):
+        check_state(read_state(path), path)
+
+
+def test_hostile_and_damaged_files_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / STATE
+    with pytest.raises(ValueError, match=r"state\.pt is not loaded: its pickle names \w+\.mkdir"):
+        read_state(save({**GOOD, "model": Call(os.mkdir, str(tmp_path / "written"))}, path))
+    assert not (tmp_path / "written").exists()
+    for bomb in (shared_lists(60), shared_tuples(60)):
+        with pytest.raises(ValueError, match=r"state\.pt is not loaded"):
+            read_state(write_archive(path, program(mapping(config=bomb, progress=b"}"))))
+    whole = save(GOOD, path).read_bytes()
+    for part in (b"", b"hello", whole[: len(whole) // 2]):
+        path.write_bytes(part)
+        with pytest.raises(ValueError, match=r"state\.pt is damaged"):
+            read_state(path)
