@@ -50,13 +50,8 @@ class Attention:
 
     def __call__(self, **options: Any) -> Tensor:
         """Run the op."""
-        return pyramid_sparse_attention(
-            self.query,
-            self.key,
-            self.value,
-            (self.fine_key, self.fine_value),
-            **({"gate": (self.weight, self.bias)} | self.options | options),
-        )
+        given: dict[str, Any] = {"gate": (self.weight, self.bias)} | self.options | options
+        return pyramid_sparse_attention(self.query, self.key, self.value, (self.fine_key, self.fine_value), **given)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor argument."""

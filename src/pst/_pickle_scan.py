@@ -47,6 +47,7 @@ def scan(pickled: bytes) -> set[str]:
     stack: list[_Item] = []
     marks: list[list[_Item]] = []
     memo: dict[int, _Item] = {}
+    arg: Any  # of a type that follows from the opcode
     try:
         for opcode, arg, _ in pickletools.genops(pickled):
             name = opcode.name

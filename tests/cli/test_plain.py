@@ -61,12 +61,12 @@ def test_a_terminal_without_colours_keeps_its_progress_bars():
 
 
 def test_streams_come_back_and_have_all_that_they_had(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
-    before = sys.stdout
+    before = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", before)
     with plain_output():
         assert sys.stdout is not before
         assert not sys.stdout.isatty()
-        assert sys.stdout.getvalue() == ""
+        assert before.getvalue() == ""
         with plain_output():
             sys.stdout.write("\x1b[1mbold")
     assert sys.stdout is before

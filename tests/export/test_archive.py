@@ -142,7 +142,8 @@ def test_other_records_are_refused(good: Path, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_torchscript_is_run_by_trust_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.torchscript"
-    torch.jit.trace(nn.Identity(), torch.ones(1)).save(str(path))
+    traced: Any = torch.jit.trace(nn.Identity(), torch.ones(1))
+    traced.save(str(path))
     with pytest.raises(ValueError, match=r"a\.torchscript is not loaded: .* trust=True"):
         load(path)
     assert torch.equal(load(path, trust=True)(torch.ones(2)), torch.ones(2))

@@ -139,7 +139,7 @@ def test_an_empty_batch_gives_an_empty_batch(selection, training):
         assert out.shape == (0, 16, 13, 9)
         maps = pyramid.train(training)([torch.randn(0, 8, *size) for size in sizes])
         assert [tuple(t.shape) for t in maps] == [(0, 16, 13, 9), (0, 16, 7, 4)]
-        sum(t.sum() for t in (out, *maps)).backward()
+        torch.stack([t.sum() for t in (out, *maps)]).sum().backward()
 
 
 # ------------------------------------------------------------------------------------------------------- attributes

@@ -98,7 +98,7 @@ def test_a_checkpoint_of_impossible_channels_is_refused(wrong: Any, tmp_path: Pa
     yolo.model.names = {i: str(i) for i in range(1000)}
     yolo.save(tmp_path / "a.pt")
     checkpoint = read_checkpoint(tmp_path / "a.pt")
-    assert next(build(checkpoint).parameters()).shape[1] == 3
+    assert next(build(checkpoint, tmp_path / "a.pt").parameters()).shape[1] == 3
     broken = checkpoint._replace(yaml={**checkpoint.yaml, "channels": wrong})
     save_safetensors(checkpoint.state, tmp_path / "b.safetensors", to_metadata(broken))
     with pytest.raises(ValueError, match=r"b\.safetensors has a model for images of .* channels: wanted an integer"):

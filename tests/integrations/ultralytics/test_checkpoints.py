@@ -19,10 +19,11 @@ from torch import nn
 
 import pst
 from checkpoint_files import Call, authors_checkpoint, authors_layers, save
+from pst import transfer
 from pst.checkpoint import load_safetensors, save_safetensors
 from pst.control import attention_layers
 from pst.integrations import ultralytics as adapter
-from pst.integrations.ultralytics import checkpoints, convert_checkpoint, match, read_checkpoint
+from pst.integrations.ultralytics import checkpoints, convert_checkpoint, read_checkpoint
 from pst.integrations.ultralytics.guard import protected
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
 
@@ -294,8 +295,8 @@ def test_metadata_is_as_little_trusted_as_a_pickle(authors: Path, tmp_path: Path
 
 
 def test_difference_counts_and_gives_examples() -> None:
-    assert match.difference({"a": (1,)}, {"a": (1,)}) == ""
-    told = match.difference({"a": (1,), "b": (2,), "c": ()}, {"a": (3,), "d": ()})
+    assert transfer.difference({"a": (1,)}, {"a": (1,)}) == ""
+    told = transfer.difference({"a": (1,), "b": (2,), "c": ()}, {"a": (3,), "d": ()})
     assert told == "2 missing, e.g. b; 1 unknown, e.g. d; 1 of another shape, e.g. a (3,), not (1,)"
 
 

@@ -91,7 +91,7 @@ class YOLO(Guarded, HostYOLO):
                 _follow_channels(self, *_own_channels(str(model)))
             else:
                 super().__init__(model, task=task, verbose=verbose)
-        self.__class__ = _KINDS.get(type(self), type(self))  # type: ignore[assignment]
+        self.__class__ = _KINDS.get(type(self), type(self))
         self.__dict__["trust"] = trust
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
