@@ -8,13 +8,18 @@ Environment: ``PST_FUZZ_SECONDS`` is how long each target of a test is tried (el
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
+import pickletools
 import random
 import re
 import shutil
 import struct
 import time
+import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,7 +116,10 @@ def _holds(target: Target, root: Path, what: str) -> bool:
 
 
 def damage(rng: random.Random, content: bytes, suffix: str) -> bytes:
-    """Valid content of a file, changed in one to three places: bytes, words, values of JSON or chunks of a PNG."""
+    """Valid content of a file, changed in one to three places.
+
+    Bytes, words, values of JSON, chunks of a PNG, records of a ``.pt`` or ``.pt2``, the header of a ``.safetensors``.
+    """
     kinds: list[Callable[[random.Random, bytes], bytes]] = [_bytes]
     if suffix in (".txt", ".yaml", ".json"):
         kinds = [_bytes, _words, _words]
@@ -119,6 +127,10 @@ def damage(rng: random.Random, content: bytes, suffix: str) -> bytes:
         kinds += [_json] * 4
     if suffix == ".png":
         kinds += [_chunk] * 2
+    if suffix in (".pt", ".pt2"):
+        kinds += [_record] * 5
+    if suffix == ".safetensors":
+        kinds += [_header] * 5
     for _ in range(rng.randint(1, 3)):
         content = rng.choice(kinds)(rng, content)
     return content
@@ -186,3 +198,64 @@ def _chunk(rng: random.Random, content: bytes) -> bytes:
         chunks.insert(rng.randrange(len(chunks)), rng.choice(chunks))
     body = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
     return content[:8] + b"".join(body)
+
+
+def _record(rng: random.Random, content: bytes) -> bytes:
+    """One record of an archive damaged behind a right checksum, the pickle most often."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            records = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error):
+        return _bytes(rng, content)
+    i = rng.randrange(len(records))
+    small = [j for j, (name, _) in enumerate(records) if name.endswith((".pkl", ".json"))]
+    i = rng.choice(small) if small and rng.random() < 0.7 else i
+    name, data = records[i]
+    records[i] = (
+        name,
+        rng.choice((_bytes, _words, _json) if name.endswith(".json") else (_bytes, _bytes, _opcodes))(rng, data),
+    )
+    if rng.random() < 0.1:
+        records.append(rng.choice(records))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a name that comes twice
+        for each, data in records:
+            archive.writestr(each, data)
+    return out.getvalue()
+
+
+def _opcodes(rng: random.Random, content: bytes) -> bytes:
+    """A pickle with one opcode left out, said again, or moved."""
+    try:
+        starts = [at for _, _, at in pickletools.genops(content)] + [len(content)]
+    except Exception:  # damaged already
+        return _bytes(rng, content)
+    parts = [content[a:b] for a, b in itertools.pairwise(starts)]
+    i, j = rng.randrange(len(parts)), rng.randrange(len(parts))
+    match rng.randrange(3):
+        case 0:
+            del parts[i]
+        case 1:
+            parts.insert(i, parts[j])
+        case _:
+            parts[i], parts[j] = parts[j], parts[i]
+    return b"".join(parts)
+
+
+def _header(rng: random.Random, content: bytes) -> bytes:
+    """The JSON of a ``.safetensors``, or the JSON inside its metadata, damaged under a right length."""
+    length = int.from_bytes(content[:8], "little")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        metadata = header.get("__metadata__", {})
+        name = rng.choice(sorted(metadata)) if metadata and rng.random() < 0.7 else None
+        if name is not None:
+            metadata[name] = rng.choice((_json, _words))(rng, metadata[name].encode()).decode("utf-8", "replace")
+            new = json.dumps(header).encode()
+        else:
+            new = _json(rng, content[8 : 8 + length])
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return _bytes(rng, content)
+    new += b" " * (-len(new) % 8)
+    return len(new).to_bytes(8, "little") + new + content[8 + length :]

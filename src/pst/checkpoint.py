@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pst.files import replacing
+from pst.files import first_line, replacing
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -92,7 +92,7 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
             metadata = f.metadata()
             return {name: f.get_tensor(name) for name in f.keys()}, {} if metadata is None else metadata  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a safetensors file: {first_line(error)}") from error
 
 
 def _rename(

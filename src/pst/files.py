@@ -223,3 +223,8 @@ def _text(path: str, read: Callable[[Path], str]) -> str:
 def _shortened(name: str) -> str:
     """The beginning of a name: with what follows it must fit into the 255 bytes of one."""
     return name.encode("utf-8", "surrogateescape")[:150].decode("utf-8", "ignore")
+
+
+def first_line(error: object) -> str:
+    """What an exception of another library says, to be a part of one sentence: its first line, 300 letters at most."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

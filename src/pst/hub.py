@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
 from pst.checkpoint import load_safetensors
+from pst.files import first_line
 from pst.functional.selection import check_selection, from_plain, to_plain
 from pst.model_config import check_model_config
 from pst.modules import PyramidSparseAttention
@@ -110,6 +111,25 @@ class PSTHubMixin(
         return super().generate_model_card(**(own | {"parameters": f"{parameters:,}"} | facts))
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
+        """Load what `save_pretrained` wrote; arguments as in `huggingface_hub.ModelHubMixin`.
+
+        Raises:
+            OSError: There is no such folder or repository, or it cannot be reached.
+            ValueError: It holds no model of this class, or says where to fetch something; the message names it.
+        """
+        source = str(pretrained_model_name_or_path)
+        try:
+            return super().from_pretrained(source, **options)
+        except (OSError, ImportError):
+            raise
+        except Exception as error:  # a malformed configuration fails in as many ways as there is nonsense to write
+            if type(error) is ValueError and source in str(error):
+                raise
+            said = f"{type(error).__name__}: {first_line(error)}"
+            raise ValueError(f"{source} holds no {cls.__name__} that can be built: {said}") from error
+
+    @classmethod
     def _from_pretrained(cls, *, config: dict[str, Any] | None = None, strict: bool = True, **options: Any) -> Any:
         if config is None:
             raise ValueError(f"{options['model_id']} has no config.json: it holds no model that save_pretrained wrote")
@@ -123,7 +143,7 @@ class PSTHubMixin(
             for name, values in settings.items():
                 _apply(layers[name], values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{options['model_id']} has {_SETTINGS} that are none of its model's: {error}") from error
+            raise ValueError(f"{options['model_id']} has {_SETTINGS} that are none of its model's: {first_line(error)}") from error
         return model
 
     @classmethod

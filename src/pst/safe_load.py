@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pst._pickle_scan import RefusedError, scan
+from pst.files import first_line
 
 TRUST = "get the weights as .safetensors, or pass --trust (in Python trust=True) if you trust where it is from"
 _ZIP = b"PK\x03\x04"
@@ -96,12 +97,11 @@ def load(path: str | Path, records: Collection[str] = frozenset(), remedy: str =
         with _only(names - _TORCH):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RefusedError as error:
-        raise ValueError(f"{path} is not loaded: its pickle {error}; {remedy}") from error
+        raise ValueError(f"{path} is not loaded: its pickle {first_line(error)}; {remedy}") from error
     except OSError:
         raise
     except Exception as error:  # a malformed pickle fails in as many ways as there is nonsense to write
-        reason = (str(error).splitlines() or [repr(error)])[0]
-        raise ValueError(f"{path} is damaged, download or save it again: {reason}") from error
+        raise ValueError(f"{path} is damaged, download or save it again: {first_line(error)}") from error
 
 
 def plain(value: Any, *, tensors: bool = False) -> Any:

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from pst.files import first_line
 from pst.safe_load import check
 
 # Names of the archive's records, of PyTorch's present layout and of that before 2.8. Everything else, as code compiled
@@ -63,9 +64,11 @@ def check_program(path: Path) -> None:
             for name, entry in records.items():
                 _check_record(name, archive, entry)
     except ValueError as error:
-        raise ValueError(f"{path} is not loaded: {error}; pass trust=True if you trust where it is from") from error
+        raise ValueError(
+            f"{path} is not loaded: {first_line(error)}; pass trust=True if you trust where it is from"
+        ) from error
     except Exception as error:  # a damaged archive or malformed JSON
-        raise ValueError(f"{path} is damaged, export it again: {error!r}") from error
+        raise ValueError(f"{path} is damaged, export it again: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _records(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:

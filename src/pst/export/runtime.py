@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pst.export.archive import check_program
 from pst.export.onnx_file import quiet_exporter
+from pst.files import first_line
 
 Run = Callable[..., Tensor]
 
@@ -32,7 +33,7 @@ def load(path: str | Path, *, threads: int | None = None, trust: bool = False) -
         FileNotFoundError: Nothing is there.
         ImportError: The runtime is not installed.
         ValueError: The format cannot be run here: Core ML needs macOS, TensorRT an NVIDIA GPU. Or the file could do
-            more than arithmetic, and ``trust`` is not set.
+            more than arithmetic, and ``trust`` is not set. Or its runtime cannot read it.
     """
     path = Path(path)
     if not path.exists():
@@ -50,7 +51,13 @@ def load(path: str | Path, *, threads: int | None = None, trust: bool = False) -
         )
     if not trust and kind == ".pt2":
         check_program(path)
-    return _LOADERS[kind](path, threads)
+    try:
+        return _LOADERS[kind](path, threads)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # of the runtime, each has its own
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{path} is damaged, or of another version, export it again: {said}") from error
 
 
 def _onnx(path: Path, threads: int | None) -> Run:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import pst
+from pst.files import first_line
 from pst.model_config import check_model_config
 from pst.train.config import Config
 from pst.train.settings import load_config
@@ -138,10 +139,14 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
     check_model_config({name: settings.get(name) for name in _BUILDS}, file)
     settings |= {"pretrained": False, "weights": None}  # it has its own
     name = str(settings.pop("task", None))
-    task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
-    model = make_model(task, pretrained=False)
     try:
+        load_config(name, overrides=settings)
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: its settings are none of a run: {first_line(error)}") from error
+    task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
+    try:
+        model = make_model(task, pretrained=False)
         load_weights(model, weights)
     except ValueError as error:
-        raise ValueError(f"{path} holds other weights than its settings say: {error}") from error
+        raise ValueError(f"{file} holds other weights than its settings say: {first_line(error)}") from error
     return task, model.eval()

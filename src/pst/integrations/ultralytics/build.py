@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
+from pst.files import first_line
 from pst.integrations.ultralytics.match import shapes_of_yaml
 from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.portable import Checkpoint, selection_of, train_args
@@ -89,7 +90,7 @@ def _told(checkpoint: Checkpoint, source: str | Path) -> Iterator[None]:
     except ValueError as error:
         raise ValueError(f"{source} is refused: {error}") from error
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
+        reason = first_line(error)
         raise ValueError(
             f"{source} is refused: its {checkpoint.model} cannot be built: {type(error).__name__} {reason}"
         ) from error

@@ -18,6 +18,7 @@ from ultralytics.utils import dist as host_dist
 from ultralytics.utils import torch_utils as host_torch
 
 from pst import modules as pst_modules
+from pst.files import first_line
 from pst.integrations.ultralytics import compat, guard, models, parser, training
 from pst.integrations.ultralytics.known import OWN
 from pst.integrations.ultralytics.layer import PSTRow
@@ -112,7 +113,7 @@ def _parse_model(original: parser.ParseModel, d: dict[str, Any], ch: int, verbos
         try:
             return parser.parse(original, d, ch, verbose)
         except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError) as error:
-            reason = (str(error).splitlines() or [""])[0]
+            reason = first_line(error)
             raise ValueError(
                 f"{source} describes no model that can be built: {type(error).__name__} {reason}"
             ) from error
