@@ -143,7 +143,9 @@ class PSTHubMixin(
             for name, values in settings.items():
                 _apply(layers[name], values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{options['model_id']} has {_SETTINGS} that are none of its model's: {first_line(error)}") from error
+            raise ValueError(
+                f"{options['model_id']} has {_SETTINGS} that are none of its model's: {first_line(error)}"
+            ) from error
         return model
 
     @classmethod
@@ -154,7 +156,9 @@ class PSTHubMixin(
         try:
             fresh = load_weights(model, state, None if cls.hub_classes is None else lambda: cls._class_entries(model))
         except ValueError as error:
-            raise ValueError(f"{model_file} holds other weights than those of this {cls.__name__}: {error}") from error
+            raise ValueError(
+                f"{model_file} holds other weights than those of this {cls.__name__}: {first_line(error)}"
+            ) from error
         if fresh:
             _LOG.warning("%s has another number of classes: left fresh are %s", model_file, ", ".join(fresh))
         return model.to(map_location).eval()

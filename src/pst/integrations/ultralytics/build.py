@@ -88,7 +88,7 @@ def _told(checkpoint: Checkpoint, source: str | Path) -> Iterator[None]:
     except (ImportError, OSError):
         raise
     except ValueError as error:
-        raise ValueError(f"{source} is refused: {error}") from error
+        raise ValueError(f"{source} is refused: {first_line(error)}") from error
     except Exception as error:
         reason = first_line(error)
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
+from pst.files import first_line
 from pst.functional.attention import check_fusion, check_topk
 from pst.functional.selection import check_selection, from_plain
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
@@ -69,7 +70,7 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
             check_fusion(fusion)
             selection_of(*rule)
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint of a trained model: {error}") from error
+        raise ValueError(f"{path} is no checkpoint of a trained model: {first_line(error)}") from error
     if sorted(names) != [*range(len(names))] or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{path} has the class names {names}: wanted one text for each index from 0")
     check_model_yaml(plain["yaml"], path)
