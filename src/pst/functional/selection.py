@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pst.functional._rule import Selected, SelectionRule, Tokens, highest, ranked
 from pst.functional.grid import Size, block_grid, child_index
-from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores
+from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores, rounded
 
 __all__ = [
     "RULES",
@@ -65,7 +65,8 @@ class Mass:
 
     def select(self, tokens: Tokens) -> Selected:
         """See `SelectionRule`."""
-        return Selected(highest(mass_scores(tokens.query, tokens.key, tokens.scale), tokens.topk))
+        scores = mass_scores(tokens.query, tokens.key, tokens.scale)
+        return Selected(highest(rounded(scores), tokens.topk))
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_a_folder_in_the_path_means_a_file() -> None:
 
 def test_rtdetr_by_either_class() -> None:
     ours, stock = YOLO("rtdetr-l-pst.yaml"), ultralytics.RTDETR("rtdetr-l-pst.yaml")
-    assert type(ours) is type(stock)
+    assert isinstance(ours, type(stock))
     assert str(ours.model) == str(stock.model)
     pst.set_topk(ours, 4)
     image = torch.rand(1, 3, 64, 64)
