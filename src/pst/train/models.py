@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import pst
-from pst.model_config import check_model_config
+from pst.model_config import at_most, check_model_config
 from pst.train.config import Config
 from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, STATE, read_weights, save_weights
@@ -138,8 +139,14 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
     check_model_config({name: settings.get(name) for name in _BUILDS}, file)
     settings |= {"pretrained": False, "weights": None}  # it has its own
     name = str(settings.pop("task", None))
+    try:
+        workers = load_config(name, overrides={**settings, "data": str(settings.get("data"))}).workers
+    except ValueError as error:
+        raise ValueError(f"{file} is not loaded, its settings are wrong: {error}") from error
+    settings["workers"] = min(workers, os.cpu_count() or 1)  # a file may ask for a thousand processes
     task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
-    model = make_model(task, pretrained=False)
+    with at_most(sum(t.numel() for t in weights.values()), file):
+        model = make_model(task, pretrained=False)
     try:
         load_weights(model, weights)
     except ValueError as error:
