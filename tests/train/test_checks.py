@@ -126,3 +126,18 @@ def test_what_a_loaders_process_refuses_is_one_sentence(tmp_path):
 def test_a_link_that_leads_nowhere_is_no_run_folder(tmp_path):
     (tmp_path / "out").symlink_to("nowhere")
     refused("classify", tmp_path, "a link that leads nowhere", kind=OSError, out=str(tmp_path / "out"))
+
+
+def test_a_run_that_begins_meanwhile_keeps_its_folder(tmp_path, monkeypatch):
+    config = load_config("classify", overrides=settings("classify", tmp_path))
+    other = load_config("classify", overrides=settings("classify", tmp_path, lr=0.5))
+
+    def begin(*_: Any) -> None:
+        other.run_dir.mkdir()
+        write_config(other)
+
+    monkeypatch.setattr("pst.train.loop.check_disk", begin)
+    with pytest.raises(FileExistsError, match="holds a run"):
+        fit(config)
+    assert "lr: 0.5" in (config.run_dir / "config.yaml").read_text()
+    assert [file.name for file in config.run_dir.iterdir()] == ["config.yaml"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -69,4 +70,30 @@ def test_wrong_settings_of_a_file_name_it(change: dict[str, Any], tmp_path: Path
     metadata = {"pst_train": json.dumps({"config": plain, "classes": ["a"]})}
     save_safetensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors", metadata)
     with pytest.raises(ValueError, match=rf"a\.safetensors is not loaded, .*: {next(iter(change))} must"):
+        load_trained(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t * math.nan, "NaN or infinite, e.g. "),
+        (lambda t: t + math.inf, "NaN or infinite, e.g. "),
+        (lambda t: t.to(torch.int8), r"is torch\.int8, wanted is torch\.float32"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    run = fit(load_config("classify", overrides=settings("classify", tmp_path, max_steps=1)))
+    weights, plain, classes = read_weights(run / "last.safetensors")
+    name = next(name for name in weights if name.endswith("fc.weight"))
+    metadata = {"pst_train": json.dumps({"config": plain, "classes": classes})}
+    save_safetensors(weights | {name: change(weights[name])}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match=rf"a\.safetensors.*{message}"):
+        load_trained(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("classes", ["ab", ["a", "a"], [1, 2]])
+def test_classes_of_a_file_are_a_list_of_names(classes: Any, tmp_path: Path) -> None:
+    content = {"config": {"task": "classify"}, "classes": classes}
+    save_safetensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"pst_train": json.dumps(content)})
+    with pytest.raises(ValueError, match=r"a\.safetensors is damaged"):
         load_trained(tmp_path / "a.safetensors")

@@ -103,6 +103,7 @@ class Trainer:
         self._set_rate()
         self.accelerator.wait_for_everyone()
         if self.main:
+            check_folder(config.run_dir, resume=resume)  # another run may have begun in it meanwhile
             write_config(config)  # the first file: no check comes after it
 
     @property

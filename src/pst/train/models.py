@@ -131,7 +131,7 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
 
     Raises:
         FileNotFoundError: ``source`` does not exist.
-        ValueError: It was not written by `fit`, or is damaged.
+        ValueError: It was not written by `fit`, or is damaged, or a weight is NaN or infinite.
     """
     path = Path(source)
     file = path / BEST if path.is_dir() else path
@@ -151,4 +151,8 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
         load_weights(model, weights)
     except ValueError as error:
         raise ValueError(f"{path} holds other weights than its settings say: {error}") from error
+    broken = [name for name, values in model.named_parameters() if not values.isfinite().all()]
+    broken += [name for name, values in model.named_buffers() if values.isnan().any()]
+    if broken:
+        raise ValueError(f"{file} holds weights that are NaN or infinite, e.g. {broken[0]}: train it again")
     return task, model.eval()
