@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from pst.checkpoint import save_safetensors
 from pst.integrations.segmentation import PSTSegmenter
 from pst.integrations.timm.classifier import PSTClassifier
 from pst.integrations.torchvision import PSTDetector
 from pst.model_config import check_model_config
+from pst.train import load_trained
 
 GOOD = {
     "backbone": "resnet10t.c3_in1k",
@@ -83,3 +85,20 @@ def test_a_folder_that_wants_more_is_not_loaded(
     monkeypatch.setattr("timm.models._builder.load_pretrained", fetch)
     with pytest.raises(ValueError, match=r"is not loaded|none of its model's"):
         kind.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"model": "vit_giant_patch14_dinov2"}, {"model_args": {"layers": [100_000] * 4}}])
+def test_settings_of_a_model_far_larger_than_its_weights_build_none(change: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    settings = {"task": "classify", "data": "x", "imgsz": 32, "model": "test_resnet"} | change
+    save_safetensors({"a": torch.zeros(3)}, file, {"pst_train": json.dumps({"config": settings, "classes": ["b"]})})
+    with pytest.raises(ValueError, match=r"a\.safetensors is not loaded: .* far more than the 3 numbers"):
+        load_trained(file)
+
+
+def test_a_folder_of_a_model_far_larger_than_its_weights_builds_none(tmp_path: Path) -> None:
+    PSTClassifier("resnet10t", num_classes=2).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"backbone": "vit_giant_patch14_dinov2"}))
+    with pytest.raises(ValueError, match=r"model\.safetensors is not loaded"):
+        PSTClassifier.from_pretrained(tmp_path)

@@ -139,7 +139,8 @@ def check_folder(folder: str | Path) -> None:
     path = Path(folder).absolute()
     there = next(p for p in (path, *path.parents) if os.path.lexists(p))
     if not there.is_dir():
-        raise NotADirectoryError(f"{folder} cannot be a folder: {there} is a file")
+        what = "a file" if there.exists() else "a link that leads nowhere"
+        raise NotADirectoryError(f"{folder} cannot be a folder: {there} is {what}")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder} cannot be written: no permission for {there}")
 

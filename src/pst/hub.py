@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import nn
 from pst.checkpoint import load_safetensors
 from pst.files import first_line
 from pst.functional.selection import check_selection, from_plain, to_plain
-from pst.model_config import check_model_config
+from pst.model_config import at_most, check_model_config
 from pst.modules import PyramidSparseAttention
 from pst.transfer import class_entries, load_weights
 
@@ -137,7 +138,9 @@ class PSTHubMixin(
         settings = config.get(_SETTINGS, {})
         options = {k: v for k, v in options.items() if k != _SETTINGS}
         start = {k: v for k, v in cls.hub_start.items() if k in cls._hub_mixin_init_parameters}
-        model: Any = super()._from_pretrained(strict=strict, **(start | options))
+        local = Path(options["model_id"], "model.safetensors")  # on the Hub, weights come after the configuration
+        with at_most(local.stat().st_size, local) if local.is_file() else nullcontext():
+            model: Any = super()._from_pretrained(strict=strict, **(start | options))
         layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
         try:
             for name, values in settings.items():

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 _NAME = re.compile(r"[\w.+-]*")  # of a network, a rule, an activation; no path, no URL, no "hf-hub:…"
 _SOURCE = re.compile(
@@ -12,6 +16,7 @@ _SOURCE = re.compile(
     r"(^|_)(path|dir|folder|hub|id|source)$|^hf_"
 )
 _MAX_NUMBER, _MAX_DEPTH, _MAX_PARTS = 100_000, 6, 10_000
+_SPARE = 20_000_000  # numbers of layers that a builder makes and drops, as heads for 1000 classes
 
 
 def check_model_config(config: Any, source: object) -> None:
@@ -50,3 +55,29 @@ def _fault(key: str, value: Any, depth: int) -> str:
     if not isinstance(value, (str, int, float, dict, list, tuple, type(None))):
         return "which is no text, number, list or mapping"
     return f"nested deeper than {_MAX_DEPTH}" if depth > _MAX_DEPTH else ""
+
+
+@contextmanager
+def at_most(held: int, source: object) -> Iterator[None]:
+    """Stop building a model, inside the with block, once it is far larger than its weights: before memory is filled.
+
+    Args:
+        held: Numbers that the weights hold.
+        source: The file or folder, for the message.
+
+    Raises:
+        ValueError: The model is larger.
+    """
+    made = 0
+
+    def count(*registered: Any) -> None:  # module, name, parameter
+        nonlocal made
+        made += 0 if registered[2] is None else registered[2].numel()
+        if made > 4 * held + _SPARE:
+            raise ValueError(f"{source} is not loaded: its settings describe far more than the {held:,} numbers in it")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()

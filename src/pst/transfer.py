@@ -56,11 +56,15 @@ def load_weights(
         The names that kept the model's own values.
 
     Raises:
-        ValueError: An entry is missing, unknown, or of another shape; the message counts and names them.
+        ValueError: An entry is missing, unknown, or of another shape, the message counts and names them; or holds whole
+            numbers in place of others.
     """
     own = model.state_dict()
     unlike = [name for name in own if name in state and own[name].shape != state[name].shape]
     kept = {name: t for name, t in state.items() if name not in unlike}
+    for name in own.keys() & kept.keys():
+        if own[name].is_floating_point() != kept[name].is_floating_point():
+            raise ValueError(f"{name} is {kept[name].dtype}, wanted is {own[name].dtype}")
     try:
         missing, unknown = model.load_state_dict(kept, strict=False)
     except RuntimeError as error:  # of an entry that a layer makes only when a file has it: fine statistics

@@ -226,7 +226,7 @@ def images(files: list[Path], **options) -> Images:
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_corrupt_images_are_named_and_counted_and_skipped_only_on_request(tmp_path, cache):
+def test_corrupt_images_are_named_and_counted_and_skipped_only_on_request(tmp_path, cache, caplog):
     files = read_folder(tiny_data.folder(tmp_path), "train").images
     bad = [tiny_data.corrupt(files[i]) for i in (1, 4)]
     with pytest.raises(ValueError, match="2 of 12 images cannot be decoded") as error:
@@ -234,6 +234,7 @@ def test_corrupt_images_are_named_and_counted_and_skipped_only_on_request(tmp_pa
     assert all(str(file) in str(error.value) for file in bad)
     assert "--skip-corrupt" in str(error.value)
     data = images(files, cache=cache, skip_corrupt=True)
+    assert f"left out 2 of 12 images, the first: {bad[0]} cannot be decoded" in caplog.text
     assert len(data) == len(data.files) == 10
     assert data[1].targets.tolist() == [2]  # positions close up, targets stay with their images
     assert len(data.corrupt) == 2

@@ -10,7 +10,7 @@ import pytest
 import tiny_data
 from pst.data.boxes import read_boxes
 from pst.data.masks import read_masks
-from pst.data.text import read_lines, read_text, shown
+from pst.data.text import listed, read_lines, read_text, shown
 
 
 @pytest.mark.parametrize("text", ["a\nb\n", "a\r\nb\r\n", "a\rb", "\n  a \n\n\tb"])
@@ -66,3 +66,8 @@ def test_values_in_messages_are_short_and_obey_nothing():
     assert shown("\x1b[31mred\n") == repr("\x1b[31mred\n")
     assert len(shown("x" * 10_000)) < 70
     assert len(shown(json.loads("[" * 50 + "]" * 50))) < 70
+
+
+def test_many_names_are_counted():
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([f"c{i}" for i in range(3000)], most=2) == "c0, c1 and 2998 more"

@@ -163,3 +163,19 @@ def test_two_images_that_share_their_labels_are_refused(root):
     (root / "images/train/00.jpg").write_bytes((root / "images/train/00.png").read_bytes())
     with pytest.raises(ValueError, match=r"00\.jpg and .*00\.png would share the labels .*00\.txt"):
         read_boxes(root, "train")
+
+
+@pytest.mark.parametrize("line", ["0 0.5 0.5 0_1 0.2", "0_1 0.5 0.5 0.1 0.2"])
+def test_an_underscore_is_no_part_of_a_number(root, line):
+    (root / "labels" / "train" / "00.txt").write_text(line)
+    with pytest.raises(ValueError, match=r"00\.txt:1: expected numbers"):
+        read_boxes(root, "train")
+
+
+def test_labels_that_a_link_has_lost_are_not_taken_for_none(root):
+    file = root / "labels" / "train" / "00.txt"
+    file.unlink()
+    assert len(read_boxes(root, "train").targets[0].labels) == 0
+    file.symlink_to("gone.txt")
+    with pytest.raises(FileNotFoundError, match=r"00\.txt is a folder, or a link that leads nowhere"):
+        read_boxes(root, "train")

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+import tiny_data
+from pst.data.images import CorruptImageError
 from pst.files import WriteError
 from pst.train import checks, fit, load_config
 from pst.train.models import make_model
+from pst.train.state import write_config
 from pst.train.tasks import make_task
 from train_runs import settings
 
@@ -87,3 +90,54 @@ def test_the_first_batch_leaves_the_model_alone(tmp_path):
 def test_tensorboard_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
     refused("classify", tmp_path, "tensorboard=false", kind=ImportError, tensorboard=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_configuration_of_another_program_is_not_replaced(resume, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.yaml").write_text("theirs: 1\n")
+    (out / "results.csv").write_text("theirs")
+    with pytest.raises(FileExistsError, match=str(out)):
+        fit(load_config("classify", overrides=settings("classify", tmp_path, out=str(out))), resume=resume)
+    assert (out / "config.yaml").read_text() == "theirs: 1\n"
+    assert (out / "results.csv").read_text() == "theirs"
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again(tmp_path):
+    config = load_config("classify", overrides=settings("classify", tmp_path, epochs=1))
+    config.run_dir.mkdir()
+    write_config(config)
+    assert (fit(config, resume=True) / "last.safetensors").exists()
+
+
+def test_images_that_nobody_looks_at_cannot_be_skipped(tmp_path):
+    refused("classify", tmp_path, "skip_corrupt needs check_images=true", skip_corrupt=True, check_images=False)
+
+
+def test_what_a_loaders_process_refuses_is_one_sentence(tmp_path):
+    plain = settings("classify", tmp_path, check_images=False, workers=1, batch=12)
+    file = tiny_data.corrupt(tmp_path / "data" / "val" / "red" / "00.png")
+    with pytest.raises(CorruptImageError, match=f"^{file} cannot be decoded") as error:
+        fit(load_config("classify", overrides=plain))
+    assert "\n" not in str(error.value)
+
+
+def test_a_link_that_leads_nowhere_is_no_run_folder(tmp_path):
+    (tmp_path / "out").symlink_to("nowhere")
+    refused("classify", tmp_path, "a link that leads nowhere", kind=OSError, out=str(tmp_path / "out"))
+
+
+def test_a_run_that_begins_meanwhile_keeps_its_folder(tmp_path, monkeypatch):
+    config = load_config("classify", overrides=settings("classify", tmp_path))
+    other = load_config("classify", overrides=settings("classify", tmp_path, lr=0.5))
+
+    def begin(*_: Any) -> None:
+        other.run_dir.mkdir()
+        write_config(other)
+
+    monkeypatch.setattr("pst.train.loop.check_disk", begin)
+    with pytest.raises(FileExistsError, match="holds a run"):
+        fit(config)
+    assert "lr: 0.5" in (config.run_dir / "config.yaml").read_text()
+    assert [file.name for file in config.run_dir.iterdir()] == ["config.yaml"]

@@ -12,7 +12,7 @@ from PIL import Image
 from pst.cli import main
 from pst.data.images import CorruptImageError
 from pst.train import fit, load_config
-from pst.train.picture_files import list_inputs, plan_pictures, write_picture
+from pst.train.picture_files import list_images, plan_pictures, write_picture
 from pst.train.pictures import predict_images
 from train_runs import settings
 
@@ -65,6 +65,7 @@ def test_files_of_others_stay_and_pictures_of_before_are_replaced(run, tmp_path)
         (("a/0.png", "b/0.png"), False),
         (("x.jpg", "x.png"), False),
         (("A.png", "a.jpg"), False),
+        (("a/caf\u00e9.png", "b/cafe\u0301.png"), False),  # one name on macOS
         (("a.png", "a.mask.png"), True),
         (("a.mask.jpg", "a.png"), True),
     ],
@@ -92,7 +93,7 @@ def test_a_name_that_is_too_long_is_refused_before_any_work(tmp_path):
 def test_an_image_that_is_given_twice_is_read_once(tmp_path, monkeypatch):
     photo = image(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
-    assert len(list_inputs([photo, tmp_path, "a.png"])) == 1
+    assert len(list_images([photo, tmp_path, "a.png"])) == 1
 
 
 def test_a_hard_link_to_an_image_is_not_replaced(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ import torch
 
 from checkpoint_files import Call, save, write_archive
 from pickles import mapping, program, shared_lists, shared_tuples
-from pst.train.state import STATE, check_state, read_state
+from pst.checkpoint import save_safetensors
+from pst.train import fit, load_config, load_trained
+from pst.train.state import STATE, check_state, read_state, read_weights
+from train_runs import settings
 
 GOOD: dict[str, Any] = {"config": {"lr": 0.1}, "progress": {"epoch": 2, "history": [{"loss": 0.5}]}, "scaler": None}
 
@@ -48,3 +53,47 @@ def test_hostile_and_damaged_files_are_one_sentence(tmp_path: Path) -> None:
         path.write_bytes(part)
         with pytest.raises(ValueError, match=r"state\.pt is damaged"):
             read_state(path)
+
+
+def test_a_file_does_not_decide_on_a_thousand_processes(tmp_path: Path) -> None:
+    run = fit(load_config("classify", overrides=settings("classify", tmp_path, max_steps=1)))
+    weights, plain, classes = read_weights(run / "last.safetensors")
+    metadata = {"pst_train": json.dumps({"config": plain | {"workers": 1000}, "classes": classes})}
+    save_safetensors(weights, tmp_path / "a.safetensors", metadata)
+    task, _ = load_trained(tmp_path / "a.safetensors")
+    assert task.config.workers <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("change", [{"imgsz": 10**9}, {"batch": None}, {"seed": "x"}])
+def test_wrong_settings_of_a_file_name_it(change: dict[str, Any], tmp_path: Path) -> None:
+    plain = {"task": "classify", "data": "x", "model": "test_resnet"} | change
+    metadata = {"pst_train": json.dumps({"config": plain, "classes": ["a"]})}
+    save_safetensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match=rf"a\.safetensors is not loaded, .*: {next(iter(change))} must"):
+        load_trained(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t * math.nan, "NaN or infinite, e.g. "),
+        (lambda t: t + math.inf, "NaN or infinite, e.g. "),
+        (lambda t: t.to(torch.int8), r"is torch\.int8, wanted is torch\.float32"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    run = fit(load_config("classify", overrides=settings("classify", tmp_path, max_steps=1)))
+    weights, plain, classes = read_weights(run / "last.safetensors")
+    name = next(name for name in weights if name.endswith("fc.weight"))
+    metadata = {"pst_train": json.dumps({"config": plain, "classes": classes})}
+    save_safetensors(weights | {name: change(weights[name])}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match=rf"a\.safetensors.*{message}"):
+        load_trained(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("classes", ["ab", ["a", "a"], [1, 2]])
+def test_classes_of_a_file_are_a_list_of_names(classes: Any, tmp_path: Path) -> None:
+    content = {"config": {"task": "classify"}, "classes": classes}
+    save_safetensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"pst_train": json.dumps(content)})
+    with pytest.raises(ValueError, match=r"a\.safetensors is damaged"):
+        load_trained(tmp_path / "a.safetensors")

@@ -26,6 +26,7 @@ from pst.data.coco import read_coco
 from pst.data.images import Split
 from pst.data.objects import Boxes
 from pst.data.paths import entry_of, root_of
+from pst.data.text import listed
 from pst.data.yaml_file import read_mapping
 from pst.data.yolo import read_yolo
 
@@ -73,7 +74,7 @@ def read_boxes(
         seen = set(torch.cat([target.labels[~target.crowd] for target in result.targets]).tolist())
         empty = [name for i, name in enumerate(result.classes) if i not in seen]
         if empty:
-            raise ValueError(f"no training image of {path} shows: {', '.join(empty)}. Remove the class or add images.")
+            raise ValueError(f"no training image of {path} shows: {listed(empty)}. Remove the class or add images.")
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pst.data.images import CorruptImageError, Sample
+
+_LOG = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -44,7 +47,7 @@ class Images(Dataset[Batch]):
         load: Reads sample i; raises `CorruptImageError` for a file that cannot be decoded.
         cache: Decode everything now and keep it.
         check: Decode everything now.
-        skip_corrupt: Leave corrupt images out.
+        skip_corrupt: Leave corrupt images out; the log counts them and names the first.
 
     Attributes:
         files: Of the samples that are left.
@@ -105,6 +108,8 @@ class Images(Dataset[Batch]):
                 f"{len(self.corrupt)} of {len(results)} images cannot be decoded:\n  {named}\n"
                 "Repair or remove them, or pass --skip-corrupt (skip_corrupt=true) to go on without them."
             )
+        if self.corrupt:
+            _LOG.warning("left out %d of %d images, the first: %s", len(self.corrupt), len(results), self.corrupt[0])
         self.kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
         self.files = [self.files[i] for i in self.kept]
         if not self.kept:

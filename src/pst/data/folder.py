@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pst.data.images import Split
 from pst.data.names import checked_names
+from pst.data.text import listed
 from pst.data.walk import list_folders, list_images
 
 
@@ -39,6 +40,6 @@ def read_folder(root: str | Path, split: str, classes: tuple[str, ...] | None = 
     if not found or len(empty) == len(found):
         raise FileNotFoundError(f"no image of any class in {folder}: expected {root}/{split}/CLASS/IMAGE")
     if empty and classes is None:
-        raise FileNotFoundError(f"no images in {folder} of the classes: {', '.join(empty)}")
+        raise FileNotFoundError(f"no images in {folder} of the classes: {listed(empty)}")
     images = [(file, names.index(name)) for name in found for file in files[name]]
     return Split([file for file, _ in images], [index for _, index in images], names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,8 @@ def _label_file(image: Path) -> Path:
 
 def _read_labels(image: Path, classes: int, *, keypoints: bool) -> Boxes:
     file = _label_file(image)
+    if os.path.lexists(file) and not file.is_file():
+        raise FileNotFoundError(f"{file} is a folder, or a link that leads nowhere: expected the labels of {image}")
     lines = read_text(file).split("\n") if file.is_file() else []  # no file: nothing to see
     rows = [_read_line(line, f"{file}:{i}", classes, keypoints) for i, line in enumerate(lines, 1) if line.strip()]
     table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
@@ -100,7 +103,7 @@ def _read_labels(image: Path, classes: int, *, keypoints: bool) -> Boxes:
 
 def _read_line(line: str, where: str, classes: int, keypoints: bool) -> list[float]:
     try:
-        label, *numbers = map(float, line.split())
+        label, *numbers = (float("" if "_" in word else word) for word in line.split())  # Python reads 0_1 as 1
     except ValueError:
         raise ValueError(f"{where}: expected numbers, got {shown(line)}") from None
     if not all(-0.01 <= n <= 1.01 for n in numbers[: 4 if keypoints else None]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,3 +49,15 @@ def training_loader(data: Images, order: Order, config: Config, accelerator: Acc
         pin_memory=accelerator.device.type == "cuda",
         persistent_workers=config.workers > 0,
     )
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Raise what a loader's process refused as it was there: PyTorch puts the whole traceback into its message."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        said = str(error)
+        if "in DataLoader worker process" not in said:
+            raise
+        raise type(error)(said.strip().rpartition(f"{type(error).__name__}: ")[2]) from error

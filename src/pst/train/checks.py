@@ -19,6 +19,8 @@ from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
 from pst.train.tasks.base import Task
 from pst.train.values import nearest
 
+_MARK = "stochastic_topk:"  # in the configuration of a run
+
 
 def check_folder(run: Path, *, resume: bool) -> None:
     """Refuse a run folder that would lose something.
@@ -30,6 +32,7 @@ def check_folder(run: Path, *, resume: bool) -> None:
     files.check_folder(run)
     if (run / CONFIG).exists() and not resume:
         raise FileExistsError(f"{run} holds a run: pass --resume to continue it, or choose another folder with out=…")
+    files.check_ours(run / CONFIG, _MARK)
     there = [name for name in (BEST, LAST, RESULTS, STATE) if (run / name).exists()]
     if there and not (run / CONFIG).exists() and not (resume and STATE in there):
         raise FileExistsError(f"{run} holds {there[0]}, which a run would replace: choose another folder with out=…")

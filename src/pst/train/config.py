@@ -111,6 +111,8 @@ class Config:
         for name, (least, most) in _RANGES.items():
             if hasattr(self, name):
                 _check_range(name, getattr(self, name), least, most)
+        if self.skip_corrupt and not (self.check_images or self.cache == "ram"):
+            raise ValueError("skip_corrupt needs check_images=true: what is not looked at is not left out")
         if self.warmup_epochs is not None:
             _check_range("warmup_epochs", self.warmup_epochs, 0, self.epochs)
         twice = sorted({"in_chans", "in_channels"} & set(_all_keys(self.model_args)))

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from pst.data.dataset import Batch, Images
-from pst.train.batches import as_it_is
+from pst.train.batches import as_it_is, worker_errors
 from pst.train.models import has_pst, load_trained, set_attention
 from pst.train.start import start
 
@@ -138,5 +138,6 @@ def predict(task: Task[Any], model: nn.Module, data: Images, accelerator: Accele
 
 def _batches(data: Subset[Batch], task: Task[Any], accelerator: Accelerator) -> Iterator[Batch]:
     c = task.config
-    for batch in DataLoader(data, batch_size=c.batch, num_workers=c.workers, collate_fn=as_it_is):
-        yield batch.to(accelerator.device)
+    with worker_errors():
+        for batch in DataLoader(data, batch_size=c.batch, num_workers=c.workers, collate_fn=as_it_is):
+            yield batch.to(accelerator.device)

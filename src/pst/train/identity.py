@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pst.data.images import Split
+from pst.data.text import listed
 from pst.train.tasks.base import Task
 
 _SPLITS = ("train", "val")
@@ -39,7 +40,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     changes = []
     if list(saved["classes"]) != now["classes"]:
-        changes.append(f"the classes were {', '.join(saved['classes'])} and are {', '.join(now['classes'])}")
+        changes.append(f"the classes were {listed(saved['classes'])} and are {listed(now['classes'])}")
     for name in _SPLITS:
         before, after = saved[name], now[name]
         if torch.equal(before["files"], after["files"]):

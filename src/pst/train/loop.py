@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pst.data.dataset import Batch
-from pst.train.batches import Order, training_loader
+from pst.train.batches import Order, training_loader, worker_errors
 from pst.train.checks import check_batch, check_disk, check_folder, check_names
 from pst.train.config import Config
 from pst.train.evaluate import predict
@@ -103,6 +103,7 @@ class Trainer:
         self._set_rate()
         self.accelerator.wait_for_everyone()
         if self.main:
+            check_folder(config.run_dir, resume=resume)  # another run may have begun in it meanwhile
             write_config(config)  # the first file: no check comes after it
 
     @property
@@ -161,7 +162,8 @@ class Trainer:
         loader = skip_first_batches(self.loader, done) if done else self.loader
         hidden = None if self.main else True  # None: shown on a terminal only
         title = f"epoch {self.progress.epoch + 1}/{self.config.epochs}"
-        yield from tqdm(loader, title, total=len(self.loader), initial=done, leave=False, disable=hidden)
+        with worker_errors():
+            yield from tqdm(loader, title, total=len(self.loader), initial=done, leave=False, disable=hidden)
 
     def _check(self, step: Step | None) -> None:
         path = self.config.run_dir / f"bad-batch-{self.accelerator.process_index}.pt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 import pst
 from pst.files import first_line
-from pst.model_config import check_model_config
+from pst.model_config import at_most, check_model_config
 from pst.train.config import Config
 from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, STATE, read_weights, save_weights
@@ -131,7 +132,7 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
 
     Raises:
         FileNotFoundError: ``source`` does not exist.
-        ValueError: It was not written by `fit`, or is damaged.
+        ValueError: It was not written by `fit`, or is damaged, or a weight is NaN or infinite.
     """
     path = Path(source)
     file = path / BEST if path.is_dir() else path
@@ -140,13 +141,20 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
     settings |= {"pretrained": False, "weights": None}  # it has its own
     name = str(settings.pop("task", None))
     try:
-        load_config(name, overrides=settings)
+        workers = load_config(name, overrides={**settings, "data": str(settings.get("data"))}).workers
     except ValueError as error:
         raise ValueError(f"{file} is damaged: its settings are none of a run: {first_line(error)}") from error
+    settings["workers"] = min(workers, os.cpu_count() or 1)  # a file may ask for a thousand processes
     task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
     try:
-        model = make_model(task, pretrained=False)
+        with at_most(sum(t.numel() for t in weights.values()), file):
+            model = make_model(task, pretrained=False)
         load_weights(model, weights)
     except ValueError as error:
-        raise ValueError(f"{file} holds other weights than its settings say: {first_line(error)}") from error
+        said = str(error) if str(file) in str(error) else f"{file} holds other weights than its settings say: {error}"
+        raise ValueError(said[:600]) from error
+    broken = [name for name, values in model.named_parameters() if not values.isfinite().all()]
+    broken += [name for name, values in model.named_buffers() if values.isnan().any()]
+    if broken:
+        raise ValueError(f"{file} holds weights that are NaN or infinite, e.g. {broken[0]}: train it again")
     return task, model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ PREDICTIONS = "predictions.json"
 _MARK = "pst predict"  # in the pictures
 
 
-def list_inputs(sources: Iterable[str | Path]) -> list[Path]:
+def list_images(sources: Iterable[str | Path]) -> list[Path]:
     """Files, and the images in folders, in order of name; each once.
 
     Raises:
@@ -46,7 +47,7 @@ def plan_pictures(files: Sequence[Path], out: Path, *, masks: bool) -> list[tupl
     Raises:
         FileExistsError: A file is in the way that is an image itself, or that `predict_images` did not write.
         NotADirectoryError: ``out`` is a file, or lies below one.
-        ValueError: Two would have one name, capitals aside, or a name is too long.
+        ValueError: Two would have one name, capitals and ways to write an accent aside, or a name is too long.
     """
     check_folder(out)
     inputs = {(stat.st_dev, stat.st_ino) for stat in map(Path.stat, files)}
@@ -55,7 +56,7 @@ def plan_pictures(files: Sequence[Path], out: Path, *, masks: bool) -> list[tupl
     for file in files:
         picture, mask = out / f"{file.stem}.png", out / f"{file.stem}.mask.png" if masks else None
         for target in filter(None, (picture, mask)):
-            other = owners.setdefault(target.name.lower(), file)
+            other = owners.setdefault(unicodedata.normalize("NFC", target.name).casefold(), file)
             if other is not file:
                 raise ValueError(f"{other} and {file} would both be drawn to {target}: give each an --out of its own")
             if len(os.fsencode(target.name)) > 255:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pst.data.images import decode
 from pst.files import write_text
 from pst.train.models import load_trained, set_attention
-from pst.train.picture_files import PREDICTIONS, list_inputs, plan_pictures, write_picture
+from pst.train.picture_files import PREDICTIONS, list_images, plan_pictures, write_picture
 from pst.train.start import start
 from pst.visualize.boxes import class_color, draw_boxes
 
@@ -60,7 +60,7 @@ def predict_images(
     """
     task, model = load_trained(source, **overrides)
     set_attention(model, topk=topk, fusion=fusion, selection=selection)
-    files, out = list_inputs(images), Path(out)
+    files, out = list_images(images), Path(out)
     pictures = plan_pictures(files, out, masks=task.config.task == "segment")
     accelerator = start(task.config)
     model = model.to(accelerator.device)

@@ -182,7 +182,8 @@ def describe_weights(metadata: Mapping[str, str], path: Path) -> tuple[dict[str,
     try:
         content = json.loads(metadata[_METADATA])
         settings, classes = dict(content["config"]), tuple(content["classes"])
-        if isinstance(settings["task"], str) and all(isinstance(name, str) for name in classes):
+        named = isinstance(content["classes"], list) and all(isinstance(name, str) for name in classes)
+        if isinstance(settings["task"], str) and named and len(set(classes)) == len(classes):
             return settings, classes
     except (ValueError, KeyError, TypeError, RecursionError):
         pass

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from torch import nn
 
 from pst.checkpoint import load_safetensors
+from pst.data.text import listed
 from pst.train.log import LOG
 from pst.train.state import BEST, describe_weights
 from pst.train.tasks import make_task
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pst.train.tasks.base import Task
 
 _MODEL = ("task", "model", "backbone", "encoder", "neck", "in_chans")  # settings that say which model it is
-_NAMED = 8  # classes that a line lists
 
 
 def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
@@ -67,9 +67,11 @@ def _report(path: Path, theirs: tuple[str, ...] | None, ours: tuple[str, ...], f
         count = "another number of" if theirs is None else len(theirs)
         LOG.warning("%s has %s classes, the data %d: left fresh are %s", path, count, len(ours), ", ".join(fresh))
     elif theirs is not None and theirs != ours:
-        names = [", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "") for names in (theirs, ours)]
         LOG.warning(
-            "%s has the classes %s, the data %s: all weights are loaded, those of the class layers too", path, *names
+            "%s has the classes %s, the data %s: all weights are loaded, those of the class layers too",
+            path,
+            listed(theirs),
+            listed(ours),
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pst.data.dataset import Batch, Images
 from pst.data.images import Sample, Split
+from pst.data.text import listed
 from pst.train.config import Config
 
 C = TypeVar("C", bound=Config)
@@ -35,12 +36,12 @@ class Task(ABC, Generic[C]):
 
     def dataset(self, split: str) -> Images:
         """A split of the data, checked; see `Images` for what is refused."""
-        listed, c = self.split(split), self.config
-        if listed.classes != self.classes:
-            raise ValueError(f"{c.data} has the classes {listed.classes}, the model {self.classes}")
-        load = self.loader(listed, train=split == "train")
-        data = Images(listed.images, load, cache=c.cache == "ram", check=c.check_images, skip_corrupt=c.skip_corrupt)
-        self.check(split, [listed.targets[i] for i in data.kept])
+        found, c = self.split(split), self.config
+        if found.classes != self.classes:
+            raise ValueError(f"{c.data} has the classes {listed(found.classes)}, the model {listed(self.classes)}")
+        load = self.loader(found, train=split == "train")
+        data = Images(found.images, load, cache=c.cache == "ram", check=c.check_images, skip_corrupt=c.skip_corrupt)
+        self.check(split, [found.targets[i] for i in data.kept])
         return data
 
     def check(self, split: str, targets: Sequence[Any]) -> None:

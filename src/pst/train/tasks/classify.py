@@ -19,6 +19,7 @@ from pst.backbones.channels import per_channel
 from pst.data.dataset import Batch
 from pst.data.folder import read_folder
 from pst.data.images import Sample, Split, centre_square, decode
+from pst.data.text import listed
 from pst.train import augment
 from pst.train.config import ClassifyConfig
 from pst.train.tasks.base import Record, Task
@@ -42,7 +43,7 @@ class Classify(Task[ClassifyConfig]):
             _LOG.warning("%s has one class, %s: every answer is right", self.config.data, self.classes[0])
         missing = [name for i, name in enumerate(self.classes) if i not in set(targets)]
         if split == "train" and missing:
-            raise ValueError(f"no training image that can be decoded shows: {', '.join(missing)}")
+            raise ValueError(f"no training image that can be decoded shows: {listed(missing)}")
 
     @override
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:

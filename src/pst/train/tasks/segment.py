@@ -18,6 +18,7 @@ from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.data.dataset import Batch
 from pst.data.images import GREY, Sample, Split, decode, fitted, letterbox
 from pst.data.masks import IGNORE, read_mask, read_masks, values_in
+from pst.data.text import listed
 from pst.train import augment
 from pst.train.config import SegmentConfig
 from pst.train.tasks.base import Record, Task
@@ -49,7 +50,7 @@ class Segment(Task[SegmentConfig]):
         if split == "train":
             missing = set(range(count)) - _values(targets, count, set(range(count)))
             if missing:
-                names = ", ".join(self.classes[i] for i in sorted(missing))
+                names = listed([self.classes[i] for i in sorted(missing)])
                 raise ValueError(
                     f"no training mask of {c.data} has a pixel of: {names}. A pixel's value is the index of its class, "
                     f"{IGNORE} is unlabelled: correct the masks, or remove the class."
