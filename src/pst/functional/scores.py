@@ -55,7 +55,7 @@ def mass_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
         scale: Factor on every logit, usually 1/√d.
 
     Returns:
-        (B, h, M), non-negative, sums to 1 over the tokens, `rounded`.
+        (B, h, M), non-negative, sums to 1 over the tokens.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     query, key = query.to(dtype), key.to(dtype)
@@ -79,7 +79,7 @@ def mass_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
             attn_mask=torch.cat([-normaliser, sink_logit], -1)[..., None, :],
             scale=scale,
         )[..., 0]
-    return rounded(share / (1 - share))
+    return share / (1 - share)
 
 
 def rounded(scores: Tensor) -> Tensor:

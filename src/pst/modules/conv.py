@@ -65,7 +65,7 @@ class ConvNormAct(nn.Module):
             return
         wide = torch.promote_types(conv.weight.dtype, torch.float32)
         assert isinstance(norm, nn.BatchNorm2d)  # tells the type checker
-        folded = fuse_conv_bn_eval(copy.deepcopy(conv).to(wide), copy.deepcopy(norm).to(wide))
+        folded = fuse_conv_bn_eval(copy.deepcopy(conv).to(wide).eval(), copy.deepcopy(norm).to(wide))
         self.conv, self.bn = folded.to(conv.weight.dtype), nn.Identity().eval()
 
 
