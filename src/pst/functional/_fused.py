@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from pst.functional._attend import softmax_attention
-from pst.functional._rule import Selected, selected_by
-from pst.functional._types import FineTokens, Gate, Inputs, LinearGate, check_gated, fine_tokens
+from pst.functional._rule import Selected
+from pst.functional._types import FineTokens, Gate, Inputs, LinearGate, check_gated
 from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
+from pst.functional.selection import selected_by
 
 
 def fused(
@@ -74,7 +75,7 @@ def _gather_children(inputs: Inputs, fine: FineTokens, selected: Selected) -> _C
     if used is not None:
         spread = used[..., None].expand(*[-1] * used.ndim, slots).flatten(-2)
         valid = spread if valid is None else valid & spread
-    key, value = fine_tokens(fine, index.flatten(2), inputs.query)
+    key, value = fine(index.flatten(2))
     if selected.grid is not None:
         key, value = (t.reshape(*index.shape, t.shape[-1]).flatten(1, 2) for t in (key, value))
         parent = parent.flatten(1, 2)
@@ -107,8 +108,8 @@ def _without_parents(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`refinement_bias`, and coarse keys and values for each block of queries, 0 at the parents that give way.
 
-    A logit bias of −∞ alone would let a NaN or an infinity through that the parent holds. Its value is set to 0, and its
-    key to that of the first child: a 0 there would make NaN of an infinite query.
+    A logit bias of −∞ alone would let a NaN or an infinity through that the parent holds. Its value is set to 0, its key
+    to that of the first child: a 0 there would make NaN of an infinite query.
     """
     key, value = _for_each_block(query, key, value)
     bias = refinement_bias(children, key.shape[2], dtype)

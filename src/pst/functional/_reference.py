@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pst.functional._rule import ranked, selected_by
-from pst.functional._types import FineTokens, Gate, Inputs, check_gated, fine_tokens
+from pst.functional._rule import ranked
+from pst.functional._types import FineTokens, Gate, Inputs, check_gated
 from pst.functional.grid import Size, parent_index
 from pst.functional.scores import gumbel_scores, rounded, without_autocast
-from pst.functional.selection import Gumbel, Mass, Mean, Nucleus, Random, Window
+from pst.functional.selection import Gumbel, Mass, Mean, Nucleus, Random, Window, selected_by
 
 
 def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Tensor:
@@ -46,7 +46,7 @@ def _with_children(inputs: Inputs, fine: FineTokens, logits: Tensor) -> Tensor:
     block = _block_of(inputs.fine_size, (1, 1) if grid is None else grid).to(query.device)
     owner = parent_index(inputs.fine_size, inputs.coarse_size, device=query.device)
     everywhere = torch.arange(len(owner), device=query.device).expand(*query.shape[:2], -1)
-    fine_key, fine_value = (_wide(t) for t in fine_tokens(fine, everywhere, inputs.query))
+    fine_key, fine_value = (_wide(t) for t in fine(everywhere))
     fine_logits = torch.einsum("bhnd,bhmd->bhnm", query, fine_key) * inputs.scale
 
     out = torch.empty_like(query)

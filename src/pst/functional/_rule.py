@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pst.functional._checks import check_tensor
 from pst.functional.grid import Size
 
 
@@ -64,27 +63,6 @@ class SelectionRule(Protocol):
         Runs without gradients. Draws random numbers from ``tokens.generator`` alone, if from any.
         """
         ...
-
-
-def selected_by(rule: SelectionRule, tokens: Tokens) -> Selected:
-    """What ``rule`` selects; raise TypeError or ValueError unless it has the form that `Selected` describes."""
-    selected = rule.select(tokens)
-    if not isinstance(selected, Selected):
-        raise TypeError(f"{type(rule).__name__} must return a Selected, got {type(selected).__name__}")
-    index, valid, grid = selected
-    batch, heads = tokens.query.shape[:2]
-    lead = (batch, heads) if grid is None else (batch, heads, grid[0] * grid[1])
-    check_tensor(f"what {type(rule).__name__} selects", index)
-    if index.dtype != torch.int64:
-        raise TypeError(f"{type(rule).__name__} must select by int64 indices, got {index.dtype}")
-    if index.shape[:-1] != lead or index.shape[-1] == 0:
-        wanted = f"({', '.join(str(n) for n in lead)}, k)"
-        raise ValueError(f"{type(rule).__name__} must select indices of shape {wanted} with k ≥ 1, got {tuple(index.shape)}")
-    if valid is not None and (valid.dtype != torch.bool or valid.shape != index.shape):
-        raise ValueError(
-            f"{type(rule).__name__} must give valid as bool of shape {tuple(index.shape)}, got {valid.dtype} {tuple(valid.shape)}"
-        )
-    return selected
 
 
 def ranked(scores: Tensor) -> Tensor:

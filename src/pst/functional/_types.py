@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pst.functional._checks import autocasts, check_kind, check_pair_of_tensors
 from pst.functional._rule import SelectionRule, Tokens
 
 # (B, h, T) flat fine indices -> fine keys and values, (B, h, T, d) each
@@ -35,24 +34,13 @@ def check_gated(gated: Tensor, branch: Tensor) -> Tensor:
     """Return what a gate gave; raise TypeError or ValueError unless it is a tensor of the branch's shape."""
     if not isinstance(gated, Tensor):
         raise TypeError(f"the gate must give a tensor, got {type(gated).__name__}")
+    width = branch.shape[-1]
     if gated.shape != branch.shape:
         raise ValueError(
-            f"the gate must give {branch.shape[-1]} channels for {2 * branch.shape[-1]}, got shape "
-            f"{tuple(gated.shape)} in place of {tuple(branch.shape)}: build it as Linear({2 * branch.shape[-1]}, {branch.shape[-1]})"
+            f"the gate must give {width} channels for {2 * width}, got shape {tuple(gated.shape)} in place of "
+            f"{tuple(branch.shape)}: build it as Linear({2 * width}, {width})"
         )
     return gated
-
-
-def fine_tokens(fine: FineTokens, index: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-    """Fine keys and values at ``index`` (B, h, T); raise TypeError or ValueError unless they are (B, h, T, d) each."""
-    pair = check_pair_of_tensors("what fine gives", fine(index), "(key, value), two tensors")
-    shape = (*index.shape, query.shape[-1])
-    for name, t in zip(("keys", "values"), pair, strict=True):
-        if t.shape != shape:
-            raise ValueError(f"fine must give {name} of shape {tuple(shape)} for these positions, got {tuple(t.shape)}")
-        if not autocasts(query):
-            check_kind(f"what fine gives as {name}", t, query)
-    return pair
 
 
 class Inputs(NamedTuple):

@@ -104,7 +104,7 @@ def pyramid_sparse_attention(
     )
     tokens, weights = None, None
     if topk > 0 and fine is not None:
-        tokens = fine if callable(fine) else _tokens_of(fine, query)
+        tokens = _checked(fine, query) if callable(fine) else _tokens_of(fine, query)
         weights = gate if gate is None or callable(gate) else _check_gate(gate, query)
     out = attend(inputs, tokens, weights, impl)
     return out.reshape(*query.shape)  # Tensor.unflatten would make a size that TorchScript traces a constant
@@ -143,6 +143,22 @@ def _tokens_of(fine: object, query: Tensor) -> FineTokens:
             raise ValueError(f"{name} must have the query's shape {tuple(query.shape)}, got {tuple(t.shape)}")
         check_kind(name, t, query)
     return gather_tokens(fine_key.flatten(2, 3), fine_value.flatten(2, 3))
+
+
+def _checked(fine: FineTokens, query: Tensor) -> FineTokens:
+    """``fine``, which raises TypeError or ValueError once it gives anything but two tensors (B, h, T, d)."""
+
+    def tokens(index: Tensor) -> tuple[Tensor, Tensor]:
+        pair = check_pair_of_tensors("what fine gives", fine(index), "(key, value), two tensors")
+        shape = (*index.shape, query.shape[-1])
+        for name, t in zip(("keys", "values"), pair, strict=True):
+            if t.shape != shape:
+                raise ValueError(f"fine must give {name} of shape {shape} for these positions, got {tuple(t.shape)}")
+            if not autocasts(query):
+                check_kind(f"what fine gives as {name}", t, query)
+        return pair
+
+    return tokens
 
 
 def _check_gate(gate: object, query: Tensor) -> LinearGate:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pst.functional._checks import DTYPES, check_generator, check_scale, check_tensor, check_topk
-from pst.functional._rule import Selected, SelectionRule, Tokens, highest, ranked, selected_by
+from pst.functional._rule import Selected, SelectionRule, Tokens, highest, ranked
 from pst.functional.grid import Size, block_grid, child_index
 from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores, rounded
 
@@ -168,6 +168,33 @@ def check_selection(selection: str | SelectionRule) -> SelectionRule:
             f"got {selection!r} ({type(selection).__name__})"
         )
     return selection
+
+
+def selected_by(rule: SelectionRule, tokens: Tokens) -> Selected:
+    """What ``rule`` selects.
+
+    Raises:
+        TypeError: A rule of the user's gives something else than a `Selected`, or other indices than int64.
+        ValueError: Their shape, or that of ``valid``, is another than `Selected` describes.
+    """
+    selected = rule.select(tokens)
+    name = type(rule).__name__
+    if type(rule) in RULES.values():
+        return selected
+    if not isinstance(selected, Selected):
+        raise TypeError(f"{name} must return a Selected, got {type(selected).__name__}")
+    index, valid, grid = selected
+    check_tensor(f"what {name} selects", index)
+    if index.dtype != torch.int64:
+        raise TypeError(f"{name} must select by int64 indices, got {index.dtype}")
+    lead = (*tokens.query.shape[:2], *(() if grid is None else (grid[0] * grid[1],)))
+    if index.shape[:-1] != lead or index.shape[-1] == 0:
+        wanted = ", ".join(str(n) for n in (*lead, "k"))
+        raise ValueError(f"{name} must select indices of shape ({wanted}) with k ≥ 1, got {tuple(index.shape)}")
+    if valid is not None and (valid.dtype != torch.bool or valid.shape != index.shape):
+        got = f"{valid.dtype} of {tuple(valid.shape)}"
+        raise ValueError(f"{name} must give valid as bool of shape {tuple(index.shape)}, got {got}")
+    return selected
 
 
 def to_plain(selection: str | SelectionRule) -> object:

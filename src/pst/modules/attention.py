@@ -152,10 +152,10 @@ class PyramidSparseAttention(nn.Module):
         """Keys and values of the fine map, (B, 2C, H, W); None with k = 0, which may update their statistics."""
         statistics = self.fine_statistics
         if topk > 0:
-            return self.kv(x) if statistics is None else statistics(self.kv, x)
+            return self.kv(x) if statistics is None else statistics.project(self.kv, x)
         if statistics is not None and statistics.updates(self.kv):
             with torch.no_grad():
-                statistics(self.kv, x)
+                statistics.project(self.kv, x)
         return None
 
     def _position(self, value: Tensor, upper: Tensor, topk: int) -> Tensor:

@@ -53,6 +53,11 @@ class ConvNormAct(nn.Module):
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         return self.act(self.bn(self.conv(x)))
 
+    @property
+    def folded(self) -> bool:
+        """Whether `fold_norm` did so: this class builds its convolution without a bias."""
+        return isinstance(self.bn, nn.Identity) and getattr(self.conv, "bias", None) is not None
+
     def fold_norm(self) -> None:
         """Fold the BatchNorm into the convolution for inference, in float32 at least; see `pst.fuse`.
 

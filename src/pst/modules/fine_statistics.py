@@ -17,9 +17,10 @@ class FineStatistics(nn.Module):
     """Mean and variance with which a key/value projection normalises the fine map, in eval mode or when tracked.
 
     Coarse and fine keys share the whole projection, a Module with one BatchNorm anywhere in it; the fine ones get
-    running statistics of their own. The projection is called as a whole, with these in the place of its BatchNorm's.
-    In eval mode nothing of it is written to, so that several threads may run one model. Once that was folded into a convolution, the projection's output gets one more scale and shift for each channel
-    instead, which is the same where BatchNorm was the last step.
+    running statistics of their own. The projection is called as a whole, with these in the place of its BatchNorm's. In
+    eval mode nothing is written for that, so that several threads may run one model. Once the BatchNorm was folded into
+    a convolution, the projection's output gets one more scale and shift for each channel instead, which is the same
+    where BatchNorm was the last step.
 
     Args:
         norm: The projection's BatchNorm, with running statistics.
@@ -42,7 +43,11 @@ class FineStatistics(nn.Module):
         self.tracked = False
         self._norm = (norm,)  # not as a submodule: it is the projection's, until that folds it and throws it away
 
-    def forward(self, projection: nn.Module, x: Tensor) -> Tensor:
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance; called for them, so that hooks which bring offloaded buffers back run."""
+        return self.mean, self.var
+
+    def project(self, projection: nn.Module, x: Tensor) -> Tensor:
         """Project a fine map (B, C, H, W), and update the running statistics where `updates` says so.
 
         Returns:
@@ -59,7 +64,7 @@ class FineStatistics(nn.Module):
         if norm.training and not self.tracked:
             return projection(x)
         if is_eager() and not norm.training:
-            with _StandIn(norm, self.mean, self.var) as stand_in:
+            with _StandIn(norm, *self()) as stand_in:
                 y = projection(x)
             if stand_in.met:
                 return y
@@ -71,7 +76,7 @@ class FineStatistics(nn.Module):
         Also serves a BatchNorm that computes otherwise than by PyTorch's function.
         """
         own = norm.running_mean, norm.running_var, norm.num_batches_tracked
-        norm.running_mean, norm.running_var = self.mean, self.var
+        norm.running_mean, norm.running_var = self()
         if norm.training and norm.num_batches_tracked is not None:
             norm.num_batches_tracked = norm.num_batches_tracked - 1  # the coarse map has counted this pass
         try:  # not torch.func.functional_call, which torch.jit.trace refuses
@@ -91,10 +96,9 @@ class FineStatistics(nn.Module):
         where f and c stand for fine and coarse, z is BatchNorm's input.
         """
         norm = self._norm[0]
-        dtype = torch.promote_types(self.mean.dtype, torch.float32)
-        coarse_mean, coarse_var, mean, var = (
-            t.to(self.mean.device, dtype) for t in (*running(norm), self.mean, self.var)
-        )
+        own = self()
+        dtype = torch.promote_types(own[0].dtype, torch.float32)
+        coarse_mean, coarse_var, mean, var = (t.to(own[0].device, dtype) for t in (*running(norm), *own))
         inverse = (var + norm.eps).rsqrt()
         scale, shift = (coarse_var + norm.eps).sqrt() * inverse, (coarse_mean - mean) * inverse
         if norm.affine:
@@ -113,7 +117,7 @@ class _StandIn(TorchFunctionMode):
         super().__init__()
         self._norm, self._mean, self._var, self.met = norm, mean, var, False
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call ``func``."""
         kwargs = {} if kwargs is None else kwargs
         if func is F.batch_norm:
