@@ -32,7 +32,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.device 
     Raises:
         TypeError: ``model`` is not a Module.
         ValueError: ``model`` holds no PST layer, or one without a BatchNorm to calibrate; there is no batch, or a layer
-            saw too little. Then nothing is changed.
+            saw too little, or NaN or infinity. Then nothing is changed.
     """
     layers = attention_layers(model)
     moments = {name: _Moments(_norm(layer, name)) for name, layer in layers.items()}
@@ -53,6 +53,9 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.device 
     short = [name for name, seen in moments.items() if seen.count < 2]
     if short:
         raise ValueError(f"the batches gave no two positions of a fine map to these layers: {short}; give more images")
+    spoilt = [name for name, seen in moments.items() if not seen.finite]
+    if spoilt:
+        raise ValueError(f"NaN or infinity reached these layers: {spoilt}; look for it in the images and the weights")
     for name, layer in layers.items():
         tracked = layer.fine_statistics is not None and layer.fine_statistics.tracked
         layer.fine_statistics = moments[name].statistics()
@@ -124,6 +127,11 @@ class _Moments:
         self._mean = self._mean + delta * (values.shape[1] / count)
         self._squares = self._squares + var * values.shape[1] + delta**2 * (self.count * values.shape[1] / count)
         self.count = count
+
+    @property
+    def finite(self) -> bool:
+        """Whether mean and variance are."""
+        return bool((self._mean + self._squares).isfinite().all())
 
     def statistics(self) -> FineStatistics:
         """With the unbiased variance, as BatchNorm keeps."""

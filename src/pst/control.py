@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from pst.functional.attention import Fusion, check_fusion, check_topk
+from pst.functional._checks import check_fusion, check_share, check_topk
+from pst.functional.attention import Fusion
 from pst.functional.selection import SelectionRule, check_selection
 from pst.modules.attention import PyramidSparseAttention
 
@@ -138,6 +139,7 @@ def set_gate(model: nn.Module, share: float) -> None:
             parameters of a Linear (parametrised, pruned, quantised, an adapter), or ``share`` is out of range. Then
             nothing is changed.
     """
+    check_share(share)
     if not 0 < share < 1:
         raise ValueError(f"share must be above 0 and below 1, got {share!r}: k = 0 leaves the fine branch out")
     layers = attention_layers(model)

@@ -14,7 +14,7 @@ from pst.checkpoint import load_safetensors
 from pst.files import first_line
 from pst.functional.selection import check_selection, from_plain, to_plain
 from pst.model_config import at_most, check_model_config
-from pst.modules import PyramidSparseAttention
+from pst.modules import ConvNormAct, PyramidSparseAttention
 from pst.transfer import class_entries, load_weights
 
 _LOG = logging.getLogger(__name__)
@@ -93,7 +93,14 @@ class PSTHubMixin(
         Raises:
             TypeError: The model was built with an argument, or a PST layer has a selection rule, that JSON cannot
                 describe. Then nothing is written.
+            ValueError: The model is fused: what ``from_pretrained`` builds would not take its weights.
         """
+        model: Any = self
+        folded = [name for name, m in model.named_modules() if isinstance(m, ConvNormAct) and m.folded]
+        if folded:
+            raise ValueError(
+                f"this model is fused (its {folded[0]} has no BatchNorm any more): save it before pst.fuse"
+            )
         if config is None and self._hub_lost:
             raise TypeError(f"JSON cannot describe the arguments {self._hub_lost} of this model: pass config=…")
         if config is None:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pst.control import attention_layers, inner_model
-from pst.functional.attention import check_topk
-from pst.modules.hooks import DrawTopk, FreezeNorms
+from pst.functional._checks import check_generator, check_share, check_topk
+from pst.modules.hooks import Before, DrawTopk, FreezeNorms
 
 
 class Handle:
@@ -59,12 +59,16 @@ def stochastic_topk(
         Handle that ends it, by `remove` or as a context manager.
 
     Raises:
-        TypeError: ``model`` is not a Module, or a choice not an integer.
+        TypeError: ``model`` is not a Module, a choice not an integer, ``share`` no number, ``generator`` no Generator.
         ValueError: ``model`` holds no PST layer, there are no choices, one is negative, or ``share`` is no share.
     """
     layers = attention_layers(model).values()
+    if not isinstance(choices, Sequence) or isinstance(choices, str):
+        raise TypeError(f"choices must be a list or tuple of k, e.g. (0, 4, 8, 16), got {choices!r}")
     if not choices:
         raise ValueError("choices must hold at least one k, e.g. (0, 4, 8, 16), got none")
+    check_generator(generator)
+    check_share(share)
     if not 0 <= share <= 1:
         raise ValueError(f"share must be from 0 to 1, got {share!r}")
     hook = DrawTopk(tuple(check_topk(k) for k in choices), share, generator)
@@ -95,7 +99,8 @@ def gate_parameters(model: nn.Module) -> list[nn.Parameter]:
 def freeze_except_gate(model: nn.Module) -> Handle:
     """Let nothing but the gates learn: no other parameter has a gradient, and every BatchNorm stays in eval mode.
 
-    For tuning the gate alone, with k > 0, on a model that was trained with k = 0. BatchNorms stay in eval mode in
+    For tuning the gate alone, with k > 0, on a model that was trained with k = 0. A gate of which some parameters were
+    frozen before, such as an adapter around it, learns by the others. BatchNorms stay in eval mode in
     every pass, also after ``model.train()``.
 
     Returns:
@@ -105,18 +110,39 @@ def freeze_except_gate(model: nn.Module) -> Handle:
         TypeError: ``model`` is not a Module.
         ValueError: ``model`` holds no PST layer, or one without a gate.
     """
-    gates = {id(p) for p in gate_parameters(model)}
-    learns = [(p, p.requires_grad) for p in model.parameters()]
-    modes = [(m, m.training) for m in model.modules()]
-    for p, _ in learns:
-        p.requires_grad_(id(p) in gates)
-    registered = inner_model(model).register_forward_pre_hook(FreezeNorms())
+    gate_parameters(model)  # refuses
+    others = _frozen(model)
+    before = others[0].before if others else _state(model)
+    gates = [layer.gate for layer in attention_layers(model).values() if layer.gate is not None]
+    learning = {id(p) for gate in gates for p in _learning(gate)}
+    for p in model.parameters():
+        p.requires_grad_(id(p) in learning)
+    hook = FreezeNorms()
+    hook.before = before
+    registered = inner_model(model).register_forward_pre_hook(hook)
 
     def undo() -> None:
         registered.remove()
-        for p, required in learns:
+        if before is None or _frozen(model):  # the last one to go gives back what was before the first
+            return
+        for p, required in before[0]:
             p.requires_grad_(required)
-        for m, mode in modes:
+        for m, mode in before[1]:
             m.training = mode
 
     return Handle(undo)
+
+
+def _learning(gate: nn.Module) -> list[nn.Parameter]:
+    """Those that are not frozen; all where every one is."""
+    return [p for p in gate.parameters() if p.requires_grad] or list(gate.parameters())
+
+
+def _frozen(model: nn.Module) -> list[FreezeNorms]:
+    """The hooks of `freeze_except_gate` calls on this model that are not undone."""
+    hooks = inner_model(model)._forward_pre_hooks.values()
+    return [hook for hook in hooks if isinstance(hook, FreezeNorms) and hook.before is not None]
+
+
+def _state(model: nn.Module) -> Before:
+    return [(p, p.requires_grad) for p in model.parameters()], [(m, m.training) for m in model.modules()]

@@ -80,12 +80,12 @@ BAD_ARGUMENTS = {
     "integers": (
         {"query": zeros(*MAP, dtype=torch.int64)},
         TypeError,
-        "query, key and value must share one float dtype, got torch.int64 and torch.int64",
+        "query, key and value must share one float dtype of 16 bits or more, got torch.int64 and torch.int64",
     ),
     "dtype": (
         {"key": zeros(*COARSE, dtype=torch.float64)},
         TypeError,
-        "query, key and value must share one float dtype, got torch.float32 and torch.float64",
+        "query, key and value must share one float dtype of 16 bits or more, got torch.float32 and torch.float64",
     ),
     "device": (
         {"value": zeros(*COARSE, device="meta")},

@@ -12,6 +12,7 @@ from pst.functional._attend import softmax_attention
 from pst.functional._rule import Selected
 from pst.functional._types import FineTokens, Gate, Inputs, LinearGate, check_gated
 from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
+from pst.functional.selection import selected_by
 
 
 def fused(
@@ -28,7 +29,7 @@ def fused(
         return attention(query, key, value, scale=scale)
 
     with torch.no_grad():
-        selected = inputs.rule.select(inputs.tokens())
+        selected = selected_by(inputs.rule, inputs.tokens())
     if inputs.observer is not None:
         inputs.observer(selected.marked())
     children = _gather_children(inputs, fine, selected)
@@ -51,8 +52,9 @@ class _Children(NamedTuple):
     """The fine tokens of each image and head; G blocks of queries with their own stand side by side, as heads do.
 
     Attributes:
-        key: (B, h·G, T, d), T = k·slots; 0 where not ``valid``, so that NaN and infinity there go nowhere.
-        value: (B, h·G, T, d), likewise.
+        key: (B, h·G, T, d), T = k·slots; that of the first slot where not ``valid``, so that NaN and infinity there go
+            nowhere, and an infinite query makes none.
+        value: (B, h·G, T, d); 0 where not ``valid``.
         parent: (B, h·G, k) flat coarse indices.
         used: (B, h·G, k) bool, which parents give way to their children; None when all do.
         valid: (B, h·G, T) bool, which slots are children of such; None when all are.
@@ -80,7 +82,7 @@ def _gather_children(inputs: Inputs, fine: FineTokens, selected: Selected) -> _C
         parent = parent.flatten(1, 2)
         used, valid = (None if t is None else t.flatten(1, 2) for t in (used, valid))
     if valid is not None:
-        key, value = (t.masked_fill(~valid[..., None], 0) for t in (key, value))
+        key, value = torch.where(valid[..., None], key, key[:, :, :1]), value.masked_fill(~valid[..., None], 0)
     return _Children(key, value, parent, used, valid, slots)
 
 
@@ -107,12 +109,13 @@ def _without_parents(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`refinement_bias`, and coarse keys and values for each block of queries, 0 at the parents that give way.
 
-    A logit bias of −∞ alone would let a NaN or an infinity through that the parent holds.
+    A logit bias of −∞ alone would let a NaN or an infinity through that the parent holds. Its value is set to 0, its key
+    to that of the first child: a 0 there would make NaN of an infinite query.
     """
     key, value = _for_each_block(query, key, value)
     bias = refinement_bias(children, key.shape[2], dtype)
     gone = bias[..., : key.shape[2], None] < 0
-    return bias, key.masked_fill(gone, 0), value.masked_fill(gone, 0)
+    return bias, torch.where(gone, children.key[:, :, :1].to(key.dtype), key), value.masked_fill(gone, 0)
 
 
 def _in_one_pass(

@@ -13,7 +13,7 @@ from pst.functional._rule import ranked
 from pst.functional._types import FineTokens, Gate, Inputs, check_gated
 from pst.functional.grid import Size, parent_index
 from pst.functional.scores import gumbel_scores, rounded, without_autocast
-from pst.functional.selection import Gumbel, Mass, Mean, Nucleus, Random, Window
+from pst.functional.selection import Gumbel, Mass, Mean, Nucleus, Random, Window, selected_by
 
 
 def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Tensor:
@@ -87,7 +87,7 @@ def _select(inputs: Inputs, logits: Tensor) -> tuple[Tensor, Size | None]:
     """
     rule, (height, width) = inputs.rule, inputs.fine_size
     if not isinstance(rule, (Gumbel, Mass, Mean, Nucleus, Random, Window)):
-        asked = rule.select(inputs.tokens())
+        asked = selected_by(rule, inputs.tokens())
         return asked.marked() if asked.grid is not None else asked.marked()[:, :, None], asked.grid
     grid = (min(rule.grid, height), min(rule.grid, width)) if isinstance(rule, Window) else None
     block = _block_of(inputs.fine_size, (1, 1) if grid is None else grid).to(logits.device)

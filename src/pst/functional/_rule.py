@@ -40,7 +40,7 @@ class Selected(NamedTuple):
     Attributes:
         indices: (B, h, k) int64 flat coarse indices, highest score first; (B, h, G, k) where each block of queries has
             its own. No token stands twice in a row.
-        valid: Bool, shape of ``indices``: which slots are used, at least one in each row; None when all are.
+        valid: Bool, shape of ``indices``: which slots are used, the first of each row always; None when all are.
         grid: Rows and columns of blocks that the queries are divided into, G of them (`block_index`); None without.
     """
 

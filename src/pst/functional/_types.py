@@ -31,11 +31,14 @@ class LinearGate(NamedTuple):
 
 
 def check_gated(gated: Tensor, branch: Tensor) -> Tensor:
-    """Return what a gate gave; raise ValueError unless it has a channel for each of the branch's."""
-    if gated.shape[-1] != branch.shape[-1]:
+    """Return what a gate gave; raise TypeError or ValueError unless it is a tensor of the branch's shape."""
+    if not isinstance(gated, Tensor):
+        raise TypeError(f"the gate must give a tensor, got {type(gated).__name__}")
+    width = branch.shape[-1]
+    if gated.shape != branch.shape:
         raise ValueError(
-            f"the gate must give {branch.shape[-1]} channels for {2 * branch.shape[-1]}, got shape "
-            f"{tuple(gated.shape)}: build it as Linear({2 * branch.shape[-1]}, {branch.shape[-1]})"
+            f"the gate must give {width} channels for {2 * width}, got shape {tuple(gated.shape)} in place of "
+            f"{tuple(branch.shape)}: build it as Linear({2 * width}, {width})"
         )
     return gated
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -10,6 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pst.functional._checks import (
+    autocasts,
+    check_implementation,
+    check_kind,
+    check_maps,
+    check_options,
+    check_pair_of_tensors,
+    check_scale,
+    check_topk,
+)
 from pst.functional._dispatch import implementation_for, refusal_of_triton
 from pst.functional._fused import fused
 from pst.functional._reference import reference
@@ -18,8 +27,6 @@ from pst.functional.selection import SelectionRule, check_selection
 
 Fusion = Literal["gate", "refine"]
 Implementation = Literal["auto", "fused", "triton", "reference"]
-FUSIONS = ("gate", "refine")
-IMPLEMENTATIONS = ("auto", "fused", "triton", "reference")
 
 
 def pyramid_sparse_attention(
@@ -80,7 +87,7 @@ def pyramid_sparse_attention(
     """
     check_maps(query, key, value)
     topk = check_topk(topk)
-    _check_options(fusion, impl, fine, gate, topk)
+    check_options(fusion, impl, fine, gate, topk, generator, observer)
     size = (query.shape[2], query.shape[3])
     inputs = Inputs(
         query=query.flatten(2, 3),
@@ -89,7 +96,7 @@ def pyramid_sparse_attention(
         topk=topk,
         fusion=fusion,
         rule=check_selection(selection),
-        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        scale=check_scale(scale, query.shape[-1]),
         generator=generator,
         observer=observer,
         fine_size=size,
@@ -97,7 +104,7 @@ def pyramid_sparse_attention(
     )
     tokens, weights = None, None
     if topk > 0 and fine is not None:
-        tokens = fine if callable(fine) else _tokens_of(*fine, query)
+        tokens = _checked(fine, query) if callable(fine) else _tokens_of(fine, query)
         weights = gate if gate is None or callable(gate) else _check_gate(gate, query)
     out = attend(inputs, tokens, weights, impl)
     return out.reshape(*query.shape)  # Tensor.unflatten would make a size that TorchScript traces a constant
@@ -105,6 +112,8 @@ def pyramid_sparse_attention(
 
 def attend(inputs: Inputs, fine: FineTokens | None, gate: Gate | None, impl: str) -> Tensor:
     """`pyramid_sparse_attention` of arguments that need no check, for a module that made them itself."""
+    if fine is not None and gate is None and inputs.fusion == "gate":
+        raise ValueError('fusion="gate" with topk > 0 needs a gate, and there is None: put one back, or use "refine"')
     return _implementation(impl, inputs, gate)(inputs, fine, gate)
 
 
@@ -126,13 +135,45 @@ def _implementation(impl: str, inputs: Inputs, gate: Gate | None) -> Callable[..
     return partial(fused, kernel=attend)
 
 
-def _tokens_of(fine_key: Tensor, fine_value: Tensor, query: Tensor) -> FineTokens:
-    """`gather_tokens` of maps (B, h, H, W, d), which must have the query's shape, dtype and device."""
+def _tokens_of(fine: object, query: Tensor) -> FineTokens:
+    """`gather_tokens` of two maps (B, h, H, W, d), which must have the query's shape, dtype and device."""
+    fine_key, fine_value = check_pair_of_tensors("fine", fine, "(key, value), two tensors, or a function of positions")
     for name, t in (("fine key", fine_key), ("fine value", fine_value)):
         if t.shape != query.shape:
             raise ValueError(f"{name} must have the query's shape {tuple(query.shape)}, got {tuple(t.shape)}")
-        _check_kind(name, t, query)
+        check_kind(name, t, query)
     return gather_tokens(fine_key.flatten(2, 3), fine_value.flatten(2, 3))
+
+
+def _checked(fine: FineTokens, query: Tensor) -> FineTokens:
+    """``fine``, which raises TypeError or ValueError once it gives anything but two tensors (B, h, T, d)."""
+
+    def tokens(index: Tensor) -> tuple[Tensor, Tensor]:
+        pair = check_pair_of_tensors("what fine gives", fine(index), "(key, value), two tensors")
+        shape = (*index.shape, query.shape[-1])
+        for name, t in zip(("keys", "values"), pair, strict=True):
+            if t.shape != shape:
+                raise ValueError(f"fine must give {name} of shape {shape} for these positions, got {tuple(t.shape)}")
+            if not autocasts(query):
+                check_kind(f"what fine gives as {name}", t, query)
+        return pair
+
+    return tokens
+
+
+def _check_gate(gate: object, query: Tensor) -> LinearGate:
+    """The gate's weight and bias; raise TypeError or ValueError unless they fit ``query``."""
+    weight, bias = check_pair_of_tensors("gate", gate, "(weight, bias), two tensors, or a function of both branches")
+    d = query.shape[-1]
+    if weight.shape != (d, 2 * d) or bias.shape != (d,):
+        raise ValueError(
+            f"gate must be weight ({d}, {2 * d}) and bias ({d},) for head width {d}, "
+            f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
+        )
+    if not autocasts(query):
+        check_kind("gate weight", weight, query)
+        check_kind("gate bias", bias, query)
+    return LinearGate(weight, bias)
 
 
 def gather_tokens(key: Tensor, value: Tensor) -> FineTokens:
@@ -143,96 +184,3 @@ def gather_tokens(key: Tensor, value: Tensor) -> FineTokens:
         return key.gather(2, index), value.gather(2, index)
 
     return gather
-
-
-def check_topk(topk: int) -> int:
-    """Return ``topk`` as an int; raise TypeError for a non-integer (bool included), ValueError for k < 0."""
-    if isinstance(topk, bool):
-        raise TypeError(f"topk must be an integer, got {topk!r}: use 0 to switch fine attention off, 8 for on")
-    if isinstance(topk, torch.SymInt):  # a size under torch.compile or torch.export
-        return topk
-    try:
-        topk = operator.index(topk)
-    except TypeError:
-        raise TypeError(f"topk must be an integer, got {topk!r} ({type(topk).__name__})") from None
-    if topk < 0:
-        raise ValueError(f"topk must be ≥ 0, got {topk}: use 0 for coarse attention alone")
-    return topk
-
-
-def check_fusion(fusion: str) -> None:
-    """Raise ValueError unless ``fusion`` is one of `FUSIONS`."""
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {fusion!r}")
-
-
-def check_maps(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Raise TypeError or ValueError unless query, key and value fit `pyramid_sparse_attention`."""
-    for name, t in (("query", query), ("key", key), ("value", value)):
-        if t.ndim != 5:
-            raise ValueError(f"{name} must be (batch, heads, height, width, head width), got shape {tuple(t.shape)}")
-        if not t.is_floating_point() or t.dtype != query.dtype:
-            raise TypeError(f"query, key and value must share one float dtype, got {query.dtype} and {t.dtype}")
-        if t.device != query.device:
-            raise ValueError(f"{name} is on {t.device} but the query on {query.device}: move them to one device")
-    if key.shape != value.shape:
-        raise ValueError(f"key and value must have one shape, got {tuple(key.shape)} and {tuple(value.shape)}")
-    for axis, what in ((0, "batch size"), (1, "number of heads"), (4, "head width")):
-        if query.shape[axis] != key.shape[axis]:
-            raise ValueError(f"{what} differs: query has {query.shape[axis]}, key and value {key.shape[axis]}")
-    check_sizes(query.shape[2:4], key.shape[2:4])
-
-
-def check_sizes(fine: torch.Size, coarse: torch.Size) -> None:
-    """Raise ValueError for an empty map, or a fine map (H, W) smaller than the coarse one (Hu, Wu)."""
-    if any(size == 0 for size in (*fine, *coarse)):  # no min(): it would make torch.export guard on the order of sizes
-        raise ValueError(f"maps must not be empty, got fine {tuple(fine)} and coarse {tuple(coarse)}")
-    if fine[0] < coarse[0] or fine[1] < coarse[1]:
-        raise ValueError(
-            f"the fine map must be at least as large as the coarse one, got fine {tuple(fine)} and coarse "
-            f"{tuple(coarse)}: is the order of the two maps swapped?"
-        )
-
-
-def check_implementation(impl: str) -> None:
-    """Raise ValueError unless ``impl`` is one of `IMPLEMENTATIONS`."""
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl must be one of {list(IMPLEMENTATIONS)}, got {impl!r}")
-
-
-def _check_options(fusion: str, impl: str, fine: object, gate: object, topk: int) -> None:
-    check_fusion(fusion)
-    check_implementation(impl)
-    if topk > 0 and fine is None:
-        raise ValueError(f"topk={topk} needs the fine keys and values: pass fine=(key, value), or topk=0")
-    if topk > 0 and fusion == "gate" and gate is None:
-        raise ValueError(
-            'fusion="gate" with topk > 0 needs gate=(weight, bias) or a gate to call; fusion="refine" needs none'
-        )
-
-
-def _check_gate(gate: tuple[Tensor, Tensor], query: Tensor) -> LinearGate:
-    weight, bias = gate
-    d = query.shape[-1]
-    if weight.shape != (d, 2 * d) or bias.shape != (d,):
-        raise ValueError(
-            f"gate must be weight ({d}, {2 * d}) and bias ({d},) for head width {d}, "
-            f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
-        )
-    if not autocasts(query):
-        _check_kind("gate weight", weight, query)
-        _check_kind("gate bias", bias, query)
-    return LinearGate(weight, bias)
-
-
-def autocasts(t: Tensor) -> bool:
-    """Whether autocast is on for the device of ``t``, so that dtypes may differ; meta tensors have none."""
-    return not t.is_meta and torch.is_autocast_enabled(t.device.type)
-
-
-def _check_kind(name: str, t: Tensor, query: Tensor) -> None:
-    """Raise TypeError or ValueError unless ``t`` has the dtype and device of ``query``."""
-    if t.dtype != query.dtype:
-        raise TypeError(f"{name} is {t.dtype} but the query {query.dtype}: give both one dtype")
-    if t.device != query.device:
-        raise ValueError(f"{name} is on {t.device} but the query on {query.device}: move them to one device")

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 import torch
 from torch import Tensor
 
+from pst.functional._checks import DTYPES, check_generator, check_scale, check_tensor, check_topk
 from pst.functional._rule import Selected, SelectionRule, Tokens, highest, ranked
 from pst.functional.grid import Size, block_grid, child_index
 from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores, rounded
@@ -65,8 +66,7 @@ class Mass:
 
     def select(self, tokens: Tokens) -> Selected:
         """See `SelectionRule`."""
-        scores = mass_scores(tokens.query, tokens.key, tokens.scale)
-        return Selected(highest(rounded(scores), tokens.topk))
+        return Selected(highest(rounded(mass_scores(tokens.query, tokens.key, tokens.scale)), tokens.topk))
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,33 @@ def check_selection(selection: str | SelectionRule) -> SelectionRule:
     return selection
 
 
+def selected_by(rule: SelectionRule, tokens: Tokens) -> Selected:
+    """What ``rule`` selects.
+
+    Raises:
+        TypeError: A rule of the user's gives something else than a `Selected`, or other indices than int64.
+        ValueError: Their shape, or that of ``valid``, is another than `Selected` describes.
+    """
+    selected = rule.select(tokens)
+    name = type(rule).__name__
+    if type(rule) in RULES.values():
+        return selected
+    if not isinstance(selected, Selected):
+        raise TypeError(f"{name} must return a Selected, got {type(selected).__name__}")
+    index, valid, grid = selected
+    check_tensor(f"what {name} selects", index)
+    if index.dtype != torch.int64:
+        raise TypeError(f"{name} must select by int64 indices, got {index.dtype}")
+    lead = (*tokens.query.shape[:2], *(() if grid is None else (grid[0] * grid[1],)))
+    if index.shape[:-1] != lead or index.shape[-1] == 0:
+        wanted = ", ".join(str(n) for n in (*lead, "k"))
+        raise ValueError(f"{name} must select indices of shape ({wanted}) with k ≥ 1, got {tuple(index.shape)}")
+    if valid is not None and (valid.dtype != torch.bool or valid.shape != index.shape):
+        got = f"{valid.dtype} of {tuple(valid.shape)}"
+        raise ValueError(f"{name} must give valid as bool of shape {tuple(index.shape)}, got {got}")
+    return selected
+
+
 def to_plain(selection: str | SelectionRule) -> object:
     """A rule of this module as (name, settings), so that a pickle names no class of ours; anything else as it is."""
     for name, rule in RULES.items():
@@ -180,7 +207,7 @@ def to_plain(selection: str | SelectionRule) -> object:
 
 def from_plain(plain: object) -> object:
     """The inverse of `to_plain`."""
-    if isinstance(plain, tuple):
+    if type(plain) is tuple:  # a rule of the user's may be a named tuple
         name, settings = plain
         return RULES[name](**settings)
     return plain
@@ -212,8 +239,23 @@ def select_tokens(
     Returns:
         (B, h, min(topk, M)) int64, highest score first, −1 in slots that "nucleus" leaves unused; with "window"
         (B, h, G, min(topk, M)).
+
+    Raises:
+        TypeError: ``topk`` or ``scale`` is no number, a map no tensor, ``selection`` no rule.
+        ValueError: Shapes or dtypes do not fit, ``topk`` < 1, or ``size`` does not hold N positions.
     """
-    rule = check_selection(selection)
-    size = (1, query.shape[-2]) if size is None else size
+    rule, topk = check_selection(selection), check_topk(topk)
+    for name, t in (("query", query), ("key", key)):
+        check_tensor(name, t)
+        if t.ndim != 4 or t.dtype not in DTYPES or (*t.shape[:2], t.shape[3]) != (*query.shape[:2], query.shape[-1]):
+            raise ValueError(
+                "query (B, h, N, d) and key (B, h, M, d) must be float, and the same but for N and M, got "
+                f"{query.dtype} {tuple(query.shape)} and {key.dtype} {tuple(key.shape)}"
+            )
+    size = (1, query.shape[2]) if size is None else size
+    if topk == 0 or size[0] * size[1] != query.shape[2]:
+        raise ValueError(f"topk must be ≥ 1 and size hold N={query.shape[2]} positions, got topk={topk}, size={size}")
+    check_generator(generator)
+    scale = check_scale(scale, query.shape[3])
     with torch.no_grad():
-        return rule.select(Tokens(query, key, topk, scale, size, generator)).marked()
+        return selected_by(rule, Tokens(query, key, topk, scale, size, generator)).marked()

@@ -9,17 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pst.functional._checks import autocasts, check_fusion, check_sizes, check_tensor, check_topk
 from pst.functional._types import Inputs
-from pst.functional.attention import (
-    Fusion,
-    Implementation,
-    attend,
-    autocasts,
-    check_fusion,
-    check_sizes,
-    check_topk,
-    gather_tokens,
-)
+from pst.functional.attention import Fusion, Implementation, attend, gather_tokens
 from pst.functional.selection import Gumbel, SelectionRule, check_selection, from_plain, to_plain
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fine_statistics import FineStatistics, find_norm
@@ -160,21 +152,20 @@ class PyramidSparseAttention(nn.Module):
         """Keys and values of the fine map, (B, 2C, H, W); None with k = 0, which may update their statistics."""
         statistics = self.fine_statistics
         if topk > 0:
-            return self.kv(x) if statistics is None else statistics(self.kv, x)
+            return self.kv(x) if statistics is None else statistics.project(self.kv, x)
         if statistics is not None and statistics.updates(self.kv):
             with torch.no_grad():
-                statistics(self.kv, x)
+                statistics.project(self.kv, x)
         return None
 
     def _position(self, value: Tensor, upper: Tensor, topk: int) -> Tensor:
         """The position term, (B, C, Hu, Wu)."""
-        # as half of the keys and values it is strided, and convolutions take such a map for NCHW
-        position = self.pe(_to_map(value, upper).contiguous(memory_format=torch.channels_last))
+        position = self.pe(_to_map(value, upper))
         if self.training and self.gate is not None and (topk == 0 or self._fusion != "gate"):
             # Zero, but ties the idle gate to the loss: DistributedDataParallel wants a gradient for every parameter.
             for p in self.gate.parameters():
                 if p.requires_grad:
-                    position = position + 0.0 * p.sum()
+                    position = position + p.flatten()[:0].sum()  # of nothing: 0 · ∞ would be NaN
         return position
 
     def _observe(self, x: Tensor, upper: Tensor) -> Callable[[Tensor], None] | None:
@@ -220,6 +211,7 @@ def _is_noisy(selection: str | SelectionRule) -> bool:
 def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int) -> None:
     """Raise TypeError or ValueError unless ``x`` and ``upper`` are two levels that these channels describe."""
     for name, t, c in (("x", x, channels), ("upper", upper, upper_channels)):
+        check_tensor(name, t)
         if t.ndim != 4 or t.shape[1] != c:
             raise ValueError(f"{name} must be (batch, {c}, height, width), got shape {tuple(t.shape)}")
     if x.shape[0] != upper.shape[0]:
@@ -242,7 +234,9 @@ def _split_heads(projected: Tensor, heads: int, parts: int = 1) -> tuple[Tensor,
 def _to_map(tokens: Tensor, like: Tensor) -> Tensor:
     """(B, h, N, d) -> (B, h·d, H, W), channels_last, H and W those of ``like``."""
     (batch, heads, _, width), (height, columns) = tokens.shape, like.shape[2:]
-    return tokens.transpose(1, 2).reshape(batch, height, columns, heads * width).permute(0, 3, 1, 2)
+    rows = tokens.transpose(1, 2).reshape(batch, height, columns, heads * width)
+    # values of one head are half of keys and values, thus strided, and convolutions take such a map for NCHW
+    return rows.contiguous().permute(0, 3, 1, 2)
 
 
 def _like(y: Tensor, x: Tensor) -> Tensor:

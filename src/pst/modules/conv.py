@@ -53,6 +53,11 @@ class ConvNormAct(nn.Module):
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         return self.act(self.bn(self.conv(x)))
 
+    @property
+    def folded(self) -> bool:
+        """Whether `fold_norm` did so: this class builds its convolution without a bias."""
+        return isinstance(self.bn, nn.Identity) and getattr(self.conv, "bias", None) is not None
+
     def fold_norm(self) -> None:
         """Fold the BatchNorm into the convolution for inference, in float32 at least; see `pst.fuse`.
 
@@ -65,7 +70,7 @@ class ConvNormAct(nn.Module):
             return
         wide = torch.promote_types(conv.weight.dtype, torch.float32)
         assert isinstance(norm, nn.BatchNorm2d)  # tells the type checker
-        folded = fuse_conv_bn_eval(copy.deepcopy(conv).to(wide), copy.deepcopy(norm).to(wide))
+        folded = fuse_conv_bn_eval(copy.deepcopy(conv).to(wide).eval(), copy.deepcopy(norm).to(wide))
         self.conv, self.bn = folded.to(conv.weight.dtype), nn.Identity().eval()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -39,11 +39,23 @@ class DrawTopk:
         return {"choices": self.choices, "share": self.share, "generator": None}
 
 
+Before: TypeAlias = "tuple[list[tuple[nn.Parameter, bool]], list[tuple[nn.Module, bool]]]"
+
+
 class FreezeNorms:
-    """Puts every BatchNorm of a model into eval mode before each of its passes, whatever `train()` did to it."""
+    """Puts every BatchNorm of a model into eval mode before each of its passes, whatever `train()` did to it.
+
+    Attributes:
+        before: What learnt and which mode each module had, for the one who gives it back; neither copied nor pickled.
+    """
+
+    before: Before | None = None
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG002 PyTorch gives them
         """Do so."""
         for m in model.modules():
             if isinstance(m, _BatchNorm):
                 m.eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

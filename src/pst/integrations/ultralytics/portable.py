@@ -12,7 +12,7 @@ from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from pst.files import first_line
-from pst.functional.attention import check_fusion, check_topk
+from pst.functional._checks import check_fusion, check_topk
 from pst.functional.selection import check_selection, from_plain
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
 

@@ -1,0 +1,148 @@
+"""What `pyramid_sparse_attention` and the layers refuse, each in one sentence."""
+
+from __future__ import annotations
+
+import math
+import operator
+from numbers import Real
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+FUSIONS = ("gate", "refine")
+IMPLEMENTATIONS = ("auto", "fused", "triton", "reference")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_topk(topk: int) -> int:
+    """Return ``topk`` as an int; raise TypeError for a non-integer (bool included), ValueError for k < 0."""
+    if isinstance(topk, bool):
+        raise TypeError(f"topk must be an integer, got {topk!r}: use 0 to switch fine attention off, 8 for on")
+    if isinstance(topk, torch.SymInt):  # a size under torch.compile or torch.export
+        return topk
+    try:
+        topk = operator.index(topk)
+    except TypeError:
+        raise TypeError(f"topk must be an integer, got {topk!r} ({type(topk).__name__})") from None
+    if topk < 0:
+        raise ValueError(f"topk must be ≥ 0, got {topk}: use 0 for coarse attention alone")
+    return topk
+
+
+def check_fusion(fusion: str) -> None:
+    """Raise ValueError unless ``fusion`` is one of `FUSIONS`."""
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {fusion!r}")
+
+
+def check_maps(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Raise TypeError or ValueError unless query, key and value fit `pyramid_sparse_attention`."""
+    for name, t in (("query", query), ("key", key), ("value", value)):
+        check_tensor(name, t)
+        if t.ndim != 5:
+            raise ValueError(f"{name} must be (batch, heads, height, width, head width), got shape {tuple(t.shape)}")
+        if t.dtype not in DTYPES or t.dtype != query.dtype:
+            raise TypeError(
+                f"query, key and value must share one float dtype of 16 bits or more, got {query.dtype} and {t.dtype}"
+            )
+        if t.device != query.device:
+            raise ValueError(f"{name} is on {t.device} but the query on {query.device}: move them to one device")
+    if key.shape != value.shape:
+        raise ValueError(f"key and value must have one shape, got {tuple(key.shape)} and {tuple(value.shape)}")
+    for axis, what in ((0, "batch size"), (1, "number of heads"), (4, "head width")):
+        if query.shape[axis] != key.shape[axis]:
+            raise ValueError(f"{what} differs: query has {query.shape[axis]}, key and value {key.shape[axis]}")
+    if query.shape[4] == 0:
+        raise ValueError(f"the head width must be ≥ 1, got a query of shape {tuple(query.shape)}")
+    check_sizes(query.shape[2:4], key.shape[2:4])
+
+
+def check_tensor(name: str, t: object) -> None:
+    """Raise TypeError unless ``t`` is a dense tensor."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
+    if t.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {t.layout}: call to_dense() on it")
+
+
+def check_scale(scale: Any, width: int) -> float:
+    """The factor on the logits as a float; 1/√width for None."""
+    if scale is None:
+        return width**-0.5
+    if isinstance(scale, torch.SymFloat):
+        return cast(float, scale)
+    if isinstance(scale, (bool, str)) or not hasattr(scale, "__float__") or getattr(scale, "ndim", 0) > 0:
+        raise TypeError(f"scale must be a number, or None for 1/√{width}, got {scale!r}")
+    if not math.isfinite(scale := float(scale)):
+        raise ValueError(f"scale must be finite, got {scale!r}")
+    return scale
+
+
+def check_share(share: object) -> None:
+    """Raise TypeError unless it is a real number."""
+    if isinstance(share, bool) or not isinstance(share, Real):
+        raise TypeError(f"share must be a number, got {share!r}")
+
+
+def check_generator(generator: object) -> None:
+    """Raise TypeError unless it is a `torch.Generator` or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, or None for PyTorch's own, got {generator!r}")
+
+
+def check_pair_of_tensors(name: str, pair: object, form: str) -> tuple[Tensor, Tensor]:
+    """The two tensors; raise TypeError unless there are just two. ``form`` says what is wanted."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair):
+        got = type(pair).__name__
+        if isinstance(pair, (tuple, list)):
+            got = f"{got} of {[type(t).__name__ for t in pair]}"
+        raise TypeError(f"{name} must be {form}, got {got}")
+    return pair[0], pair[1]
+
+
+def check_sizes(fine: torch.Size, coarse: torch.Size) -> None:
+    """Raise ValueError for an empty map, or a fine map (H, W) smaller than the coarse one (Hu, Wu)."""
+    if any(size == 0 for size in (*fine, *coarse)):  # no min(): it would make torch.export guard on the order of sizes
+        raise ValueError(f"maps must not be empty, got fine {tuple(fine)} and coarse {tuple(coarse)}")
+    if fine[0] < coarse[0] or fine[1] < coarse[1]:
+        raise ValueError(
+            f"the fine map must be at least as large as the coarse one, got fine {tuple(fine)} and coarse "
+            f"{tuple(coarse)}: is the order of the two maps swapped?"
+        )
+
+
+def check_implementation(impl: str) -> None:
+    """Raise ValueError unless ``impl`` is one of `IMPLEMENTATIONS`."""
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be one of {list(IMPLEMENTATIONS)}, got {impl!r}")
+
+
+def check_options(
+    fusion: str, impl: str, fine: object, gate: object, topk: int, generator: object, observer: object
+) -> None:
+    """Raise TypeError or ValueError unless the options are known, and what ``topk`` > 0 needs is there."""
+    check_fusion(fusion)
+    check_implementation(impl)
+    check_generator(generator)
+    if observer is not None and not callable(observer):
+        raise TypeError(f"observer must be a function of the selected indices, got {observer!r}")
+    if topk > 0 and fine is None:
+        raise ValueError(f"topk={topk} needs the fine keys and values: pass fine=(key, value), or topk=0")
+    if topk > 0 and fusion == "gate" and gate is None:
+        raise ValueError(
+            'fusion="gate" with topk > 0 needs gate=(weight, bias) or a gate to call; fusion="refine" needs none'
+        )
+
+
+def autocasts(t: Tensor) -> bool:
+    """Whether autocast is on for the device of ``t``, so that dtypes may differ; meta tensors have none."""
+    return not t.is_meta and torch.is_autocast_enabled(t.device.type)
+
+
+def check_kind(name: str, t: Tensor, query: Tensor) -> None:
+    """Raise TypeError or ValueError unless ``t`` has the dtype and device of ``query``."""
+    if t.dtype != query.dtype:
+        raise TypeError(f"{name} is {t.dtype} but the query {query.dtype}: give both one dtype")
+    if t.device != query.device:
+        raise ValueError(f"{name} is on {t.device} but the query on {query.device}: move them to one device")
