@@ -143,7 +143,7 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
     try:
         workers = load_config(name, overrides={**settings, "data": str(settings.get("data"))}).workers
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: its settings are none of a run: {first_line(error)}") from error
+        raise ValueError(f"{file} is not loaded, its settings are wrong: {first_line(error)}") from error
     settings["workers"] = min(workers, os.cpu_count() or 1)  # a file may ask for a thousand processes
     task = make_task(load_config(name, overrides={**settings, **overrides}), classes)
     try:
