@@ -74,7 +74,7 @@ def make_model(task: Task[Any], *, pretrained: bool) -> nn.Module:
         raise
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
-        made = f"pretrained={str(pretrained).lower()}, model_args={task.config.model_args}"
+        made = f"pretrained={str(pretrained).lower()}, model_args={str(task.config.model_args)[:300]}"
         raise ValueError(f"the model cannot be built with {made}: {type(error).__name__}: {said}") from error
 
 
