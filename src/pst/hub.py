@@ -14,7 +14,7 @@ from pst.checkpoint import load_safetensors
 from pst.functional.selection import check_selection, from_plain, to_plain
 from pst.model_config import at_most, check_model_config
 from pst.modules import PyramidSparseAttention
-from pst.transfer import class_entries, load_weights
+from pst.transfer import check_finite, class_entries, load_weights
 
 _LOG = logging.getLogger(__name__)
 _SETTINGS = "pst_settings"  # where config.json has what may be set on each PST layer at any time
@@ -138,6 +138,7 @@ class PSTHubMixin(
             fresh = load_weights(model, state, None if cls.hub_classes is None else lambda: cls._class_entries(model))
         except ValueError as error:
             raise ValueError(f"{model_file} holds other weights than those of this {cls.__name__}: {error}") from error
+        check_finite(model, model_file)
         if fresh:
             _LOG.warning("%s has another number of classes: left fresh are %s", model_file, ", ".join(fresh))
         return model.to(map_location).eval()

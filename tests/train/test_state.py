@@ -102,9 +102,17 @@ def test_weights_that_are_no_numbers_are_refused(change: Any, message: str, tmp_
     save_safetensors(weights | {name: change(weights[name])}, tmp_path / "a.safetensors", metadata)
     with pytest.raises(ValueError, match=rf"a\.safetensors.*{message}"):
         load_trained(tmp_path / "a.safetensors")
+    again = plain | {
+        "data": str(tmp_path / "data"),
+        "weights": str(tmp_path / "a.safetensors"),
+        "out": str(tmp_path / "b"),
+    }
+    with pytest.raises(ValueError, match=rf"weights=.*a\.safetensors.*{message}"):
+        fit(load_config("classify", overrides={name: value for name, value in again.items() if name != "task"}))
+    assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("classes", ["ab", ["a", "a"], [1, 2]])
+@pytest.mark.parametrize("classes", ["ab", ["a", "a"], [1, 2], ["\x1b[2J", "b"], ["\ud800"]])
 def test_classes_of_a_file_are_a_list_of_names(classes: Any, tmp_path: Path) -> None:
     content = {"config": {"task": "classify"}, "classes": classes}
     save_safetensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"pst_train": json.dumps(content)})

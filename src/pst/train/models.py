@@ -16,7 +16,7 @@ from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, STATE, read_weights, save_weights
 from pst.train.tasks import make_task
 from pst.train.weights import start_from
-from pst.transfer import load_weights
+from pst.transfer import check_finite, load_weights
 
 if TYPE_CHECKING:
     from pst.data.dataset import Images
@@ -151,8 +151,5 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
         load_weights(model, weights)
     except ValueError as error:
         raise ValueError(f"{path} holds other weights than its settings say: {error}") from error
-    broken = [name for name, values in model.named_parameters() if not values.isfinite().all()]
-    broken += [name for name, values in model.named_buffers() if values.isnan().any()]
-    if broken:
-        raise ValueError(f"{file} holds weights that are NaN or infinite, e.g. {broken[0]}: train it again")
+    check_finite(model, file)
     return task, model.eval()

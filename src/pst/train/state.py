@@ -191,7 +191,9 @@ def describe_weights(metadata: Mapping[str, str], path: Path) -> tuple[dict[str,
     try:
         content = json.loads(metadata[_METADATA])
         settings, classes = dict(content["config"]), tuple(content["classes"])
-        named = isinstance(content["classes"], list) and all(isinstance(name, str) for name in classes)
+        named = isinstance(content["classes"], list) and all(
+            isinstance(name, str) and name.isprintable() for name in classes
+        )
         if isinstance(settings["task"], str) and named and len(set(classes)) == len(classes):
             return settings, classes
     except (ValueError, KeyError, TypeError, RecursionError):
