@@ -225,6 +225,8 @@ def test_only_files_of_ours_are_replaced(tmp_path):
     write_text(tmp_path / "theirs", "x" * 70_000 + "mark")
     with pytest.raises(FileExistsError, match="theirs"):
         check_ours(tmp_path / "theirs", "mark")
+    with pytest.raises(FileExistsError, match="is a folder"):
+        check_ours(tmp_path, "mark")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"text"', "[" * 100_000, "\ud800"])

@@ -119,9 +119,11 @@ def check_ours(path: str | Path, mark: str) -> None:
         mark: Text that stands in the first 64 kB of what the library writes there.
 
     Raises:
-        FileExistsError: There is another file.
+        FileExistsError: There is another file, or a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder, and a file of this name is to be written: choose another folder")
     if not path.is_file():
         return
     with path.open("rb") as file:

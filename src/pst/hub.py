@@ -15,7 +15,7 @@ from pst.files import first_line
 from pst.functional.selection import check_selection, from_plain, to_plain
 from pst.model_config import at_most, check_model_config
 from pst.modules import ConvNormAct, PyramidSparseAttention
-from pst.transfer import class_entries, load_weights
+from pst.transfer import check_finite, class_entries, load_weights
 
 _LOG = logging.getLogger(__name__)
 _SETTINGS = "pst_settings"  # where config.json has what may be set on each PST layer at any time
@@ -169,6 +169,7 @@ class PSTHubMixin(
             raise ValueError(
                 f"{model_file} holds other weights than those of this {cls.__name__}: {first_line(error)}"
             ) from error
+        check_finite(model, model_file)
         if fresh:
             _LOG.warning("%s has another number of classes: left fresh are %s", model_file, ", ".join(fresh))
         return model.to(map_location).eval()

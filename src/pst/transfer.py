@@ -78,3 +78,19 @@ def load_weights(
         wanted, got = ({n: tuple(entries[n].shape) for n in wrong if n in entries} for entries in (own, state))
         raise ValueError(difference(wanted, got))
     return [name for name in misfits if name in own]
+
+
+def check_finite(model: nn.Module, source: object) -> None:
+    """Refuse a model whose weights are no numbers, as those of a training that diverged.
+
+    Args:
+        model: With the weights loaded.
+        source: Their file, for the message.
+
+    Raises:
+        ValueError: A parameter is NaN or infinite, or a buffer NaN.
+    """
+    broken = [name for name, values in model.named_parameters() if not values.isfinite().all()]
+    broken += [name for name, values in model.named_buffers() if values.isnan().any()]
+    if broken:
+        raise ValueError(f"{source} holds weights that are NaN or infinite, e.g. {broken[0]}: train the model again")

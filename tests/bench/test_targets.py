@@ -167,3 +167,22 @@ def test_the_page_says_what_the_committed_files_say() -> None:
     plots = ["assets/speed-module.png", "assets/speed-train.png"]
     assert page_part(judged, found, plots) in PAGE.read_text("utf-8"), "run pst bench report --out benchmarks/results"
     assert all((PAGE.parent / plot).is_file() for plot in plots)
+
+
+@pytest.mark.parametrize("name", ["module.json", "module.png", "targets.json"])
+def test_files_of_others_are_not_replaced(
+    name: str,
+    tmp_path: Path,
+    suites: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("matplotlib", reason="the bench extra is not installed")
+    monkeypatch.setattr("pst.cli.bench._set_threads", lambda threads: None)
+    monkeypatch.setattr("pst.bench.measure_suite", lambda suite, plan: suites[suite])
+    command = ["bench", "targets", "--only", "module", "--out", str(tmp_path)]
+    assert [main(command), main(command)] == [0, 0]  # one's own are
+    (tmp_path / name).write_text('{"images": []}')
+    assert main(command) == 2
+    assert f"{name} is not of an earlier run" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == '{"images": []}'

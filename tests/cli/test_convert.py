@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from checkpoint_files import Call, authors_checkpoint, authors_layers, save
-from pst.checkpoint import load_safetensors
+from pst.checkpoint import load_safetensors, save_safetensors
 from pst.cli import main
 
 
@@ -71,3 +72,9 @@ def test_both_arguments_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["convert", "a.pt"])
     assert "DST" in capsys.readouterr().err
+
+
+def test_a_run_of_pst_train_is_named_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_safetensors({"a": torch.zeros(1)}, tmp_path / "best.safetensors", {"pst_train": "{}"})
+    assert main(["convert", str(tmp_path / "best.safetensors"), str(tmp_path / "a.pt")]) == 2
+    assert "best.safetensors is of pst train" in capsys.readouterr().err

@@ -130,6 +130,18 @@ def test_latency_measured_apart_takes_the_cells_place_and_names_the_processor(ma
     assert any("ms per image (Some Processor, batch 1)" in line for line in lines)
 
 
+def test_a_page_of_another_program_is_not_replaced(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    study, results = made
+    out = tmp_path / "docs"
+    for _ in range(2):
+        write_report([study], results=results, out=out)
+    (out / "evidence.html").write_text("theirs")
+    with pytest.raises(FileExistsError, match=r"evidence\.html is not of an earlier run"):
+        write_report([study], results=results, out=out)
+    assert (out / "evidence.html").read_text() == "theirs"
+
+
 def test_a_result_of_other_settings_is_refused(made, tmp_path):
     pytest.importorskip("matplotlib")
     study, results = made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from checkpoint_files import Call, save, write_archive
 from pickles import mapping, program, shared_lists, shared_tuples
 from pst.checkpoint import save_safetensors
 from pst.train import fit, load_config, load_trained
-from pst.train.state import STATE, check_state, read_state, read_weights
+from pst.train.state import STATE, Progress, check_state, read_state, read_weights
 from train_runs import settings
 
 GOOD: dict[str, Any] = {"config": {"lr": 0.1}, "progress": {"epoch": 2, "history": [{"loss": 0.5}]}, "scaler": None}
@@ -38,6 +39,18 @@ def test_other_contents_are_one_sentence(content: Any, tmp_path: Path) -> None:
     path = save(content, tmp_path / STATE)
     with pytest.raises(ValueError, match=r"state\.pt is .*; delete it to start the run again"):
         check_state(read_state(path), path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"history": [5]}, {"history": {}}, {"history": [{"loss": "x"}]}, {"sums": {"a": "x"}}, {"sums": []}, {"step": -1}],
+)
+def test_a_position_that_is_none_is_refused(change: dict[str, Any]) -> None:
+    parts = {"config": {}, "model": {}, "optimizer": {}, "scaler": None}
+    good = asdict(Progress(history=[{"loss": 0.5, "epoch": 1}], sums={"a": 1.0}))
+    assert check_state({**parts, "progress": good}, Path(STATE)).history == good["history"]
+    with pytest.raises(ValueError, match=r"state\.pt is no checkpoint of a run; delete it"):
+        check_state({**parts, "progress": good | change}, Path(STATE))
 
 
 def test_hostile_and_damaged_files_are_one_sentence(tmp_path: Path) -> None:
@@ -89,9 +102,17 @@ def test_weights_that_are_no_numbers_are_refused(change: Any, message: str, tmp_
     save_safetensors(weights | {name: change(weights[name])}, tmp_path / "a.safetensors", metadata)
     with pytest.raises(ValueError, match=rf"a\.safetensors.*{message}"):
         load_trained(tmp_path / "a.safetensors")
+    again = plain | {
+        "data": str(tmp_path / "data"),
+        "weights": str(tmp_path / "a.safetensors"),
+        "out": str(tmp_path / "b"),
+    }
+    with pytest.raises(ValueError, match=rf"weights=.*a\.safetensors.*{message}"):
+        fit(load_config("classify", overrides={name: value for name, value in again.items() if name != "task"}))
+    assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("classes", ["ab", ["a", "a"], [1, 2]])
+@pytest.mark.parametrize("classes", ["ab", ["a", "a"], [1, 2], ["\x1b[2J", "b"], ["\ud800"]])
 def test_classes_of_a_file_are_a_list_of_names(classes: Any, tmp_path: Path) -> None:
     content = {"config": {"task": "classify"}, "classes": classes}
     save_safetensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"pst_train": json.dumps(content)})

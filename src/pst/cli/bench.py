@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pst.cli._common import Verbs, format_table, positive, require
-from pst.files import check_folder, read_json, write_text
+from pst.files import check_folder, check_ours, read_json, write_text
 
 if TYPE_CHECKING:
     from pst.bench import Plan
@@ -61,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
             _measure(suites, plan, Path(folder))
             _print_targets(Path(folder))
         return 0
+    for name in suites:
+        check_ours(args.out / f"{name}.json", '"hardware"')
+        check_ours(args.out / f"{name}.png", "Matplotlib")
+    check_ours(args.out / "targets.json", '"targets"')
     _measure(suites, plan, args.out)
     if args.suite == "targets":
         _print_targets(args.out)

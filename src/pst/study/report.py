@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pst.files import read_json, replacing, write_text
+from pst.files import check_ours, read_json, replacing, write_text
 from pst.study import plots, tables
 from pst.study.grid import Study, load_study
 from pst.study.overview import overview
@@ -18,6 +18,7 @@ from pst.study.variants import many
 PAGE = "evidence.md"
 _ASSETS = "assets/study"
 _OVERVIEW = "overview"
+_TITLE = "PST: evidence"
 _STYLE = (
     "body{font:15px sans-serif;max-width:75em;margin:2em auto;padding:0 1em}img{max-width:100%}"
     "table{border-collapse:collapse}td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:right}"
@@ -43,10 +44,12 @@ def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str
         The files written.
 
     Raises:
+        FileExistsError: ``evidence.html`` is of another program.
         FileNotFoundError: No results of any of the studies.
         ValueError: A study is malformed, a result was made with other settings, or the page has no markers for a study.
     """
     out, found = Path(out), _load(Path(results))
+    check_ours(out / "evidence.html", f"<title>{_TITLE}</title>")
     loaded = list(map(load_study, studies))
     grouped = [
         (study, tables.group(study, tables.with_latency(_fitting(study, found), study.name, found))) for study in loaded
@@ -142,8 +145,8 @@ def _markdown(part: Part) -> str:
 def _html(sections: dict[str, list[Part]]) -> str:
     body = "".join(_html_part(part) for parts in sections.values() for part in parts)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>PST: evidence</title><style>{_STYLE}</style>'
-        f"<h1>PST: evidence</h1>{body}</html>\n"
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_TITLE}</title><style>{_STYLE}</style>'
+        f"<h1>{_TITLE}</h1>{body}</html>\n"
     )
 
 

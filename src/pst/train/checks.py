@@ -84,7 +84,7 @@ def check_batch(task: Task[Any], model: nn.Module, images: Images, device: torch
             inputs, targets = task.augment(batch)
             task.losses(copy.deepcopy(model).train(), inputs, targets)
     except Exception as error:
-        sizes = f"batch={c.batch} ({len(batch.indices)} images), imgsz={c.imgsz}, model_args={c.model_args}"
+        sizes = f"batch={c.batch} ({len(batch.indices)} images), imgsz={c.imgsz}, model_args={str(c.model_args)[:300]}"
         said = str(error).strip().partition("\n")[0] or "no reason given"
         raise ValueError(f"the model cannot be trained with {sizes}: {type(error).__name__}: {said}") from error
 

@@ -17,7 +17,7 @@ from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, STATE, read_weights, save_weights
 from pst.train.tasks import make_task
 from pst.train.weights import start_from
-from pst.transfer import load_weights
+from pst.transfer import check_finite, load_weights
 
 if TYPE_CHECKING:
     from pst.data.dataset import Images
@@ -75,7 +75,7 @@ def make_model(task: Task[Any], *, pretrained: bool) -> nn.Module:
         raise
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
-        made = f"pretrained={str(pretrained).lower()}, model_args={task.config.model_args}"
+        made = f"pretrained={str(pretrained).lower()}, model_args={str(task.config.model_args)[:300]}"
         raise ValueError(f"the model cannot be built with {made}: {type(error).__name__}: {said}") from error
 
 
@@ -153,8 +153,5 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
     except ValueError as error:
         said = str(error) if str(file) in str(error) else f"{file} holds other weights than its settings say: {error}"
         raise ValueError(said[:600]) from error
-    broken = [name for name, values in model.named_parameters() if not values.isfinite().all()]
-    broken += [name for name, values in model.named_buffers() if values.isnan().any()]
-    if broken:
-        raise ValueError(f"{file} holds weights that are NaN or infinite, e.g. {broken[0]}: train it again")
+    check_finite(model, file)
     return task, model.eval()

@@ -80,7 +80,9 @@ def check_state(state: Any, path: Path) -> Progress:
         wrong = [name for name, kind in wanted.items() if not isinstance(state.get(name, ...), kind)]
         progress: Any = state.get("progress")
         known = {each.name: each.default for each in fields(Progress)}
-        if not wrong and progress.keys() == known.keys() and all(_fits(progress[k], known[k]) for k in known):
+        fits = not wrong and progress.keys() == known.keys() and all(_fits(progress[k], known[k]) for k in known)
+        fits = fits and isinstance(progress["history"], list)
+        if fits and all(map(_is_row, [progress["sums"], *progress["history"]])):
             return Progress(**progress)
     raise ValueError(f"{path} is no checkpoint of a run; {_REMEDY}")
 
@@ -89,6 +91,13 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, (bool, float)):
         return type(value) is type(default)
     return (type(value) is int and value >= 0) if isinstance(default, int) else isinstance(value, (dict, list))
+
+
+def _is_row(value: Any) -> bool:
+    """Whether a value is a mapping from names to numbers."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and type(number) in (int, float) for name, number in value.items()
+    )
 
 
 def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] | None]:
@@ -182,7 +191,9 @@ def describe_weights(metadata: Mapping[str, str], path: Path) -> tuple[dict[str,
     try:
         content = json.loads(metadata[_METADATA])
         settings, classes = dict(content["config"]), tuple(content["classes"])
-        named = isinstance(content["classes"], list) and all(isinstance(name, str) for name in classes)
+        named = isinstance(content["classes"], list) and all(
+            isinstance(name, str) and name.isprintable() for name in classes
+        )
         if isinstance(settings["task"], str) and named and len(set(classes)) == len(classes):
             return settings, classes
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -19,6 +19,9 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+from pst.data.text import read_text
+
+_MOST_BYTES = 1 << 18  # of a file of settings
 _CORE = "tag:yaml.org,2002:"
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping {key: value}"}
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -70,15 +73,13 @@ def read_lines(path: str | Path, mappings: Sequence[str]) -> list[Line]:
         raise FileNotFoundError(f"no YAML file at {path}")
     loader = None
     try:
-        loader = _Loader(path.read_text(encoding="utf-8-sig"))
+        loader = _Loader(read_text(path, most=_MOST_BYTES))
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise ValueError(  # noqa: TRY004 the file is wrong, not a type
                 f"{path} must hold `key: value` lines, it holds {_kind(node)}"
             )
         lines = [_line(loader, key, value, mappings) for key, value in node.value]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML that holds settings: {_problem(error)}") from error
     finally:

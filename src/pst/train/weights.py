@@ -13,7 +13,7 @@ from pst.data.text import listed
 from pst.train.log import LOG
 from pst.train.state import BEST, describe_weights
 from pst.train.tasks import make_task
-from pst.transfer import class_entries, load_weights
+from pst.transfer import check_finite, class_entries, load_weights
 
 if TYPE_CHECKING:
     from pst.train.tasks.base import Task
@@ -46,6 +46,7 @@ def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
         raise ValueError(
             f"weights={path} {_whose(settings, wanted)}, not of this run's model, {_named(wanted, settings)}: {error}"
         ) from error
+    check_finite(model, f"weights={path}")
     if fresh and task.config.trainable == "gate":
         raise ValueError(
             f"weights={path} have other classes, so {fresh[0]} starts anew, and trainable=gate would leave it "

@@ -122,6 +122,8 @@ def from_metadata(state: Mapping[str, Tensor], metadata: Mapping[str, str], path
     Raises:
         ValueError: A field is missing or malformed, or the YAML is refused.
     """
+    if "pst_train" in metadata:
+        raise ValueError(f"{path} is of pst train, no checkpoint of Ultralytics: pst val and pst predict take it")
     try:
         fields = {
             **{name: metadata[name] for name in ("model", "model_class", "source")},
