@@ -108,8 +108,8 @@ def _without_parents(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`refinement_bias`, and coarse keys and values for each block of queries, 0 at the parents that give way.
 
-    A logit bias of −∞ alone would let a NaN or an infinity through that the parent holds. Its value is set to 0, its key
-    to that of the first child: a 0 there would make NaN of an infinite query.
+    A logit bias of −∞ alone would let a NaN or an infinity through that the parent holds. Its value is set to 0, and
+    its key to that of the first child: a 0 there would make NaN of an infinite query.
     """
     key, value = _for_each_block(query, key, value)
     bias = refinement_bias(children, key.shape[2], dtype)
