@@ -35,11 +35,12 @@ def fused(
     children = _gather_children(inputs, fine, selected)
     own = query if selected.grid is None else split_blocks(query, inputs.fine_size, selected.grid)
     gate = gate if inputs.fusion == "gate" else None
-    mixed = gate if kernel is None or not isinstance(gate, LinearGate) else None  # what no kernel does on its way
+    linear = gate if isinstance(gate, LinearGate) else None
+    mixed = gate if kernel is None or linear is None else None  # what no kernel does on its way
     if mixed is not None:
         out = _attended(attention, own, children, scale)
     elif kernel is not None:
-        out = _in_one_pass(kernel, own, key, value, children, gate, scale)
+        out = _in_one_pass(kernel, own, key, value, children, linear, scale)
     else:
         out = _refined(own, key, value, children, scale)
     if selected.grid is not None:
