@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -301,3 +303,112 @@ def test_eval_mode_and_tracking_off_update_nothing(model, batches):
 def test_switching_off_what_never_was_on_adds_nothing(model):
     pst.track_fine_statistics(model, False)
     assert all(layer.fine_statistics is None for layer in attention_layers(model).values())
+
+
+def test_nan_in_a_batch_is_refused_and_changes_nothing(model, batches):
+    before = digest(model)
+    with pytest.raises(ValueError, match=r"NaN or infinity reached these layers: \['blocks.0.attn', 'blocks.1.attn'\]"):
+        pst.calibrate(model, [*batches, (batches[0][0] * float("nan"), batches[0][1])])
+    assert digest(model) == before
+
+
+@torch.no_grad()
+def test_threads_may_share_a_calibrated_model(model, batches):
+    pst.calibrate(model, batches)
+    pst.set_topk(model, 2)
+    expected, before, wrong = model(*batches[0]), digest(model), []
+
+    def run() -> None:
+        with torch.no_grad():
+            wrong.extend(i for i in range(20) if not torch.equal(model(*batches[0]), expected))
+
+    threads, interval = [threading.Thread(target=run) for _ in range(4)], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # a change of threads within the projection of every pass
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+    assert digest(model) == before
+
+
+@torch.no_grad()
+def test_a_copy_made_within_a_pass_has_the_model_s_own_statistics(model, batches):
+    pst.calibrate(model, batches)
+    pst.set_topk(model, 2)
+    norm, before, copies = model.blocks[0].attn.kv.bn, digest(model), []
+    hook = norm.register_forward_hook(lambda *_: copies.append(digest(copy.deepcopy(model))))
+    model(*batches[0])
+    hook.remove()
+    assert copies == [before, before]  # of the coarse and of the fine map
+
+
+class ByHand(nn.BatchNorm2d):
+    """Computes otherwise than by PyTorch's function."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        mean, var, weight, bias = (
+            t[:, None, None] for t in (self.running_mean, self.running_var, self.weight, self.bias)
+        )
+        return (x - mean) * (var + self.eps).rsqrt() * weight + bias
+
+
+@torch.no_grad()
+def test_a_norm_that_computes_by_hand_gets_them_too(model, batches):
+    pst.calibrate(model, batches)
+    pst.set_topk(model, 2)
+    expected, before = model(*batches[0]), digest(model)
+    for block in model.blocks:
+        block.attn.kv.bn.__class__ = ByHand
+    assert_close(model(*batches[0]), expected, 1e-10)
+    assert digest(model) == before
+
+
+@torch.no_grad()
+def test_a_norm_put_in_later_is_the_one_that_folding_goes_by(model, batches):
+    pst.calibrate(model, batches)
+    pst.set_topk(model, 2)
+    for block in model.blocks:
+        norm = nn.BatchNorm2d(block.attn.kv.bn.num_features).double().eval()
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        block.attn.kv.bn = norm
+    expected = model(*batches[0])
+    assert_close(fused(model)(*batches[0]), expected, 1e-10)
+
+
+def test_what_was_calibrated_in_inference_mode_can_be_trained(model, batches):
+    with torch.inference_mode():
+        pst.calibrate(model, batches)
+        pst.track_fine_statistics(model)
+    before = [s.mean.clone() for s in statistics(model)]
+    model.train()(*batches[0]).sum().backward()
+    assert all(not torch.equal(a, s.mean) for a, s in zip(before, statistics(model), strict=True))
+
+
+def test_offloaded_statistics_are_brought_back(batches):
+    accelerate = pytest.importorskip("accelerate")
+    model: Any = filled(pst.PST(8, 12, 32, head_dim=8, topk=2)).eval().double()
+    pst.calibrate(model, batches)
+    expected = model(*batches[0]).detach()
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"), offload_buffers=True)
+    assert model.blocks[0].attn.fine_statistics.mean.is_meta
+    assert_close(model(*batches[0]), expected)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@torch.no_grad()
+def test_models_are_run_as_one_batch_of_models(batches):
+    models = [filled(pst.PST(8, 12, 32, head_dim=8, topk=2)).eval().double() for _ in range(2)]
+    for i, m in enumerate(models):
+        pst.calibrate(m, batches[i:])
+    expected = torch.stack([m(*batches[0]) for m in models])
+    parameters, buffers = torch.func.stack_module_state(models)  # type: ignore[arg-type]
+    base = copy.deepcopy(models[0]).to("meta")
+    run = torch.func.vmap(lambda p, b: torch.func.functional_call(base, (p, b), batches[0]))
+    assert_close(run(parameters, buffers), expected, 1e-10)

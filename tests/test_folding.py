@@ -145,3 +145,13 @@ def test_models_without_our_blocks_are_refused():
         pst.fuse(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="expected a torch Module, got int"):
         pst.fuse(3)  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def test_a_convolution_in_training_mode_is_folded_like_any():
+    block: Any = filled(pst.ConvNormAct(8, 8)).eval()
+    block.conv.train()
+    x = torch.randn(1, 8, 4, 4)
+    expected = block(x)
+    assert_close(pst.fuse(block)(x), expected, 1e-5)
+    assert not block.conv.training

@@ -253,3 +253,10 @@ def test_a_segmenter_comes_back(tmp_path):
     assert "encoder_weights" not in read(tmp_path)
     with pytest.raises(TypeError, match=r"arguments \['activation'\]"):
         PSTSegmenter("test_resnet", activation=nn.Sigmoid).save_pretrained(tmp_path / "other")
+
+
+def test_a_fused_model_is_refused_and_nothing_written(tmp_path):
+    model = pst.fuse(Net().eval())
+    with pytest.raises(ValueError, match=r"is fused .*pyramid.top.* save it before pst.fuse"):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()

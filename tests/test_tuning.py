@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 import pst
 from battery import digest, filled
 from pst.control import attention_layers
-from pst.functional.selection import Nucleus, Window
+from pst.functional.selection import Nucleus, Selected, Tokens, Window
 from tensors import assert_close
 
 
@@ -280,6 +280,9 @@ BAD_DRAWS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "negative": ({"choices": (4, -1)}, ValueError, "topk must be ≥ 0, got -1: use 0 for coarse attention alone"),
     "float": ({"choices": (4.0,)}, TypeError, "topk must be an integer, got 4.0 (float)"),
     "share": ({"share": 1.5}, ValueError, "share must be from 0 to 1, got 1.5"),
+    "text": ({"share": "half"}, TypeError, "share must be a number, got 'half'"),
+    "one choice": ({"choices": 8}, TypeError, "choices must be a list or tuple of k, e.g. (0, 4, 8, 16), got 8"),
+    "seed": ({"generator": 0}, TypeError, "generator must be a torch.Generator, or None for PyTorch's own, got 0"),
 }
 
 
@@ -288,3 +291,57 @@ def test_bad_draws_are_refused(model, settings, kind, text):
     with pytest.raises(kind, match=f"^{re.escape(text)}$"):
         pst.stochastic_topk(model, **settings)
     assert not model._forward_pre_hooks
+
+
+def test_freezes_may_end_in_any_order(model, maps):
+    wanted = [p.requires_grad for p in model.parameters()]
+    first, second = pst.freeze_except_gate(model), pst.freeze_except_gate(model)
+    first.remove()
+    assert not model.reduce.conv.weight.requires_grad
+    model(*maps)
+    assert not model.reduce.bn.training
+    second.remove()
+    assert [p.requires_grad for p in model.parameters()] == wanted
+    assert model.reduce.bn.training
+
+
+def test_what_is_frozen_in_a_gate_stays_so_beside_what_learns(model):
+    gate = model.blocks[0].attn.gate
+    gate.weight.requires_grad_(False)
+    with pst.freeze_except_gate(model):
+        assert not gate.weight.requires_grad
+        assert gate.bias.requires_grad
+    model.requires_grad_(False)
+    with pst.freeze_except_gate(model):
+        assert gate.weight.requires_grad
+
+
+def test_an_idle_gate_changes_nothing_whatever_it_holds(model, maps):
+    expected = model(*maps)
+    for block in model.blocks:
+        nn.init.constant_(block.attn.gate.weight, float("inf"))
+    assert torch.equal(model(*maps), expected)
+
+
+def test_a_gate_that_was_taken_out_is_refused(model, maps):
+    pst.set_topk(model, 2)
+    model.blocks[0].attn.gate = None
+    with pytest.raises(ValueError, match='needs a gate, and there is None: put one back, or use "refine"'):
+        model(*maps)
+
+
+class Fixed(NamedTuple):
+    """A rule of a user's that is a tuple."""
+
+    token: int
+
+    def select(self, tokens: Tokens) -> Selected:
+        return Selected(tokens.key.new_full((*tokens.key.shape[:2], 1), self.token, dtype=torch.int64))
+
+
+def test_a_rule_that_is_a_tuple_is_copied_as_it_is(model, maps):
+    pst.set_topk(model, 2)
+    pst.set_selection(model, Fixed(3))
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.blocks[0].attn.selection == Fixed(3)
+        assert torch.equal(twin(*maps), model(*maps))

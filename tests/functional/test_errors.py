@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
 
 from pst.functional import pyramid_sparse_attention, select_tokens
+from pst.functional.selection import Selected
 from tensors import Attention, Watch
 
 
@@ -91,6 +93,38 @@ BAD_ARGUMENTS = {
         {"value": zeros(*COARSE, device="meta")},
         ValueError,
         "value is on meta but the query on cpu: move them to one device",
+    ),
+    "no tensor": ({"key": None}, TypeError, "key must be a tensor, got NoneType"),
+    "8 bits": (
+        {"query": zeros(*MAP, dtype=torch.float8_e4m3fn)},
+        TypeError,
+        (
+            "query, key and value must share one float dtype of 16 bits or more, got torch.float8_e4m3fn and "
+            "torch.float8_e4m3fn"
+        ),
+    ),
+    "no width": (
+        {"query": zeros(2, 2, 6, 8, 0), "key": zeros(2, 2, 3, 4, 0), "value": zeros(2, 2, 3, 4, 0)},
+        ValueError,
+        "the head width must be ≥ 1, got a query of shape (2, 2, 6, 8, 0)",
+    ),
+    "text for a scale": ({"scale": "1"}, TypeError, "scale must be a number, or None for 1/√4, got '1'"),
+    "infinite scale": ({"scale": float("inf")}, ValueError, "scale must be finite, got inf"),
+    "generator": (
+        {"generator": 0},
+        TypeError,
+        "generator must be a torch.Generator, or None for PyTorch's own, got 0",
+    ),
+    "observer": ({"observer": []}, TypeError, "observer must be a function of the selected indices, got []"),
+    "one fine map": (
+        {"fine": (zeros(*MAP),)},
+        TypeError,
+        "fine must be (key, value), two tensors, or a function of positions, got tuple of ['Tensor']",
+    ),
+    "a gate's weight alone": (
+        {"gate": zeros(4, 8)},
+        TypeError,
+        "gate must be (weight, bias), two tensors, or a function of both branches, got Tensor",
     ),
     "float k": ({"topk": 2.0}, TypeError, "topk must be an integer, got 2.0 (float)"),
     "text k": ({"topk": "8"}, TypeError, "topk must be an integer, got '8' (str)"),
@@ -189,3 +223,59 @@ def test_select_tokens_refuses_an_unknown_rule():
         ),
     ):
         select_tokens(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 3, 2), 1, scale=1.0, selection="max")
+
+
+class Rule:
+    """A user's rule that answers what it is told to."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def select(self, tokens: object) -> Any:
+        return self.answer
+
+
+WHOLE = torch.zeros(2, 2, 1, dtype=torch.int64)
+BAD_CALLS = {
+    "rule without an answer": ({"selection": Rule(None)}, TypeError, "Rule must return a Selected, got NoneType"),
+    "float indices": (
+        {"selection": Rule(Selected(WHOLE.float()))}, TypeError, "select by int64 indices, got torch.float32",
+    ),
+    "flat indices": ({"selection": Rule(Selected(WHOLE[0]))}, ValueError, "shape (2, 2, k) with k ≥ 1, got (2, 1)"),
+    "no index": ({"selection": Rule(Selected(WHOLE[..., :0]))}, ValueError, "with k ≥ 1, got (2, 2, 0)"),
+    "no blocks": ({"selection": Rule(Selected(WHOLE, grid=(1, 2)))}, ValueError, "shape (2, 2, 2, k)"),
+    "valid": ({"selection": Rule(Selected(WHOLE, WHOLE))}, ValueError, "valid as bool of shape (2, 2, 1)"),
+    "fine": ({"fine": lambda _: None}, TypeError, "what fine gives must be (key, value), two tensors, got NoneType"),
+    "fine of another size": (
+        {"fine": lambda index: (torch.zeros(2, 2, index.shape[2], 3),) * 2}, ValueError, "fine must give keys of shape",
+    ),
+    "fine of another dtype": (
+        {"fine": lambda index: (torch.zeros(*index.shape, 4).double(),) * 2}, TypeError, "as keys is torch.float64",
+    ),
+    "gate without an answer": ({"gate": lambda _: None}, TypeError, "the gate must give a tensor, got NoneType"),
+    "gate of one position": ({"gate": lambda t: t[:1, :1, :1, :4]}, ValueError, "the gate must give 4 channels for 8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("impl", ["fused", "reference"])
+@pytest.mark.parametrize(("change", "kind", "text"), BAD_CALLS.values(), ids=BAD_CALLS)
+def test_functions_that_answer_wrongly_are_refused(change, kind, text, impl):
+    with pytest.raises(kind, match=re.escape(text)):
+        pyramid_sparse_attention(**({"impl": impl} | arguments() | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "text"),
+    [
+        ({"topk": -1}, ValueError, "topk must be ≥ 0, got -1"),
+        ({"topk": 0}, ValueError, "topk must be ≥ 1"),
+        ({"selection": "window", "size": (3, 3)}, ValueError, "size hold N=4 positions"),
+        ({"key": zeros(1, 1, 3, 3)}, ValueError, "the same but for N and M"),
+        ({"query": None}, TypeError, "query must be a tensor, got NoneType"),
+        ({"scale": None, "generator": 1}, TypeError, "generator must be a torch.Generator"),
+    ],
+)
+def test_select_tokens_refuses(change, kind, text):
+    good = {"query": zeros(1, 1, 4, 2), "key": zeros(1, 1, 3, 2), "topk": 1, "scale": 1.0}
+    with pytest.raises(kind, match=re.escape(text)):
+        select_tokens(**(good | change))

@@ -64,3 +64,16 @@ def test_children_that_were_not_selected_take_no_part():
     other = (int(seen[0][0, 0]) + 1) % 9
     bad = spoilt(a, "fine_key", math.nan, 0, 0, 2 * (other // 3), 2 * (other % 3))
     assert torch.equal(bad(), a())
+
+
+@pytest.mark.parametrize("fine", [(4, 4), (5, 3)], ids=str)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_an_infinite_query_meets_the_tokens_that_take_part_alone(fusion, fine):
+    """Its logits are −∞, and PyTorch's attention gives 0; a key of 0 in an excluded slot would give NaN."""
+    a = Attention.random(fine, (2, 2), topk=100, fusion=fusion)
+    query = torch.ones_like(a.query)
+    query[..., 0] = math.inf
+    below = {name: -getattr(a, name).abs() - 0.1 for name in ("key", "fine_key")}
+    a = replace(a, query=query, **below)
+    torch.testing.assert_close(a(), a(impl="reference"), rtol=1e-9, atol=1e-9)
+    assert a().isfinite().all()
