@@ -13,7 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DIST, BARE = ROOT / "dist", ROOT / "build" / "bare"
-SDIST = ("src/pst/__init__.py", "benchmarks", "studies", "tests", "docs", "README.md", "LICENSE", "Makefile", "pyproject.toml")
+SDIST = (
+    "src/pst/__init__.py",
+    "benchmarks",
+    "studies",
+    "tests",
+    "docs",
+    "README.md",
+    "LICENSE",
+    "Makefile",
+    "pyproject.toml",
+)
 
 
 def main() -> None:

@@ -349,13 +349,13 @@ def test_a_copy_made_within_a_pass_has_the_model_s_own_statistics(model, batches
 class ByHand(nn.BatchNorm2d):
     """Computes otherwise than by PyTorch's function."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         assert self.running_mean is not None
         assert self.running_var is not None
         mean, var, weight, bias = (
             t[:, None, None] for t in (self.running_mean, self.running_var, self.weight, self.bias)
         )
-        return (x - mean) * (var + self.eps).rsqrt() * weight + bias
+        return (input - mean) * (var + self.eps).rsqrt() * weight + bias
 
 
 @torch.no_grad()
@@ -374,7 +374,7 @@ def test_a_norm_put_in_later_is_the_one_that_folding_goes_by(model, batches):
     pst.calibrate(model, batches)
     pst.set_topk(model, 2)
     for block in model.blocks:
-        norm = nn.BatchNorm2d(block.attn.kv.bn.num_features).double().eval()
+        norm: Any = nn.BatchNorm2d(block.attn.kv.bn.num_features).double().eval()
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)
         block.attn.kv.bn = norm
@@ -408,7 +408,7 @@ def test_models_are_run_as_one_batch_of_models(batches):
     for i, m in enumerate(models):
         pst.calibrate(m, batches[i:])
     expected = torch.stack([m(*batches[0]) for m in models])
-    parameters, buffers = torch.func.stack_module_state(models)  # type: ignore[arg-type]
+    parameters, buffers = torch.func.stack_module_state(models)
     base = copy.deepcopy(models[0]).to("meta")
     run = torch.func.vmap(lambda p, b: torch.func.functional_call(base, (p, b), batches[0]))
     assert_close(run(parameters, buffers), expected, 1e-10)
