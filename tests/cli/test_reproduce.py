@@ -21,6 +21,7 @@ from pst.cli import reproduce as verb
 
 PST = Path(sys.executable).with_name("pst")
 reproduce = pytest.importorskip("pst.integrations.ultralytics.reproduce", reason="the ultralytics extra is missing")
+adapter = pytest.importorskip("pst.integrations.ultralytics", reason="the ultralytics extra is missing")
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,7 @@ def nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     def refuse(*args: object) -> None:
         raise AssertionError("a download")
 
+    adapter.register()  # now, or it would take the stand-ins for the functions of the host
     monkeypatch.setattr(reproduce.host_data, "check_det_dataset", refuse)
     monkeypatch.setattr(reproduce.host_data, "check_cls_dataset", refuse)
     monkeypatch.setattr(reproduce.dataset, "DATASETS_DIR", tmp_path / "datasets")
