@@ -190,7 +190,6 @@ def test_a_calibrated_model_runs_in_low_precision(model, batches, dtype):
     assert_close(low, expected, {torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype])
 
 
-@pytest.mark.skipif(torch.__version__ < "2.6", reason="torch.export of PyTorch 2.4 loses a BatchNorm's buffers")
 def test_a_calibrated_layer_compiles_and_is_exported_when_fused():
     layer: Any = filled(pst.PyramidSparseAttention(8, 1, topk=2)).eval().double()
     maps = torch.randn(1, 8, 6, 5, dtype=torch.float64), torch.randn(1, 8, 3, 3, dtype=torch.float64)

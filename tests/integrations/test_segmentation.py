@@ -247,7 +247,6 @@ def test_traced_onnx_runs_at_another_size(k, tmp_path):
         torch.testing.assert_close(load(path)(x), model(x), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(torch.__version__ < "2.6", reason="torch.export of PyTorch 2.4 loses a BatchNorm's buffers")
 @every_encoder
 def test_torch_export_gives_the_same_result(encoder):
     model = build(encoder, topk=4, encoder_depth=3).eval()
@@ -271,7 +270,6 @@ def test_onnx_by_torch_export_runs_at_odd_sizes(tmp_path):
             torch.testing.assert_close(load(path)(x), model(x), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(torch.__version__ < "2.6", reason="torch.export of PyTorch 2.4 loses a BatchNorm's buffers")
 def test_every_snippet_of_the_documentation_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)

@@ -332,7 +332,6 @@ def test_raw_heads_are_what_the_detector_sees(name):
         assert torch.equal(outputs[1][0, 0], seen[0][1][0][0, :4, 0, 0])
 
 
-@pytest.mark.skipif(torch.__version__ < "2.6", reason="torch.export of PyTorch 2.4 loses a BatchNorm's buffers")
 @pytest.mark.parametrize("name", ["fcos", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def test_raw_heads_export(name):
     raw = RawHeads(detector(name, topk=8)).eval()
