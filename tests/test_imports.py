@@ -187,7 +187,7 @@ def test_triton_is_imported_where_it_is_wanted():
     [
         "import pst",
         "import pst; [getattr(pst, name) for name in pst.__all__]",
-        "import pst.functional, pst.modules, pst.control, pst.checkpoint, pst.integrations",
+        "import pst.functional, pst.modules, pst.control, pst.io.checkpoints, pst.integrations",
     ],
 )
 def test_a_fresh_interpreter_loads_no_host_library(statement):

@@ -37,8 +37,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from pst import checkpoint, control, functional, modules
-    from pst.calibration import calibrate, track_fine_statistics, uncalibrate
+    from pst import control, functional, modules
+    from pst.io import checkpoints as checkpoint
+    from pst.control.statistics import calibrate, track_fine_statistics, uncalibrate
     from pst.control import (
         Selection,
         record_selection,
@@ -48,18 +49,18 @@ if TYPE_CHECKING:
         set_topk,
         use_topk,
     )
-    from pst.folding import fuse
+    from pst.control.folding import fuse
     from pst.modules import PST, ConvNormAct, PSTBlock, PSTPyramid, PyramidSparseAttention
-    from pst.tuning import freeze_except_gate, gate_parameters, stochastic_topk
+    from pst.control.training import freeze_except_gate, gate_parameters, stochastic_topk
 else:
     _SUBMODULES = ("checkpoint", "control", "functional", "modules")
     _HOME = {
         **dict.fromkeys(("PST", "ConvNormAct", "PSTBlock", "PSTPyramid", "PyramidSparseAttention"), "pst.modules"),
         **dict.fromkeys(("Selection", "record_selection", "set_fusion", "set_gate"), "pst.control"),
         **dict.fromkeys(("set_selection", "set_topk", "use_topk"), "pst.control"),
-        **dict.fromkeys(("calibrate", "track_fine_statistics", "uncalibrate"), "pst.calibration"),
-        "fuse": "pst.folding",
-        **dict.fromkeys(("freeze_except_gate", "gate_parameters", "stochastic_topk"), "pst.tuning"),
+        **dict.fromkeys(("calibrate", "track_fine_statistics", "uncalibrate"), "pst.control.statistics"),
+        "fuse": "pst.control.folding",
+        **dict.fromkeys(("freeze_except_gate", "gate_parameters", "stochastic_topk"), "pst.control.training"),
     }
 
     def __getattr__(name: str) -> object:

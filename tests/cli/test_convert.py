@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from checkpoint_files import Call, authors_checkpoint, authors_layers, save
-from pst.checkpoint import load_safetensors, save_safetensors
+from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.cli import main
 
 

@@ -5,7 +5,7 @@ import re
 import torch
 
 import pst
-from pst import environment
+from pst.profile import environment
 from pst.cli import info, main
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import pst
-import pst.checkpoint
+import pst.io.checkpoints
 from pst.cli import build_parser, main
 from pst.cli._common import host_errors
 
@@ -28,7 +28,7 @@ def raising(monkeypatch):
         def hardware():
             raise error
 
-        monkeypatch.setattr("pst.environment.hardware", hardware)
+        monkeypatch.setattr("pst.profile.environment.hardware", hardware)
 
     return install
 
@@ -134,7 +134,7 @@ def test_errors_of_the_host_are_told_from_our_own():
             checks.check_imgsz(**wrong)
         assert "\n" not in str(error.value)
     with pytest.raises(KeyError), host_errors("read x"):
-        pst.checkpoint.from_authors({})["none"]
+        pst.io.checkpoints.from_authors({})["none"]
     with pytest.raises(ImportError), host_errors("read x"):
         _missing()
 

@@ -15,7 +15,7 @@ from pst.data.boxes import read_boxes
 from pst.data.images import CorruptImageError, centre_square, decode, letterbox
 from pst.data.masks import read_mask, read_masks
 from pst.data.yaml_file import read_mapping
-from pst.image_file import MOST_PIXELS, read_size
+from pst.io.image_file import MOST_PIXELS, read_size
 from pst.train.tasks.instances import draw_segments
 
 ANY = (ValueError, FileNotFoundError, CorruptImageError)

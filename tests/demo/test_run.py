@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pst
-from pst import environment
+from pst.profile import environment
 from pst.demo import run, stages
 from pst.demo.remaining import Remaining
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import golden
 import pst
-from pst.checkpoint import from_authors, to_authors
+from pst.io.checkpoints import from_authors, to_authors
 from pst.control import attention_layers
 
 IMPLEMENTATIONS = ("fused", "reference")

@@ -9,7 +9,7 @@ import torch
 
 import tiny_data
 from pst.data.images import CorruptImageError
-from pst.files import WriteError
+from pst.io.files import WriteError
 from pst.train import checks, fit, load_config
 from pst.train.models import make_model
 from pst.train.state import write_config

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import tiny_data
-from pst.image_file import read_size
+from pst.io.image_file import read_size
 from pst.train import fit, load_config
 from pst.train.pictures import predict_images
 from pst.train.tasks import make_task

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from pst.checkpoint import load_safetensors
+from pst.io.checkpoints import load_safetensors
 from pst.train import evaluate, fit, load_config, loop
 from train_runs import TASKS, settings, stopping
 

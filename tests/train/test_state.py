@@ -14,7 +14,7 @@ import torch
 
 from checkpoint_files import Call, save, write_archive
 from pickles import mapping, program, shared_lists, shared_tuples
-from pst.checkpoint import save_safetensors
+from pst.io.checkpoints import save_safetensors
 from pst.train import fit, load_config, load_trained
 from pst.train.state import STATE, Progress, check_state, read_state, read_weights
 from train_runs import settings

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from pst.checkpoint import load_safetensors, save_safetensors
+from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.train import load_config, load_trained
 from pst.train.models import build
 from pst.train.state import save_weights

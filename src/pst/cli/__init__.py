@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from pst import __version__
-from pst.cli import bench, convert, demo, export, info, predict, reproduce, study, train, val, yolo
+from pst.cli import convert, demo, export, info, predict, reproduce, train, val, yolo
+from lab.bench import command as bench
+from lab.study import command as study
 from pst.cli._plain import plain, plain_output
-from pst.files import write_failure
+from pst.io.files import write_failure
 
 _USAGE_ERROR = 2
 _BUG = 70  # EX_SOFTWARE of sysexits.h

@@ -10,7 +10,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TypeAlias
 
-from pst.files import WriteError, write_failure
+from pst.io.files import WriteError, write_failure
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pst.cli._common import Verbs, add_trust, check_suffix, host_errors, positive, require
-from pst.files import check_folder
+from pst.io.files import check_folder
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics.export import Exported

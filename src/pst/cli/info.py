@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.timm is not None:
         list_timm(_RESNETS if args.timm == [] else args.timm)
         return 0
-    from pst.environment import commit, hardware, versions
+    from pst.profile.environment import commit, hardware, versions
 
     for name, version in versions().items():
         print(f"{name:<12} {version}")
@@ -101,7 +101,7 @@ def list_timm(names: Sequence[str]) -> None:
 
 def missing_packages() -> dict[str, set[str]]:
     """Extra -> those of its packages that are not installed, read off this distribution's own metadata."""
-    from pst.environment import version_of
+    from pst.profile.environment import version_of
 
     needs: dict[str, set[str]] = {}
     includes: dict[str, set[str]] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pst.cli import yolo
 from pst.cli._common import Verbs, format_table, host_errors, require
-from pst.files import check_folder, read_json, write_text
+from pst.io.files import check_folder, read_json, write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics.reproduce import Recipe
@@ -110,7 +110,7 @@ def _find(recipe: Recipe, data: str, *, download: bool) -> str:
 
 def _evaluate(recipe: Recipe, data: str, folder: Path, device: str | None) -> None:
     """Write reproduce.json."""
-    from pst.environment import environment
+    from pst.profile.environment import environment
     from pst.integrations.ultralytics import reproduce
 
     best = folder / "weights" / "best.pt"

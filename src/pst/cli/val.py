@@ -22,7 +22,7 @@ from pst.cli._common import (
     require,
     topk_list,
 )
-from pst.files import check_folder, check_ours, write_text
+from pst.io.files import check_folder, check_ours, write_text
 
 Row = dict[str, Any]
 _HEADER = {"topk": "k", "map50_95": "mAP50-95", "map50": "mAP50", "latency_ms": "ms/image", "peak_memory_mb": "peak MB"}
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if args.data is None:
             raise ValueError("--data is missing: name a data set YAML in the Ultralytics layout")
     require(*("accelerate", "train") if own else ("ultralytics", "ultralytics"))
-    from pst.environment import environment
+    from pst.profile.environment import environment
 
     out = Path("runs/val") / args.model.stem if args.out is None else args.out
     settings = {name: getattr(args, name) for name in ("topk", "fusion", "imgsz", "batch", "device")}

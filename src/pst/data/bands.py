@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from pst.image_file import as_rgb, grey_bits, opened, orientation, upright
+from pst.io.image_file import as_rgb, grey_bits, opened, orientation, upright
 
 
 def read_bands(path: str | Path, channels: int) -> Tensor:

@@ -17,7 +17,7 @@ from pst.data.names import checked_names
 from pst.data.objects import Boxes
 from pst.data.paths import is_file, is_there, named, resolved
 from pst.data.text import read_text, shown
-from pst.image_file import read_size
+from pst.io.image_file import read_size
 
 _LOG = logging.getLogger(__name__)
 _LISTS = ("images", "annotations", "categories")

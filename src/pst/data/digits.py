@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pst.files import replacing
+from pst.io.files import replacing
 
 STAMP = "digits.json"
 _FORMAT = 1  # raise when unchanged settings give other scenes

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from pst.data.bands import read_bands
-from pst.image_file import CorruptImageError, read_rgb
+from pst.io.image_file import CorruptImageError, read_rgb
 
 __all__ = ["GREY", "CorruptImageError", "Sample", "Split", "centre_square", "decode", "fitted", "letterbox"]
 

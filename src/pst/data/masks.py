@@ -24,7 +24,7 @@ from pst.data.names import checked_names
 from pst.data.paths import named
 from pst.data.text import read_lines
 from pst.data.walk import list_images, unique
-from pst.image_file import read_indices
+from pst.io.image_file import read_indices
 
 IGNORE = 255
 """Value of pixels that have no class."""
@@ -64,7 +64,7 @@ def read_masks(root: str | Path, split: str) -> Split:
 
 
 def read_mask(path: Path, classes: int) -> Tensor:
-    """One mask, (H, W) uint8; `pst.image_file.read_indices` says what is read as which number.
+    """One mask, (H, W) uint8; `pst.io.image_file.read_indices` says what is read as which number.
 
     Raises:
         CorruptImageError: It cannot be decoded.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pst.image_file import EXTENSIONS
+from pst.io.image_file import EXTENSIONS
 
 _LOG = logging.getLogger(__name__)
 _LEFT_BY_SYSTEMS = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"})

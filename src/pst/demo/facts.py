@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from pst import environment
+from pst.profile import environment
 from pst.demo.settings import TRAINING, Settings
 
 if TYPE_CHECKING:

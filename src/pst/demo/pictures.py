@@ -10,7 +10,7 @@ from PIL import Image
 
 from pst.control import record_selection, use_topk
 from pst.demo.settings import Settings
-from pst.image_file import as_rgb, read_rgb
+from pst.io.image_file import as_rgb, read_rgb
 from pst.visualize import Panel, draw_boxes, selection_panels
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pst.demo.settings import GRID, Settings
 from pst.demo.workspace import Workspace
-from pst.files import check_folder, write_text
+from pst.io.files import check_folder, write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics import SweepRow

@@ -13,7 +13,7 @@ import torch
 from pst.demo.remaining import Remaining
 from pst.demo.settings import GRID, MODEL, TRAINING, Settings
 from pst.demo.workspace import Workspace
-from pst.files import write_bytes, write_text
+from pst.io.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics import YOLO, SweepRow

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pst.demo.settings import Settings
-from pst.files import write_text
+from pst.io.files import write_text
 
 
 @dataclass(frozen=True)

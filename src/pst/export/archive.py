@@ -9,8 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pst.files import first_line
-from pst.safe_load import check
+from pst.io.files import first_line
+from pst.io.safe_load import check
 
 # Names of the archive's records, of PyTorch's present layout and of that before 2.8. Everything else, as code compiled
 # for a GPU, is refused.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pst.export.archive import check_program
 from pst.export.onnx_file import quiet_exporter
-from pst.files import first_line
+from pst.io.files import first_line
 
 Run = Callable[..., Tensor]
 

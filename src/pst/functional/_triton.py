@@ -35,7 +35,7 @@ class Launch(NamedTuple):
     num_stages: int
 
 
-# (kernel, whether float32) -> one for each of `HEAD_WIDTHS`; those of d = 32 measured by benchmarks/gpu_kernel.py.
+# (kernel, whether float32) -> one for each of `HEAD_WIDTHS`; those of d = 32 measured by lab/bench/gpu/kernel.py.
 # At most 99 kB of shared memory: they fit every GPU since Ampere. No registers spill but with float32 at d = 128.
 LAUNCHES: dict[tuple[str, bool], tuple[Launch, ...]] = {
     ("forward", False): (Launch(64, 64, 4, 3), Launch(64, 64, 4, 3), Launch(128, 64, 8, 3), Launch(64, 32, 4, 3)),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pst import files
+from pst.io import files
 from pst.data.dataset import Images
 from pst.functional.selection import check_selection
 from pst.train.config import ClassifyConfig, Config

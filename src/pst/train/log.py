@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from pst.files import write_text
+from pst.io.files import write_text
 from pst.train.state import RESULTS
 
 LOG = logging.getLogger("pst.train")

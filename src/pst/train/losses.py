@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pst.files import replacing
+from pst.io.files import replacing
 
 
 class LossError(ValueError):

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 import pst
-from pst.files import first_line
-from pst.model_config import at_most, check_model_config
+from pst.io.files import first_line
+from pst.io.model_config import at_most, check_model_config
 from pst.train.config import Config
 from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, STATE, read_weights, save_weights
 from pst.train.tasks import make_task
 from pst.train.weights import start_from
-from pst.transfer import check_finite, load_weights
+from pst.io.transfer import check_finite, load_weights
 
 if TYPE_CHECKING:
     from pst.data.dataset import Images

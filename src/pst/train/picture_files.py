@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pst.data import walk
-from pst.files import check_folder, check_ours, replacing
+from pst.io.files import check_folder, check_ours, replacing
 
 PREDICTIONS = "predictions.json"
 _MARK = "pst predict"  # in the pictures

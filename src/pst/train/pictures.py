@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pst.data.images import decode
-from pst.files import write_text
+from pst.io.files import write_text
 from pst.train.models import load_trained, set_attention
 from pst.train.picture_files import PREDICTIONS, list_images, plan_pictures, write_picture
 from pst.train.start import start

@@ -19,9 +19,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from pst.checkpoint import load_safetensors, save_safetensors
-from pst.files import replacing, write_text
-from pst.safe_load import load, plain
+from pst.io.checkpoints import load_safetensors, save_safetensors
+from pst.io.files import replacing, write_text
+from pst.io.safe_load import load, plain
 from pst.train.config import Config
 from pst.train.identity import differences
 

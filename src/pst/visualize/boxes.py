@@ -46,7 +46,7 @@ def draw_boxes(
     from PIL import Image as PillowImage
     from PIL import ImageDraw, ImageFont
 
-    from pst.image_file import as_rgb
+    from pst.io.image_file import as_rgb
 
     if not len(boxes) == len(labels) == len(classes):
         raise ValueError(f"got {len(boxes)} boxes, {len(labels)} labels and {len(classes)} classes: give one of each")

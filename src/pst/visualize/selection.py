@@ -58,7 +58,7 @@ def selection_overlay(image: Image, selection: Selection, head: int, *, item: in
     require_pillow()
     from PIL import Image as PillowImage
 
-    from pst.image_file import as_rgb
+    from pst.io.image_file import as_rgb
 
     image = as_rgb(image)
     tokens = _tokens(selection, head, item)

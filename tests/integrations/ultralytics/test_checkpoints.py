@@ -19,8 +19,8 @@ from torch import nn
 
 import pst
 from checkpoint_files import Call, authors_checkpoint, authors_layers, save
-from pst import transfer
-from pst.checkpoint import load_safetensors, save_safetensors
+from pst.io import transfer
+from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.control import attention_layers
 from pst.integrations import ultralytics as adapter
 from pst.integrations.ultralytics import checkpoints, convert_checkpoint, read_checkpoint

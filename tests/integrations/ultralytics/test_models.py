@@ -13,7 +13,7 @@ from ultralytics.utils.checks import check_yaml
 import golden
 import pst
 from pst import cli
-from pst.checkpoint import from_authors, to_authors
+from pst.io.checkpoints import from_authors, to_authors
 from pst.integrations.ultralytics import YOLO, model_zoo
 from pst.integrations.ultralytics.models import host_name
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst.backbones import build_body
-from pst.hub import PSTHubMixin
+from pst.io.hub import PSTHubMixin
 from pst.integrations.segmentation.decoder import Neck, SegmentationDecoder, decoder_options
 from pst.integrations.segmentation.heads import Activation, build_activation, build_classifier
 
@@ -21,7 +21,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
     Each level of the pyramid passes a 3×3 convolution to a common width, is resized to the finest level and added; a
     1×1 convolution gives the classes, which are resized to the image (Semantic FPN, arXiv 1901.02446, with one
     convolution per level). Images may have any size, also with sides that are no multiple of 32. `save_pretrained` and
-    `from_pretrained` are those of `pst.hub`.
+    `from_pretrained` are those of `pst.io.hub`.
 
     Args:
         encoder_name: timm's name of the backbone; a leading "tu-" is dropped.

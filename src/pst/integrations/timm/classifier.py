@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pst.functional.attention import Fusion
 from pst.functional.selection import SelectionRule
-from pst.hub import PSTHubMixin
+from pst.io.hub import PSTHubMixin
 from pst.integrations.timm.host import OnTimmBackbone
 from pst.modules import PST, ConvNormAct
 

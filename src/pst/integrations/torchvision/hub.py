@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pst.hub import PSTHubMixin
+from pst.io.hub import PSTHubMixin
 from pst.integrations.torchvision.detectors import faster_rcnn, fcos, mask_rcnn, retinanet
 
 BUILDERS = {"retinanet": retinanet, "fcos": fcos, "faster_rcnn": faster_rcnn, "mask_rcnn": mask_rcnn}
 
 
 class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
-    """One of the four detectors with `save_pretrained`, `from_pretrained` and `push_to_hub`, see `pst.hub`.
+    """One of the four detectors with `save_pretrained`, `from_pretrained` and `push_to_hub`, see `pst.io.hub`.
 
     Args:
         kind: "retinanet", "fcos", "faster_rcnn" or "mask_rcnn".

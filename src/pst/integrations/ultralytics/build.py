@@ -14,12 +14,12 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from pst.files import first_line
+from pst.io.files import first_line
 from pst.integrations.ultralytics.match import shapes_of_yaml
 from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.portable import Checkpoint, selection_of, train_args
 from pst.modules import PyramidSparseAttention
-from pst.transfer import difference, shapes
+from pst.io.transfer import difference, shapes
 
 
 def build(checkpoint: Checkpoint, source: str | Path) -> Any:

@@ -11,9 +11,9 @@ import ultralytics
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from pst import safe_load
-from pst.checkpoint import from_authors, load_safetensors, save_safetensors
-from pst.files import replacing
+from pst.io import safe_load
+from pst.io.checkpoints import from_authors, load_safetensors, save_safetensors
+from pst.io.files import replacing
 from pst.integrations.ultralytics.build import build
 from pst.integrations.ultralytics.decoded import DecodedModel
 from pst.integrations.ultralytics.guard import protected

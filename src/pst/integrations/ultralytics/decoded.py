@@ -1,4 +1,4 @@
-"""The model inside a decoded checkpoint: what it says of itself, its layers, its weights. See `pst.safe_load`."""
+"""The model inside a decoded checkpoint: what it says of itself, its layers, its weights. See `pst.io.safe_load`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pst.integrations.ultralytics.known import AUTHORS_LAYERS, RENAMED, class_names
 from pst.modules import PyramidSparseAttention
-from pst.safe_load import TRUST, Record, copy_tensor, load, plain
+from pst.io.safe_load import TRUST, Record, copy_tensor, load, plain
 
 _MAX_MODULES, _MAX_DEPTH = 50_000, 50  # far more than any model has; a pickle can nest one layer in itself
 _ATTENTION = f"{PyramidSparseAttention.__module__}.{PyramidSparseAttention.__qualname__}"

@@ -1,4 +1,4 @@
-"""The classes that a checkpoint of an Ultralytics model may name; see `pst.safe_load`."""
+"""The classes that a checkpoint of an Ultralytics model may name; see `pst.io.safe_load`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ultralytics.utils import tal as host_tal
 
 from pst import modules
 from pst.integrations.ultralytics.layer import PSTRow
-from pst.integrations.ultralytics.sums import SumRow
+from lab.study.runners.yolo_sums import SumRow
 from pst.modules.fine_statistics import FineStatistics
 from pst.modules.hooks import DrawTopk, FreezeNorms
 

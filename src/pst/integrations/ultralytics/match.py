@@ -13,7 +13,7 @@ from ultralytics.nn import tasks as host_tasks
 
 from pst.integrations.ultralytics.models import host_name, model_zoo
 from pst.integrations.ultralytics.plugin import register
-from pst.transfer import Shapes, shapes
+from pst.io.transfer import Shapes, shapes
 
 _FROM_DATA = ("nc", "channels", "kpt_shape")  # entries of a YAML that a training sets as its data wants
 

@@ -19,7 +19,7 @@ from ultralytics.utils.ops import make_divisible
 
 from pst.integrations.ultralytics import compat
 from pst.integrations.ultralytics.layer import PSTRow
-from pst.integrations.ultralytics.sums import SumRow
+from lab.study.runners.yolo_sums import SumRow
 
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 ROW_NAME = "PST"

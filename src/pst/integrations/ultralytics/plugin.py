@@ -18,7 +18,7 @@ from ultralytics.utils import dist as host_dist
 from ultralytics.utils import torch_utils as host_torch
 
 from pst import modules as pst_modules
-from pst.files import first_line
+from pst.io.files import first_line
 from pst.integrations.ultralytics import compat, guard, models, parser, training
 from pst.integrations.ultralytics.known import OWN
 from pst.integrations.ultralytics.layer import PSTRow

@@ -11,7 +11,7 @@ from torch import Tensor
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from pst.files import first_line
+from pst.io.files import first_line
 from pst.functional._checks import check_fusion, check_topk
 from pst.functional.selection import check_selection, from_plain
 from pst.integrations.ultralytics.model_yaml import check_model_yaml

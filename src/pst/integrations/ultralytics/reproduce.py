@@ -15,7 +15,7 @@ from pst.integrations.ultralytics.guard import protected
 from pst.integrations.ultralytics.known import class_names
 from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.yolo import YOLO
-from pst.safe_load import load, plain
+from pst.io.safe_load import load, plain
 
 # scale, mixup and copy_paste grow with the model, as in YOLOv12's published table
 _AUGMENTATION = {

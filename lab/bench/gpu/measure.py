@@ -1,0 +1,130 @@
+"""Run every section of the GPU benchmark in a process of its own and gather one JSON: lab/bench/gpu/run.sh calls this.
+
+    python lab/bench/gpu/measure.py --out lab/results/gpu.json --only correctness,modules --budget 460
+
+A section that fails, crashes the device or runs too long is recorded with its error text; what it had measured until
+then is kept. ``--device cpu --quick`` runs the same code at small sizes without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from gpu_correctness import correctness
+from gpu_modes import backends, compiled, graphs
+from gpu_speed import classifiers, detectors, modules
+from gpu_training import training
+
+from pst.profile.environment import environment
+from pst.io.files import write_text
+
+# In order of worth: what the budget leaves no time for is recorded as left out. (section, seconds at most)
+SECTIONS = {
+    "correctness": (correctness, 150),
+    "modules": (modules, 110),
+    "backends": (backends, 40),
+    "graphs": (graphs, 40),
+    "training": (training, 60),
+    "detectors": (detectors, 120),
+    "compiled": (compiled, 180),
+    "classifiers": (classifiers, 60),
+}
+
+
+def main() -> int:
+    """Exit code: 0 when every section passed, 1 when one failed or was left out."""
+    args = _parse()
+    if args.section:
+        return _run_section(args)
+    begin = time.monotonic()
+    result: dict[str, Any] = {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "settings": {"device": args.device, "quick": args.quick, "budget": args.budget},
+        **environment(),
+        "sections": {},
+    }
+    for name in args.only.split(","):
+        left = args.budget - (time.monotonic() - begin)
+        result["sections"][name] = section = _start(name, min(SECTIONS[name][1], left), args)
+        print(f"{name:<12} {section['status']:<8} {section['seconds']:6.1f} s  {section.get('error', '')[-300:]}")
+        result["seconds"] = time.monotonic() - begin
+        write_text(args.out, json.dumps(result, indent=1) + "\n")
+    bad = [name for name, section in result["sections"].items() if section["status"] not in ("passed", "skipped")]
+    print(f"{'Not passed: ' + ', '.join(bad) if bad else 'All passed'}; written: {args.out}")
+    return 1 if bad else 0
+
+
+def _start(name: str, limit: float, args: argparse.Namespace) -> dict[str, Any]:
+    """Run one section in a process of its own; its records, status and error."""
+    if limit < 10:
+        return {"status": "left out", "seconds": 0.0, "error": "no time left in the budget", "records": []}
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "part.json"
+        command = [sys.executable, __file__, "--section", name, "--out", str(part), "--device", args.device]
+        log = Path(folder) / "log"
+        with log.open("w") as stream:
+            try:
+                code = subprocess.run(
+                    [*command, *(["--quick"] if args.quick else [])], stdout=stream, stderr=subprocess.STDOUT,
+                    timeout=limit, check=False,
+                ).returncode  # fmt: skip
+                error = None if code == 0 else f"exit code {code}: {log.read_text(errors='replace')[-2000:]}"
+            except subprocess.TimeoutExpired:
+                error = f"stopped after {limit:.0f} s: {log.read_text(errors='replace')[-1000:]}"
+        section = json.loads(part.read_text()) if part.exists() else {"records": []}
+    section["seconds"] = round(time.monotonic() - begin, 1)
+    if error is not None:
+        section |= {"status": "failed", "error": section.get("error", error)}
+    return section
+
+
+def _run_section(args: argparse.Namespace) -> int:
+    """In the child: every record is on disk as soon as it is measured."""
+    records: list[dict[str, Any]] = []
+    status: dict[str, Any] = {"status": "running"}
+
+    def save(record: dict[str, Any] | None = None) -> None:
+        if record is not None:
+            records.append(record)
+        write_text(args.out, json.dumps({**status, "records": records}))
+
+    try:
+        SECTIONS[args.section][0](args.device, args.quick, save)
+    except ImportError as error:
+        status = {"status": "skipped", "error": str(error)}
+    except Exception as error:
+        status = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    else:
+        failures = [r for r in records if r.get("ok") is False]
+        status = {"status": "failed" if failures else "passed"}
+        if failures:
+            status["error"] = f"{len(failures)} of {len(records)} records are not ok; the first: {failures[0]}"
+    save()
+    return int(status["status"] == "failed")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("lab/results/gpu.json"))
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas between them")
+    parser.add_argument("--budget", type=float, default=460, help="seconds for everything (%(default)s)")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)  # in the child
+    args = parser.parse_args()
+    if unknown := set(args.only.split(",")) - set(SECTIONS):
+        parser.error(f"no section {', '.join(sorted(unknown))}: choose from {', '.join(SECTIONS)}")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What the project promises about its speed, and whether the measurements keep it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Records = Sequence[dict[str, Any]]
+Figures = Iterator[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One promise: every figure on the right side of the bound.
+
+    Attributes:
+        what: What is measured.
+        suite: Whose records the figures come from.
+        sense: "≥" or "≤".
+        bound: The promise.
+        figures: Records -> (figure, what it is of), the worst of which is judged.
+    """
+
+    what: str
+    suite: str
+    sense: str
+    bound: float
+    figures: Callable[[Records], Figures]
+
+
+def _cases(key: Callable[[dict[str, Any]], float | None], **where: tuple[int, ...]) -> Callable[[Records], Figures]:
+    """Figures of the attention or layer cases whose fields are among the values given; cases without one are left."""
+
+    def figures(records: Records) -> Figures:
+        for r in records:
+            value = key(r)
+            if value is not None and all(r[field] in values for field, values in where.items()):
+                yield value, f"N = {r['n']}, C = {r['channels']}, k = {r['topk']}"
+
+    return figures
+
+
+def _ratio(name: str, base: str, **where: str) -> Callable[[Records], Figures]:
+    """Median time of one model over that of another."""
+
+    def figures(records: Records) -> Figures:
+        ms = {r["name"]: r["ms"]["median"] for r in records if all(r.get(k) == v for k, v in where.items())}
+        if {name, base} <= ms.keys():
+            yield ms[name] / ms[base], f"{ms[name]:.0f} against {ms[base]:.0f} ms"
+
+    return figures
+
+
+def _speedup(r: dict[str, Any]) -> float:
+    return r["speedup"]
+
+
+def _within_reach(r: dict[str, Any]) -> float | None:
+    """The speed on a processor whose `scaled_dot_product_attention` leaves a factor of 4 within reach."""
+    return r["speedup"] if "op_ms" in r and r["textbook_ms"]["median"] >= 4.4 * r["op_ms"]["median"] else None
+
+
+def _memory(r: dict[str, Any]) -> float | None:
+    return r["pst_mb"] / r["textbook_mb"] if r.get("textbook_mb") else None
+
+
+def _over_least(r: dict[str, Any]) -> float:
+    return 1 / r["share"]
+
+
+PST, PLAIN = "yolo11n-pst k=0", "yolo11n"
+TARGETS = (
+    Target("attention, N = 6400, C = 32/64/128, k = 0: speed / textbook's", "module", "≥", 3.0,
+           _cases(_speedup, n=(6400,), channels=(32, 64, 128), topk=(0,))),
+    Target("the same, where PyTorch's own attention alone gives 4.4× or more", "module", "≥", 4.0,
+           _cases(_within_reach, n=(6400,), channels=(32, 64, 128), topk=(0,))),
+    Target("attention, N = 25600, C = 64, k = 0 and 8: speed / textbook's", "module", "≥", 5.0,
+           _cases(_speedup, n=(25600,), channels=(64,), topk=(0, 8))),
+    Target("attention, N = 25600, C = 64, k = 0 and 8: memory / textbook's", "module", "≤", 1 / 20,
+           _cases(_memory, n=(25600,), channels=(64,), topk=(0, 8))),
+    Target("attention, N = 100 and 400, any k: speed / textbook's", "module", "≥", 0.85,
+           _cases(_speedup, n=(100, 400))),
+    Target("YOLO11n-PST at 640 px: k = 8 / k = 0", "model", "≤", 1.05, _ratio("yolo11n-pst k=8", PST)),
+    Target("training step of a PST layer, N = 6400: speed / textbook's", "train", "≥", 2.0,
+           _cases(_speedup, n=(6400,))),
+    Target("training step of a PST layer, N = 6400: memory / textbook's", "train", "≤", 0.35,
+           _cases(_memory, n=(6400,))),
+    Target("YOLO11n-PST / YOLO11n at 640 px, eager fused", "model", "≤", 1.35, _ratio(PST, PLAIN)),
+    Target("YOLO11n-PST / YOLO11n at 640 px, ONNX Runtime", "export", "≤", 1.30,
+           _ratio(PST, PLAIN, runtime="ONNX Runtime")),
+    Target("YOLO11n-PST / YOLO11n at 640 px, OpenVINO", "export", "≤", 1.25, _ratio(PST, PLAIN, runtime="OpenVINO")),
+    Target("attention, N ≥ 6400: time / least time of the roofline", "module", "≤", 2.5,
+           _cases(_over_least, n=(6400, 25600))),
+    Target("import pst, every public name / import torch", "import", "≤", 1.15,
+           _ratio("import pst, every public name", "import torch")),
+)  # fmt: skip
+
+
+def judge(suites: Mapping[str, Mapping[str, Any]], targets: Sequence[Target] = TARGETS) -> list[dict[str, Any]]:
+    """Compare measurements with the targets.
+
+    Args:
+        suites: Suite -> what `lab.bench.measure_suite` returned.
+        targets: What to judge.
+
+    Returns:
+        One record for each target: ``what``, ``sense``, ``bound``, ``value`` (the worst figure), ``where`` (what it is
+        of), ``met``, and ``missed_by``, a share of the bound; the last four are None where nothing was measured.
+    """
+    return [_judge(target, suites.get(target.suite, {}).get("records", ())) for target in targets]
+
+
+def _judge(target: Target, records: Records) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "what": target.what, "sense": target.sense, "bound": target.bound,
+        "value": None, "where": None, "met": None, "missed_by": None,
+    }  # fmt: skip
+    figures = sorted(target.figures(records))
+    if figures:
+        value, where = figures[0 if target.sense == "≥" else -1]
+        met = {"≥": operator.ge, "≤": operator.le}[target.sense](value, target.bound)
+        record |= {"value": value, "where": where, "met": met}
+        record["missed_by"] = None if met else abs(value - target.bound) / target.bound
+    return record

@@ -1,0 +1,124 @@
+"""State dicts: the authors' names and ours, and safetensors files. Nothing here executes a pickle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+
+from torch import Tensor
+
+from pst.io.files import first_line, replacing
+
+Renames = tuple[tuple[re.Pattern[str], str], ...]
+
+# one PST layer, relative to its prefix: ours -> the authors'
+_RENAMES: Renames = (
+    (re.compile(r"^reduce\."), "cv1."),
+    (re.compile(r"^reduce_upper\."), "cvup."),
+    (re.compile(r"^project\."), "cv2."),
+    (re.compile(r"^blocks\.(\d+)\.attn\.gate\."), r"attnlayer_\1.attn.gate_conv1d."),
+    (re.compile(r"^blocks\.(\d+)\."), r"attnlayer_\1."),
+)
+_RENAMES_BACK: Renames = (
+    (re.compile(r"^cv1\."), "reduce."),
+    (re.compile(r"^cvup\."), "reduce_upper."),
+    (re.compile(r"^cv2\."), "project."),
+    (re.compile(r"^attnlayer_(\d+)\.attn\.gate_conv1d\."), r"blocks.\1.attn.gate."),
+    (re.compile(r"^attnlayer_(\d+)\."), r"blocks.\1."),
+)
+
+
+def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the PST layers of an authors' state dict to ours; every other key stays as it is.
+
+    The gate's weight goes from Conv1d's (d, 2d, 1) to Linear's (d, 2d). A state dict of ours is returned unchanged.
+
+    Args:
+        state_dict: Of a PST layer or of a whole model (spec, "Names in the authors' state dicts").
+
+    Returns:
+        A new dict, in the same order; tensors are shared, not copied.
+    """
+    return _rename(state_dict, "cvup.", _RENAMES_BACK, lambda gate: gate.reshape(gate.shape[0], -1))
+
+
+def to_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `from_authors`."""
+    return _rename(state_dict, "reduce_upper.", _RENAMES, lambda gate: gate.reshape(*gate.shape[:2], 1))
+
+
+def save_safetensors(state_dict: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write ``state_dict`` to a safetensors file, atomically: ``path`` is the old file or the whole new one.
+
+    Args:
+        state_dict: Tensors; each is written contiguous and on its own.
+        path: Target; its folder must exist.
+        metadata: Strings kept in the file's header.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ImportError: safetensors is not installed.
+    """
+    _import_safetensors()
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder: make it before saving {path.name} there")
+    with replacing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode  # safetensors itself leaves a file that only its owner can read
+        save_file({k: v.detach().contiguous().clone() for k, v in state_dict.items()}, part, dict(metadata))
+        part.chmod(mode)
+
+
+def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: (state dict on the CPU, metadata).
+
+    Raises:
+        FileNotFoundError: No such file.
+        ImportError: safetensors is not installed.
+        ValueError: It is not a safetensors file.
+    """
+    _import_safetensors()
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no safetensors file at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            metadata = f.metadata()
+            return {name: f.get_tensor(name) for name in f.keys()}, {} if metadata is None else metadata  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {first_line(error)}") from error
+
+
+def _rename(
+    state_dict: Mapping[str, Tensor], marker: str, renames: Renames, reshape_gate: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Apply ``renames`` below every prefix that has a ``marker`` entry."""
+    markers = (re.search(rf"(?:^|\.)({re.escape(marker)})", key) for key in state_dict)
+    prefixes = {match.string[: match.start(1)] for match in markers if match}
+    out: dict[str, Tensor] = {}
+    for key, tensor in state_dict.items():
+        prefix = next((p for p in prefixes if key.startswith(p)), None)
+        name = key if prefix is None else prefix + _apply(key[len(prefix) :], renames)
+        is_gate = name != key and re.search(r"\.attn\.gate(_conv1d)?\.weight$", name) is not None
+        out[name] = reshape_gate(tensor) if is_gate else tensor
+    return out
+
+
+def _apply(key: str, renames: Renames) -> str:
+    for pattern, replacement in renames:
+        if pattern.match(key):
+            return pattern.sub(replacement, key)
+    return key
+
+
+def _import_safetensors() -> None:
+    try:
+        import_module("safetensors")
+    except ImportError as error:
+        raise ImportError("reading and writing checkpoints needs safetensors: pip install safetensors") from error
