@@ -55,10 +55,10 @@ format: setup ## repair what ruff can
 	$(PY) -m ruff format
 
 bench: setup ## measure speed and memory against the targets, ten minutes (ARGS adds options)
-	$(PST) bench targets $(ARGS)
+	$(PY) -m lab bench targets $(ARGS)
 
 bench-check: setup ## the ratios of the targets again, two minutes; says which are missed
-	$(PST) bench check $(ARGS)
+	$(PY) -m lab bench check $(ARGS)
 
 docs: setup ## the documentation, as build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict

@@ -15,8 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DIST, BARE = ROOT / "dist", ROOT / "build" / "bare"
 SDIST = (
     "src/pst/__init__.py",
-    "benchmarks",
-    "studies",
+    "lab",
     "tests",
     "docs",
     "README.md",

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What this project measures: not in the wheel, run from a checkout as ``python -m lab``."""

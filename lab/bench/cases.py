@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lab.bench.textbook import textbook_attention, textbook_layer
-from pst.profile.flops import Work, count_work
 from pst.control import attention_layers
 from pst.control.folding import fuse
 from pst.functional import pyramid_sparse_attention
 from pst.modules import PST, PyramidSparseAttention
+from pst.profile.flops import Work, count_work
 
 KINDS = ("pst", "textbook")
 

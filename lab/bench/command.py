@@ -1,4 +1,4 @@
-"""`pst bench`: speed and memory side by side on this machine, as tables, JSON and plots, and the project's targets."""
+"""``python -m lab bench``: speed and memory side by side on this machine, and the project's targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SUITES = ("module", "train", "model", "export", "import")
 _NEEDS = {"model": ("ultralytics",), "export": ("ultralytics", "onnx", "onnxruntime", "openvino")}
-_MARKS = ("<!-- figures: made by pst bench report -->", "<!-- end of figures -->")
+_MARKS = ("<!-- figures: made by lab bench report -->", "<!-- end of figures -->")
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -143,7 +143,7 @@ def _report(args: argparse.Namespace) -> int:
 
     suites = _load(args.out)
     if not suites:
-        raise FileNotFoundError(f"no results in {args.out}: run pst bench targets --out {args.out} first")
+        raise FileNotFoundError(f"no results in {args.out}: run python -m lab bench targets --out {args.out} first")
     text = args.page.read_text("utf-8")
     if any(text.count(mark) != 1 for mark in _MARKS):
         raise ValueError(f"{args.page} must hold the lines {_MARKS[0]} and {_MARKS[1]} once each")

@@ -15,9 +15,9 @@ from torch import nn
 
 from lab.bench.roofline import Roofline
 from lab.bench.suites import ratio_records, run_models
-from pst.profile.timing import interleave
-from pst.profile.flops import count_work
 from pst.control import set_topk
+from pst.profile.flops import count_work
+from pst.profile.timing import interleave
 
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 

@@ -1,7 +1,7 @@
 """Measure every export of a trained detector: format × k × precision, into JSON, and the table in docs/export.md of it.
 
-    python lab/bench/export_matrix.py --model best.pt --data data.yaml --images images/val --imgsz 320
-    python lab/bench/export_matrix.py --table            # only writes the table again
+    python -m lab.bench.export_matrix --model best.pt --data data.yaml --images images/val --imgsz 320
+    python -m lab.bench.export_matrix --table            # only writes the table again
 
 Resumable: a case that the JSON has is not measured again. Formats whose packages cannot share one environment are run
 one after the other, each with the Python of its own (``--formats coreml``); all of them add to one JSON.
@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pst.profile.environment import environment, version_of
 from pst.export import FORMATS, compare, newest_opset
 from pst.integrations.ultralytics import export as exports
+from pst.profile.environment import environment, version_of
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "export-matrix.json"
+ROOT = Path(__file__).resolve().parents[2]
+RESULT = ROOT / "lab" / "results" / "export-matrix.json"
 PAGE = ROOT / "docs" / "export.md"
 MARKS = ("<!-- matrix: made by lab/bench/export_matrix.py -->", "<!-- end of matrix -->")
 PACKAGES = ("onnx", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx", "coremltools", "litert-torch", "ai-edge-litert")

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab.bench.roofline import Roofline
-from pst.profile.timing import interleave
-from pst.profile.flops import count_work
 from pst.control.folding import fuse
 from pst.modules import PST, ConvNormAct, PSTPyramid
+from pst.profile.flops import count_work
+from pst.profile.timing import interleave
 
 WIDTH = 64  # C of every neck's output; the widths of YOLO11n at 640 px go in
 LEVELS = ((64, 80), (128, 40), (256, 20))  # (channels, side) of P3, P4, P5

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pst.profile.timing import interleave
 from pst.profile.flops import Work
+from pst.profile.timing import interleave
 
 
 @dataclass(frozen=True)

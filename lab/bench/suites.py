@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from lab.bench.cases import KINDS, Case, one_call
-from pst.profile.memory import peak_memory, peak_memory_cuda
 from lab.bench.roofline import Roofline
+from pst.profile.memory import peak_memory, peak_memory_cuda
 from pst.profile.timing import Timing, interleave
 
 

@@ -1,4 +1,4 @@
-"""`pst study`: grids of trainings, one result file for each cell, and the report of what they say."""
+"""`python -m lab study`: grids of trainings, one result file for each cell, and the report of what they say."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ while [[ $# -gt 0 ]]; do
         *) echo "unknown argument $1" >&2; usage >&2; exit 2 ;;
     esac
 done
-root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
-export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1
+root=$(cd "$(dirname "$0")/../.." && pwd) || exit 2
+export PYTHONPATH="$root/src:$root${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1
 
 left=0
 # study:part of the cells' names, "" for all of it
@@ -30,7 +30,7 @@ for part in detection:tracked segmentation:tracked classification:tracked detect
     detection:; do
     study=${part%%:*} rest=$((seconds - SECONDS))
     [[ $rest -gt 0 ]] || { echo "no time left for $part" >&2; left=1; continue; }
-    "${PYTHON:-python3}" -m pst study run "$root/studies/larger/$study.yaml" --data-root "$data" --out "$out" \
+    "${PYTHON:-python3}" -m lab study run "$root/lab/studies/larger/$study.yaml" --data-root "$data" --out "$out" \
         --filter "${part#*:}" --jobs "$jobs" --deadline "$rest" --device cuda || left=1
 done
 exit "$left"

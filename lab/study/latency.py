@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pst.profile.timing import interleave
-from pst.profile.environment import environment
-from pst.io.files import write_text
 from lab.study import recipes as attention
 from lab.study.grid import Cell, Study, load_study
+from pst.io.files import write_text
+from pst.profile.environment import environment
+from pst.profile.timing import interleave
 
 _CLASSES = 20
 

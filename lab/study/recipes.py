@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 import pst
-from pst.functional.selection import Random
 from lab.study.grid import Cell
 from lab.study.variants import Variant
+from pst.functional.selection import Random
 
 
 def apply(model: nn.Module, variant: Variant) -> nn.Module:

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pst.io.files import check_ours, read_json, replacing, write_text
-from lab.study import plots
-from lab.study import tables
+from lab.study import plots, tables
 from lab.study.grid import Study, load_study
 from lab.study.overview import overview
 from lab.study.tables import Results, Table
 from lab.study.variants import many
+from pst.io.files import check_ours, read_json, replacing, write_text
 
 PAGE = "evidence.md"
 _ASSETS = "assets/study"
@@ -57,7 +56,9 @@ def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str
     ]
     sections: dict[str, list[Part]] = {study.name: list(_parts(study, results)) for study, results in grouped}
     if not any(sections.values()):
-        raise FileNotFoundError(f"no results of {[str(s) for s in studies]} in {results}: run `pst study run` first")
+        raise FileNotFoundError(
+            f"no results of {[str(s) for s in studies]} in {results}: run `python -m lab study run`"
+        )
     if len(grouped) > 1:
         pngs = {kind: overview(grouped, kind) for kind in ("methods", "fine")}
         sections = {_OVERVIEW: [(f"{_OVERVIEW}-{kind}.png", png) for kind, png in pngs.items() if png], **sections}

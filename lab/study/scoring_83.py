@@ -3,7 +3,7 @@
 8.3.105 clips predicted boxes to the image before matching and lets the precision-recall curve run on to recall 1; 8.4
 does neither, and so gives lower figures for the same weights. Both changes are undone here in the installed 8.4.
 
-    python lab/study/scoring_83.py --model best.pt --data bccd/data.yaml --imgsz 320 --topk 0,8 --out result.json
+    python -m lab.study.scoring_83 --model best.pt --data bccd/data.yaml --imgsz 320 --topk 0,8 --out result.json
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import metrics, ops
 
 import pst
-from pst.profile.environment import environment
 from pst.integrations.ultralytics import YOLO
+from pst.profile.environment import environment
 
 
 class Validator83(DetectionValidator):

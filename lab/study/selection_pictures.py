@@ -1,6 +1,6 @@
 """What the chosen tokens look at: the images a trained detector does best and worst on, with the selected tokens.
 
-    python lab/study/selection_pictures.py lab/studies/models/neck-pst.yaml final.safetensors digits/data.yaml \
+    python -m lab.study.selection_pictures lab/studies/models/neck-pst.yaml final.safetensors digits/data.yaml \
         --imgsz 256 --topk 8 --out docs/assets/study/selection.png
 
 The weights are a cell's ``final.safetensors``. An image's score is the F1 of its detections above a confidence of 0.25
@@ -21,10 +21,10 @@ from torchvision.ops import box_iou
 from ultralytics.nn.tasks import DetectionModel
 
 import pst
-from pst.control import Selection
-from pst.io.files import replacing
-from pst.integrations.ultralytics import register
 from lab.study.runners.yolo_cached_val import CachedValidation
+from pst.control import Selection
+from pst.integrations.ultralytics import register
+from pst.io.files import replacing
 from pst.visualize import selection_overlay
 
 GREEN, RED = (0, 200, 0), (230, 0, 0)

@@ -50,7 +50,7 @@ def group(study: Study, results: Sequence[Mapping[str, Any]]) -> Results:
 def with_latency(
     results: Sequence[Mapping[str, Any]], study: str, found: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """The results with ``latency``, which `pst study latency` measured: processor and batch -> variant -> ms per image.
+    """The results with ``latency``, which `lab study latency` measured: processor and batch -> variant -> ms per image.
 
     Args:
         results: Of the cells of one study.

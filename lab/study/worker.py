@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pst.profile.environment import environment
-from pst.io.files import write_text
 from lab.study.claims import Claim
 from lab.study.grid import Cell, load_study
+from pst.io.files import write_text
+from pst.profile.environment import environment
 
 RESULTS, FAILED, WORK, CLAIMS = "results", "failed", "cells", "claims"
 AGAIN = 75  # exit code of a worker after a failed cell: whatever the failure left in its process goes with it

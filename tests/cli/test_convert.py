@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from checkpoint_files import Call, authors_checkpoint, authors_layers, save
-from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.cli import main
+from pst.io.checkpoints import load_safetensors, save_safetensors
 
 
 @pytest.fixture(scope="module")

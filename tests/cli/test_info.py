@@ -5,8 +5,8 @@ import re
 import torch
 
 import pst
-from pst.profile import environment
 from pst.cli import info, main
+from pst.profile import environment
 
 
 def test_prints_versions_hardware_and_extras(capsys):

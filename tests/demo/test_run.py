@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import pst
-from pst.profile import environment
 from pst.demo import run, stages
 from pst.demo.remaining import Remaining
+from pst.profile import environment
 
 ROWS = ["coarse", *(f"{fusion}-k{k}" for fusion in ("gate", "refine") for k in (4, 8, 16))]
 

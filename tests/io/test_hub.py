@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import pst
 from pst.control import attention_layers
 from pst.functional.selection import Nucleus, Window
-from pst.io.hub import PSTHubMixin
 from pst.integrations.segmentation import PSTSegmenter
 from pst.integrations.timm import PSTClassifier, PSTFeatures
 from pst.integrations.torchvision.hub import PSTDetector
+from pst.io.hub import PSTHubMixin
 
 
 class Net(nn.Module, PSTHubMixin):

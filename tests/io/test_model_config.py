@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from pst.io.checkpoints import save_safetensors
 from pst.integrations.segmentation import PSTSegmenter
 from pst.integrations.timm.classifier import PSTClassifier
 from pst.integrations.torchvision import PSTDetector
+from pst.io.checkpoints import save_safetensors
 from pst.io.model_config import check_model_config
 from pst.train import load_trained
 

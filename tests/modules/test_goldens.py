@@ -7,8 +7,8 @@ from torch import Tensor
 
 import golden
 import pst
-from pst.io.checkpoints import from_authors, to_authors
 from pst.control import attention_layers
+from pst.io.checkpoints import from_authors, to_authors
 
 IMPLEMENTATIONS = ("fused", "reference")
 

@@ -24,9 +24,9 @@ import torch
 import triton
 from torch import Tensor
 
-from pst.profile.environment import environment
-from pst.io.files import write_text
 from pst.functional import _triton, pyramid_sparse_attention
+from pst.io.files import write_text
+from pst.profile.environment import environment
 
 Tile = tuple[int, int, int, int]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

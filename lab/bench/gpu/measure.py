@@ -1,6 +1,6 @@
 """Run every section of the GPU benchmark in a process of its own and gather one JSON: lab/bench/gpu/run.sh calls this.
 
-    python lab/bench/gpu/measure.py --out lab/results/gpu.json --only correctness,modules --budget 460
+    python -m lab.bench.gpu.measure --out lab/results/gpu.json --only correctness,modules --budget 460
 
 A section that fails, crashes the device or runs too long is recorded with its error text; what it had measured until
 then is kept. ``--device cpu --quick`` runs the same code at small sizes without a GPU.
@@ -18,13 +18,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from gpu_correctness import correctness
-from gpu_modes import backends, compiled, graphs
-from gpu_speed import classifiers, detectors, modules
-from gpu_training import training
-
-from pst.profile.environment import environment
+from lab.bench.gpu.correctness import correctness
+from lab.bench.gpu.modes import backends, compiled, graphs
+from lab.bench.gpu.speed import classifiers, detectors, modules
+from lab.bench.gpu.training import training
 from pst.io.files import write_text
+from pst.profile.environment import environment
 
 # In order of worth: what the budget leaves no time for is recorded as left out. (section, seconds at most)
 SECTIONS = {
@@ -69,7 +68,17 @@ def _start(name: str, limit: float, args: argparse.Namespace) -> dict[str, Any]:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "part.json"
-        command = [sys.executable, __file__, "--section", name, "--out", str(part), "--device", args.device]
+        command = [
+            sys.executable,
+            "-m",
+            "lab.bench.gpu.measure",
+            "--section",
+            name,
+            "--out",
+            str(part),
+            "--device",
+            args.device,
+        ]
         log = Path(folder) / "log"
         with log.open("w") as stream:
             try:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from gpu_correctness import BUDGET, Save, attempt, relative
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lab.bench import interleave
+from lab.bench.gpu.correctness import BUDGET, Save, attempt, relative
 from pst.modules import PST
 
 

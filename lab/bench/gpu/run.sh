@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Correctness and speed on one CUDA GPU in under 8 minutes, into one JSON file.
 #
-#     lab/bench/gpu/run.sh [RESULT.json] [options of lab/bench/gpu/measure.py]
+#     lab/bench/gpu/run.sh [RESULT.json] [options of lab.bench.gpu.measure]
 #
 # Needs a Python with torch; Ultralytics and timm add whole models. Each section runs in a process of its own: one that
 # fails is recorded with its error text and the others still run. Exit code 0 when all passed, 1 when one failed.
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit 2
+cd "$(dirname "$0")/../../.." || exit 2
 result=lab/results/gpu.json
 if [[ $# -gt 0 && $1 != -* ]]; then
     result=$1
     shift
 fi
-export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-exec "${PYTHON:-python3}" lab/bench/gpu/measure.py --out "$result" "$@"
+export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+exec "${PYTHON:-python3}" -m lab.bench.gpu.measure --out "$result" "$@"

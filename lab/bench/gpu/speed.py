@@ -10,10 +10,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from gpu_correctness import Save, attempt
 from torch import nn
 
 from lab.bench import Case, interleave, measure_roofline, peak_memory_cuda, run_models
+from lab.bench.gpu.correctness import Save, attempt
 from pst.control import set_topk
 
 BATCHES = (1, 32)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from gpu_correctness import Save, attempt
 from torch import Tensor, nn
 
+from lab.bench.gpu.correctness import Save, attempt
 from lab.bench.textbook import textbook_layer
 from pst.control import set_topk, use_topk
 from pst.modules import PST

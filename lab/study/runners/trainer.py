@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import pst
-from pst.control import attention_layers
-from pst.io.files import write_text
 from lab.study import recipes as attention
 from lab.study.bootstrap import Detections, average_precision, mean_iou, pack, resample_weights, weighted_mean
 from lab.study.costs import count_gflops, peak_memory
 from lab.study.worker import Task
+from pst.control import attention_layers
+from pst.io.files import write_text
 from pst.train import Config, load_config, load_trained
 from pst.train.evaluate import Evaluation
 from pst.train.loop import Trainer

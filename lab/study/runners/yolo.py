@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import pst
-from pst.control import attention_layers
 from lab.study import recipes as attention
 from lab.study.bootstrap import average_precision, pack, resample_weights
 from lab.study.matching import ap_by_size, match
+from lab.study.runners.yolo_training import overrides_of, train
 from lab.study.variants import Variant
 from lab.study.worker import Task
-from lab.study.runners.yolo_training import overrides_of, train
+from pst.control import attention_layers
 
 _CALIBRATION_BATCHES = 8
 _TUNED_K = 8

@@ -14,11 +14,11 @@ from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
-from pst.io.files import replacing, write_text
 from lab.study.runners.yolo_bfloat16 import train_in_bfloat16
 from pst.integrations.ultralytics.guard import protected
 from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.reproduce import epochs_done
+from pst.io.files import replacing, write_text
 
 Prepare = Callable[[nn.Module], None]
 

@@ -1,4 +1,7 @@
-"""A sum of maps as a row of an Ultralytics model: what FPN and BiFPN fuse with, for comparisons with PST."""
+"""A sum of maps as a row of an Ultralytics model: what FPN and BiFPN fuse with, for comparisons with PST.
+
+Importing this lets the adapter read the row.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pst.integrations.ultralytics import register
+from pst.integrations.ultralytics.parser import KINDS, Kind, Row, scaled_row
 
 
 class SumRow(nn.Module):
@@ -51,7 +57,25 @@ class SumRow(nn.Module):
         return torch.stack([w * t for w, t in zip(weight.unbind(), x, strict=True)]).sum(0)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        from pst.integrations.ultralytics.plugin import register
-
         register()
         super().__setstate__(state)
+
+
+def _read(d: dict[str, Any], index: int, row: list[Any]) -> Row:
+    """Check one Sum row and scale its width."""
+    from_, repeats, _, args = row
+    options = args[1] if len(args) == 2 else {}
+    if not isinstance(from_, list) or repeats != 1 or not 1 <= len(args) <= 2 or not options.keys() <= {"weighted"}:
+        raise ValueError(
+            f"row {index} {row} is no Sum row: wanted [[a, b, …], 1, Sum, [channels, {{weighted: false}}]]"
+        )
+    return scaled_row(d, index, row, args[0], options)
+
+
+def _build(row: Row, widths: list[int]) -> SumRow:
+    if set(widths) != {row.out_channels}:
+        raise ValueError(f"row {row.number}: a Sum of {row.out_channels} channels has sources of {widths} channels")
+    return SumRow(len(widths), **row.options)
+
+
+KINDS["Sum"] = Kind(_read, _build, SumRow)

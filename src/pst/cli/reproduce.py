@@ -110,8 +110,8 @@ def _find(recipe: Recipe, data: str, *, download: bool) -> str:
 
 def _evaluate(recipe: Recipe, data: str, folder: Path, device: str | None) -> None:
     """Write reproduce.json."""
-    from pst.profile.environment import environment
     from pst.integrations.ultralytics import reproduce
+    from pst.profile.environment import environment
 
     best = folder / "weights" / "best.pt"
     figures = list(reproduce.evaluate(recipe, best, data, device=device, save_dir=str(folder / "val")))

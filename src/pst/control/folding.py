@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from pst.modules.attention import PyramidSparseAttention
+from pst.control.layers import find_attention
 from pst.modules.conv import ConvNormAct
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -49,9 +49,7 @@ def fuse(model: Model) -> Model:
     if training:
         raise ValueError(f"BatchNorm is folded for inference, and {training[0] or 'the model'} is in training mode: "
                          "call model.eval() first")  # fmt: skip
-    calibrated = [
-        m.kv for m in model.modules() if isinstance(m, PyramidSparseAttention) and m.fine_statistics is not None
-    ]
+    calibrated = [layer.kv for layer in find_attention(model).values() if layer.fine_statistics is not None]
     kept = {id(m) for kv in calibrated for m in kv.modules()}
     for block in blocks.values():
         if id(block) not in kept:

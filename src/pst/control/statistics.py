@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from pst.control import attention_layers, inner_model, sync_predictor, use_topk
+from pst.control.layers import attention_layers, inner_model, sync_copies
+from pst.control.settings import use_topk
 from pst.modules.attention import PyramidSparseAttention
 from pst.modules.fine_statistics import FineStatistics, find_norm, running
 
@@ -60,7 +61,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.device 
         tracked = layer.fine_statistics is not None and layer.fine_statistics.tracked
         layer.fine_statistics = moments[name].statistics()
         layer.fine_statistics.tracked = tracked
-    sync_predictor(model)
+    sync_copies(model)
 
 
 def uncalibrate(model: nn.Module) -> None:
@@ -72,7 +73,7 @@ def uncalibrate(model: nn.Module) -> None:
     """
     for layer in attention_layers(model).values():
         layer.fine_statistics = None
-    sync_predictor(model)
+    sync_copies(model)
 
 
 def track_fine_statistics(model: nn.Module, enabled: bool = True) -> None:
@@ -100,7 +101,7 @@ def track_fine_statistics(model: nn.Module, enabled: bool = True) -> None:
             layer.fine_statistics = FineStatistics(norms[name])
         if layer.fine_statistics is not None:
             layer.fine_statistics.tracked = enabled
-    sync_predictor(model)
+    sync_copies(model)
 
 
 class _Moments:

@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from pst.control import attention_layers, inner_model
+from pst.control.layers import attention_layers, inner_model
 from pst.functional._checks import check_generator, check_share, check_topk
 from pst.modules.hooks import Before, DrawTopk, FreezeNorms
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from pst.profile import environment
 from pst.demo.settings import TRAINING, Settings
+from pst.profile import environment
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics import SweepRow

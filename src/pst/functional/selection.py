@@ -206,11 +206,18 @@ def to_plain(selection: str | SelectionRule) -> object:
 
 
 def from_plain(plain: object) -> object:
-    """The inverse of `to_plain`."""
-    if type(plain) is tuple:  # a rule of the user's may be a named tuple
-        name, settings = plain
-        return RULES[name](**settings)
-    return plain
+    """The inverse of `to_plain`, of JSON's lists as well.
+
+    Raises:
+        TypeError: ``plain`` is a list of something else, or the rule has other settings.
+        ValueError: There is no such rule.
+    """
+    if type(plain) not in (tuple, list):  # a rule of the user's may be a named tuple
+        return plain
+    if len(plain) != 2 or not isinstance(plain[0], str) or not isinstance(plain[1], dict):
+        raise TypeError(f"a selection rule is a name, or a name and its settings, got {plain!r:.80}")
+    check_selection(plain[0])
+    return RULES[plain[0]](**plain[1])
 
 
 def select_tokens(

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Files: written atomically, checkpoints, the Hub; nothing that a file holds is executed."""

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
+from pst.control.layers import find_attention
 from pst.io.checkpoints import load_safetensors
 from pst.io.files import first_line
-from pst.functional.selection import check_selection, from_plain, to_plain
 from pst.io.model_config import at_most, check_model_config
-from pst.modules import ConvNormAct, PyramidSparseAttention
 from pst.io.transfer import check_finite, class_entries, load_weights
+from pst.modules import ConvNormAct
 
 _LOG = logging.getLogger(__name__)
 _SETTINGS = "pst_settings"  # where config.json has what may be set on each PST layer at any time
@@ -148,10 +148,10 @@ class PSTHubMixin(
         local = Path(options["model_id"], "model.safetensors")  # on the Hub, weights come after the configuration
         with at_most(local.stat().st_size, local) if local.is_file() else nullcontext():
             model: Any = super()._from_pretrained(strict=strict, **(start | options))
-        layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
+        layers = find_attention(model)
         try:
             for name, values in settings.items():
-                _apply(layers[name], values)
+                layers[name].settings = layers[name].settings.changed(values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{options['model_id']} has {_SETTINGS} that are none of its model's: {first_line(error)}"
@@ -185,21 +185,11 @@ class PSTHubMixin(
 
 def _settings(model: Any) -> dict[str, dict[str, Any]]:
     """What may be set at any time on each PST layer, as JSON."""
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
-    settings = {}
-    for name, layer in layers.items():
-        rule = to_plain(layer.selection)
+    settings = {name: layer.settings.plain() for name, layer in find_attention(model).items()}
+    for name, values in settings.items():
+        rule = values["selection"]
         if not isinstance(rule, (str, tuple)):
             raise TypeError(
                 f"JSON cannot describe the selection rule {rule!r} of {name}: set one of pst.functional.selection"
             )
-        settings[name] = {"topk": layer.topk, "fusion": layer.fusion, "selection": rule}
     return settings
-
-
-def _apply(layer: Any, values: dict[str, Any]) -> None:
-    rule: Any = values["selection"]
-    if isinstance(rule, list):
-        rule = from_plain(tuple(rule))
-    check_selection(rule)
-    layer.topk, layer.fusion, layer.selection = values["topk"], values["fusion"], rule

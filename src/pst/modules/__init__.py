@@ -5,5 +5,6 @@ from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fusion import PST
 from pst.modules.pyramid import PSTPyramid
+from pst.modules.settings import Settings
 
-__all__ = ["PST", "ConvFactory", "ConvNormAct", "PSTBlock", "PSTPyramid", "PyramidSparseAttention"]
+__all__ = ["PST", "ConvFactory", "ConvNormAct", "PSTBlock", "PSTPyramid", "PyramidSparseAttention", "Settings"]

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.functional._checks import autocasts, check_fusion, check_sizes, check_tensor, check_topk
+from pst.functional._checks import autocasts, check_sizes, check_tensor
 from pst.functional._types import Inputs
 from pst.functional.attention import Fusion, Implementation, attend, gather_tokens
-from pst.functional.selection import Gumbel, SelectionRule, check_selection, from_plain, to_plain
+from pst.functional.selection import Gumbel, SelectionRule, check_selection
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fine_statistics import FineStatistics, find_norm
+from pst.modules.settings import Options, Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class PyramidSparseAttention(nn.Module):
     """Queries from a finer map attend to a coarser one, then to children of its top-k tokens (spec, "Attn").
 
-    The same ``kv`` projection serves both levels, so a module trained with k = 0 runs with any k. ``topk`` and
-    ``fusion`` may be set at any time and are no part of the state dict.
+    The same ``kv`` projection serves both levels, so a module trained with k = 0 runs with any k. ``settings``, or
+    ``topk``, ``fusion`` and ``selection`` one by one, may be set at any time and are no part of the state dict.
 
     ``q``, ``kv``, ``pe``, ``proj`` and ``gate`` are called, each with a whole map, and never looked into: any Module of
     the same shapes may take their place.
@@ -32,11 +37,8 @@ class PyramidSparseAttention(nn.Module):
     Args:
         dim: C, channels of both maps and of the output.
         num_heads: h; must divide ``dim``.
-        topk: k, coarse tokens per image and head whose children are attended; more than M means all; 0 is none.
-        fusion: "gate" (the paper; has parameters) or "refine" (has none).
-        selection: "mean" (the paper), "mass", "nucleus", "window", "random", or a rule of `pst.functional.selection`
-            with settings of its own; or "gumbel" (training studies: noise while training, none in eval mode).
         conv: Factory of the projections, see `pst.modules.ConvFactory`.
+        **options: ``topk``, ``fusion`` and ``selection``, see `pst.modules.Settings`.
 
     Attributes:
         generator: `torch.Generator` for "gumbel", None for PyTorch's global one; neither copied nor pickled.
@@ -46,8 +48,8 @@ class PyramidSparseAttention(nn.Module):
         drawn_topk: k of a training step in place of ``topk``, see `pst.stochastic_topk`; neither copied nor pickled.
 
     Raises:
-        TypeError: ``topk`` is not an integer, ``selection`` no rule.
-        ValueError: ``num_heads`` does not divide ``dim``, ``topk`` < 0, or an option is unknown.
+        TypeError: An option has the wrong type, or there is none of its name.
+        ValueError: ``num_heads`` does not divide ``dim``, or an option has a value that it cannot have.
     """
 
     generator: torch.Generator | None = None
@@ -59,49 +61,60 @@ class PyramidSparseAttention(nn.Module):
         dim: int,
         num_heads: int,
         *,
-        topk: int = 0,
-        fusion: Fusion = "gate",
-        selection: str | SelectionRule = "mean",
         conv: ConvFactory = ConvNormAct,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads != 0:
             raise ValueError(f"dim must be a multiple of num_heads, got dim={dim} and num_heads={num_heads}")
-        check_fusion(fusion)
+        self._settings = Settings(**options)
         head_dim = dim // num_heads
         self.dim, self.num_heads = dim, num_heads
-        check_selection(selection)
-        self.selection = selection
         self.impl: Implementation = "auto"
         self.q = conv(dim, dim, act=False)
         self.kv = conv(dim, 2 * dim, act=False)
         self.pe = conv(dim, dim, 7, groups=dim, act=False)
         self.proj = conv(dim, dim, act=False)
-        self.gate = nn.Linear(2 * head_dim, head_dim) if fusion == "gate" else None
+        self.gate = nn.Linear(2 * head_dim, head_dim) if self.fusion == "gate" else None
         self.fine_statistics: FineStatistics | None = None
-        self.topk = topk
-        self.fusion = fusion
+
+    @property
+    def settings(self) -> Settings:
+        """How it attends; a module built with "refine" has no gate and refuses settings with "gate"."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        if settings.fusion == "gate" and self.gate is None:
+            raise ValueError('this module was built with fusion="refine" and has no gate: build it with fusion="gate"')
+        self._settings = settings
 
     @property
     def topk(self) -> int:
-        """k; checked when set."""
-        return self._topk
+        """k of `settings`; checked when set."""
+        return self._settings.topk
 
     @topk.setter
     def topk(self, topk: int) -> None:
-        self._topk = check_topk(topk)
+        self.settings = replace(self._settings, topk=topk)
 
     @property
     def fusion(self) -> Fusion:
-        """ "gate" or "refine"; a module built with "refine" has no gate and refuses "gate"."""
-        return self._fusion
+        """Fusion of `settings`; checked when set."""
+        return self._settings.fusion
 
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
-        check_fusion(fusion)
-        if fusion == "gate" and self.gate is None:
-            raise ValueError('this module was built with fusion="refine" and has no gate: build it with fusion="gate"')
-        self._fusion: Fusion = fusion
+        self.settings = replace(self._settings, fusion=fusion)
+
+    @property
+    def selection(self) -> str | SelectionRule:
+        """Selection rule of `settings`; checked when set."""
+        return self._settings.selection
+
+    @selection.setter
+    def selection(self, selection: str | SelectionRule) -> None:
+        self.settings = replace(self._settings, selection=selection)
 
     def __prepare_scriptable__(self) -> Any:
         """Asked by ``torch.jit.script`` of every module inside a model, before it compiles anything."""
@@ -125,8 +138,8 @@ class PyramidSparseAttention(nn.Module):
             ValueError: Shapes or devices do not fit.
         """
         check_pair(x, upper, self.dim, self.dim)
-        topk = self._topk if self.drawn_topk is None or not self.training else self.drawn_topk
-        heads = self.num_heads
+        settings, heads = self._settings, self.num_heads
+        topk = settings.topk if self.drawn_topk is None or not self.training else self.drawn_topk
         (query,) = _split_heads(self.q(x), heads)
         key, value = _split_heads(self.kv(upper), heads, 2)
         fine = self._fine_projection(x, topk)
@@ -135,8 +148,8 @@ class PyramidSparseAttention(nn.Module):
             key=key,
             value=value,
             topk=topk,
-            fusion=self._fusion,
-            rule=check_selection(self.selection if self.training or not _is_noisy(self.selection) else "mean"),
+            fusion=settings.fusion,
+            rule=check_selection(settings.selection if self.training or not _is_noisy(settings.selection) else "mean"),
             scale=query.shape[-1] ** -0.5,
             generator=self.generator,
             observer=None if self.observer is None else self._observe(x, upper),
@@ -161,7 +174,7 @@ class PyramidSparseAttention(nn.Module):
     def _position(self, value: Tensor, upper: Tensor, topk: int) -> Tensor:
         """The position term, (B, C, Hu, Wu)."""
         position = self.pe(_to_map(value, upper))
-        if self.training and self.gate is not None and (topk == 0 or self._fusion != "gate"):
+        if self.training and self.gate is not None and (topk == 0 or self.fusion != "gate"):
             # Zero, but ties the idle gate to the loss: DistributedDataParallel wants a gradient for every parameter.
             for p in self.gate.parameters():
                 if p.requires_grad:
@@ -190,17 +203,21 @@ class PyramidSparseAttention(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         state = {k: v for k, v in super().__getstate__().items() if k not in ("generator", "drawn_topk")}
-        return state | {"selection": to_plain(self.selection)}
+        return state | {"_settings": self._settings.plain()}  # plain: a pickle names no class of ours but layers
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state | {"selection": from_plain(state["selection"])})
+        if "_settings" not in state:  # a pickle of version 0.1
+            old = {"topk": "_topk", "fusion": "_fusion", "selection": "selection"}
+            state = {**state, "_settings": {name: state[key] for name, key in old.items()}}
+            state = {key: value for key, value in state.items() if key not in old.values()}
+        super().__setstate__(state | {"_settings": Settings().changed(state["_settings"])})
         self._modules.setdefault("fine_statistics", None)  # a pickle of version 0.1 has none
 
     def extra_repr(self) -> str:
         """Settings shown in ``print(module)``."""
         return (
-            f"dim={self.dim}, num_heads={self.num_heads}, topk={self._topk}, "
-            f"fusion={self._fusion!r}, selection={self.selection!r}"
+            f"dim={self.dim}, num_heads={self.num_heads}, "
+            f"{', '.join(f'{field.name}={getattr(self.settings, field.name)!r}' for field in fields(self.settings))}"
         )
 
 

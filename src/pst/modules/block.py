@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
-from pst.functional.attention import Fusion
-from pst.functional.selection import SelectionRule
 from pst.modules.attention import PyramidSparseAttention
 from pst.modules.conv import ConvFactory, ConvNormAct
+from pst.modules.settings import Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class PSTBlock(nn.Module):
@@ -17,14 +21,12 @@ class PSTBlock(nn.Module):
         dim: C, channels of both maps and of the output.
         num_heads: h; must divide ``dim``.
         mlp_ratio: Hidden width of the MLP as a multiple of C.
-        topk: See `PyramidSparseAttention`, as for the rest.
-        fusion: "gate" or "refine".
-        selection: A name or rule, as in `PyramidSparseAttention`.
         conv: Factory of the convolutions.
+        **options: See `pst.modules.Settings`.
 
     Raises:
-        TypeError: ``topk`` is not an integer.
-        ValueError: Widths do not fit, ``topk`` < 0, or an option is unknown.
+        TypeError: An option has the wrong type, or there is none of its name.
+        ValueError: Widths do not fit, or an option has a value that it cannot have.
     """
 
     def __init__(
@@ -33,13 +35,11 @@ class PSTBlock(nn.Module):
         num_heads: int,
         *,
         mlp_ratio: float = 2.0,
-        topk: int = 0,
-        fusion: Fusion = "gate",
-        selection: str | SelectionRule = "mean",
         conv: ConvFactory = ConvNormAct,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__()
-        self.attn = PyramidSparseAttention(dim, num_heads, topk=topk, fusion=fusion, selection=selection, conv=conv)
+        self.attn = PyramidSparseAttention(dim, num_heads, conv=conv, **options)
         hidden = int(dim * mlp_ratio)
         if hidden < 1:
             raise ValueError(f"int(dim · mlp_ratio) must be ≥ 1, got int({dim} · {mlp_ratio}) = {hidden}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
-from pst.functional.attention import Fusion
-from pst.functional.selection import SelectionRule
 from pst.modules.attention import check_pair
 from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
+from pst.modules.settings import Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class PST(nn.Module):
@@ -26,15 +30,13 @@ class PST(nn.Module):
         mlp_ratio: Hidden width of each block's MLP as a multiple of C.
         expansion: C as a share of ``out_channels``.
         head_dim: d; must divide C. The authors fix it at 32.
-        topk: k, coarse tokens per image and head whose children are attended; 0 (train with this) is none. Change
-            it on a finished model with `pst.set_topk`.
-        fusion: "gate" (the paper) or "refine" (no parameters).
-        selection: "mean" (the paper) or another name or rule, see `pst.functional.selection`.
         conv: Factory of the convolutions, see `pst.modules.ConvFactory`.
+        **options: ``topk`` (0: train with this), ``fusion`` ("gate") and ``selection`` ("mean"), see
+            `pst.modules.Settings`; change them on a finished model with `pst.set_topk` and the like.
 
     Raises:
-        TypeError: ``topk`` is not an integer.
-        ValueError: Widths do not fit, ``depth`` < 1, ``topk`` < 0, or an option is unknown.
+        TypeError: An option has the wrong type, or there is none of its name.
+        ValueError: Widths do not fit, ``depth`` < 1, or an option has a value that it cannot have.
     """
 
     def __init__(
@@ -47,10 +49,8 @@ class PST(nn.Module):
         mlp_ratio: float = 2.0,
         expansion: float = 0.5,
         head_dim: int = 32,
-        topk: int = 0,
-        fusion: Fusion = "gate",
-        selection: str | SelectionRule = "mean",
         conv: ConvFactory = ConvNormAct,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__()
         dim = int(out_channels * expansion)
@@ -65,10 +65,7 @@ class PST(nn.Module):
         self.reduce = conv(in_channels, dim)
         self.reduce_upper = conv(upper_channels, dim)
         self.blocks = nn.ModuleList(
-            PSTBlock(
-                dim, dim // head_dim, mlp_ratio=mlp_ratio, topk=topk, fusion=fusion, selection=selection, conv=conv
-            )
-            for _ in range(depth)
+            PSTBlock(dim, dim // head_dim, mlp_ratio=mlp_ratio, conv=conv, **options) for _ in range(depth)
         )
         self.project = conv((1 + depth) * dim, out_channels)
 

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.functional.attention import Fusion
-from pst.functional.selection import SelectionRule
 from pst.modules.attention import check_pair
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fusion import PST
@@ -42,18 +40,14 @@ class PSTPyramid(nn.Module):
             names, such as torchvision's LastLevelMaxPool and LastLevelP6P7.
         norm_layer: Factory of what follows each convolution, called with the number of channels; None is BatchNorm2d.
         in_channels_list: torchvision's name for ``in_channels``; give one of the two.
-        depth: Blocks of each PST layer.
-        mlp_ratio: See `pst.PST`, as for ``expansion`` and ``head_dim``.
-        expansion: Hidden width as a share of ``out_channels``.
-        head_dim: Must divide the hidden width.
         topk: k of all PST layers, or one k for each, finest level first (L-1 of them: the coarsest has none).
-        fusion: "gate" or "refine".
-        selection: See `pst.PyramidSparseAttention`.
         share: "attention" gives all levels one set of attention weights: convolutions and gate. Their norms stay each
             level's own, since statistics differ from level to level; so do k, reductions and MLPs.
         bottom_up: Adds the path from fine to coarse.
         reductions: Pixels of the image per position of each map, finest first; for those who read `reductions`.
         conv: Factory of the convolutions, see `pst.modules.ConvFactory`; excludes ``norm_layer``.
+        **options: What else `pst.PST` takes: ``depth``, ``mlp_ratio``, ``expansion``, ``head_dim`` and the options of
+            `pst.modules.Settings`.
 
     Attributes:
         out_channels: As given.
@@ -72,17 +66,12 @@ class PSTPyramid(nn.Module):
         norm_layer: Callable[[int], nn.Module] | None = None,
         *,
         in_channels_list: Sequence[int] | None = None,
-        depth: int = 1,
-        mlp_ratio: float = 2.0,
-        expansion: float = 0.5,
-        head_dim: int = 32,
         topk: int | Sequence[int] = 0,
-        fusion: Fusion = "gate",
-        selection: str | SelectionRule = "mean",
         share: Share = "none",
         bottom_up: bool = False,
         reductions: Sequence[int] | None = None,
         conv: ConvFactory = ConvNormAct,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.in_channels = _channels(in_channels, in_channels_list)
@@ -97,11 +86,9 @@ class PSTPyramid(nn.Module):
                 raise ValueError("give norm_layer or conv, not both: conv decides which norm its blocks have")
             conv = partial(ConvNormAct, norm_layer=norm_layer)
         self.top = conv(self.in_channels[-1], out_channels)
-        settings = {"depth": depth, "mlp_ratio": mlp_ratio, "expansion": expansion, "head_dim": head_dim}
-        settings |= {"fusion": fusion, "selection": selection, "conv": conv}
         ks = _per_level(topk, len(self.in_channels) - 1)
         self.layers = nn.ModuleList(
-            PST(c, out_channels, out_channels, topk=k, **settings)
+            PST(c, out_channels, out_channels, topk=k, conv=conv, **options)
             for c, k in zip(self.in_channels[:-1], ks, strict=True)
         )
         if share == "attention":

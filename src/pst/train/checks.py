@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pst.io import files
 from pst.data.dataset import Images
 from pst.functional.selection import check_selection
+from pst.io import files
 from pst.train.config import ClassifyConfig, Config
 from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
 from pst.train.tasks.base import Task

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 import pst
+from pst.control.layers import find_attention
 from pst.io.files import first_line
 from pst.io.model_config import at_most, check_model_config
+from pst.io.transfer import check_finite, load_weights
 from pst.train.config import Config
 from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, STATE, read_weights, save_weights
 from pst.train.tasks import make_task
 from pst.train.weights import start_from
-from pst.io.transfer import check_finite, load_weights
 
 if TYPE_CHECKING:
     from pst.data.dataset import Images
@@ -28,7 +29,7 @@ _BUILDS = ("model", "backbone", "encoder", "neck", "fusion", "selection", "model
 
 def has_pst(model: nn.Module) -> bool:
     """Whether a model has a PST layer."""
-    return any(isinstance(module, pst.PyramidSparseAttention) for module in model.modules())
+    return bool(find_attention(model))
 
 
 def set_attention(model: nn.Module, *, topk: int = 0, fusion: str = "gate", selection: str = "mean") -> None:

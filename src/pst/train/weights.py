@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from torch import nn
 
-from pst.io.checkpoints import load_safetensors
 from pst.data.text import listed
+from pst.io.checkpoints import load_safetensors
+from pst.io.transfer import check_finite, class_entries, load_weights
 from pst.train.log import LOG
 from pst.train.state import BEST, describe_weights
 from pst.train.tasks import make_task
-from pst.io.transfer import check_finite, class_entries, load_weights
 
 if TYPE_CHECKING:
     from pst.train.tasks.base import Task

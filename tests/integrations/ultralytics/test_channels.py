@@ -91,8 +91,8 @@ def test_an_rt_detr_follows_its_yaml_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [0, -1, "3", 1.5, True])
 def test_a_checkpoint_of_impossible_channels_is_refused(wrong: Any, tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
-    from pst.io.checkpoints import save_safetensors
     from pst.integrations.ultralytics.portable import to_metadata
+    from pst.io.checkpoints import save_safetensors
 
     yolo: Any = YOLO("yolo11n-cls-pst.yaml")
     yolo.model.names = {i: str(i) for i in range(1000)}

@@ -19,13 +19,13 @@ from torch import nn
 
 import pst
 from checkpoint_files import Call, authors_checkpoint, authors_layers, save
-from pst.io import transfer
-from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.control import attention_layers
 from pst.integrations import ultralytics as adapter
 from pst.integrations.ultralytics import checkpoints, convert_checkpoint, read_checkpoint
 from pst.integrations.ultralytics.guard import protected
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
+from pst.io import transfer
+from pst.io.checkpoints import load_safetensors, save_safetensors
 
 YOLO: Any = adapter.YOLO  # the host leaves its attributes untyped
 NAMES = {0: "red", 1: "white", 2: "ünïcode"}

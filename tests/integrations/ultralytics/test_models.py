@@ -13,9 +13,9 @@ from ultralytics.utils.checks import check_yaml
 import golden
 import pst
 from pst import cli
-from pst.io.checkpoints import from_authors, to_authors
 from pst.integrations.ultralytics import YOLO, model_zoo
 from pst.integrations.ultralytics.models import host_name
+from pst.io.checkpoints import from_authors, to_authors
 
 pytestmark = pytest.mark.usefixtures("registered")
 

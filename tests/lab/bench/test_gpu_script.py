@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [str(ROOT / "benchmarks" / "gpu.sh"), str(out), "--device", "cpu", "--quick", *options],
+        [str(ROOT / "lab" / "bench" / "gpu" / "run.sh"), str(out), "--device", "cpu", "--quick", *options],
         capture_output=True, text=True, timeout=900, check=False, env=environment,
     )  # fmt: skip
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from lab.__main__ import main
 from lab.bench.report import page_part, tables, targets_table
 from lab.bench.targets import TARGETS, judge
-from pst.cli import main
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "speed.md"
+ROOT = Path(__file__).resolve().parents[3]
+RESULTS, PAGE = ROOT / "lab" / "results", ROOT / "docs" / "speed.md"
 
 
 def ms(median: float) -> dict[str, float]:
@@ -115,7 +115,7 @@ def test_commands_measure_judge_and_write_the_page(
     assert "missed: attention, N = 100 and 400, any k: speed / textbook's 0.77×, wanted ≥ 0.85×" in printed
     assert json.loads((out / "module.json").read_text("utf-8")) == suites["module"]
     assert json.loads((out / "targets.json").read_text("utf-8"))["targets"] == judge(suites)
-    page.write_text("before\n<!-- figures: made by pst bench report -->\noutdated\n<!-- end of figures -->\nafter\n")
+    page.write_text("before\n<!-- figures: made by lab bench report -->\noutdated\n<!-- end of figures -->\nafter\n")
     for _ in range(2):  # writing again changes nothing
         assert main(["bench", "report", "--out", str(out), "--page", str(page)]) == 0
     text = page.read_text("utf-8")
@@ -142,7 +142,7 @@ def test_check_writes_nothing_and_a_miss_is_no_error(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bench", "report", "--out", "nowhere"], "run pst bench targets --out nowhere first"),
+        (["bench", "report", "--out", "nowhere"], "run python -m lab bench targets --out nowhere first"),
         (["bench", "targets", "--only", "module,nothing"], "no suite nothing"),
     ],
 )
@@ -165,7 +165,7 @@ def test_the_page_says_what_the_committed_files_say() -> None:
     judged = json.loads((RESULTS / "targets.json").read_text("utf-8"))["targets"]
     assert judged == judge(found)
     plots = ["assets/speed-module.png", "assets/speed-train.png"]
-    assert page_part(judged, found, plots) in PAGE.read_text("utf-8"), "run pst bench report --out lab/results"
+    assert page_part(judged, found, plots) in PAGE.read_text("utf-8"), "run lab bench report --out lab/results"
     assert all((PAGE.parent / plot).is_file() for plot in plots)
 
 

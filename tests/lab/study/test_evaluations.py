@@ -9,13 +9,14 @@ import pytest
 import torch
 import yaml
 
+import lab
 import pst
-from pst.control import attention_layers
 from lab.study import recipes as attention
 from lab.study.grid import Cell, load_study
 from lab.study.latency import _build
+from pst.control import attention_layers
 
-STUDIES = Path(pst.__file__).parents[2] / "studies"
+STUDIES = Path(lab.__file__).parent / "studies"
 
 
 def first_cells(path: Path) -> dict[str, Cell]:

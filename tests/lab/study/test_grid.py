@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import pst
+import lab
 from lab.study.grid import load_study
 from lab.study.variants import ALL_TOKENS, k_order, ways
 
-STUDIES = sorted((Path(pst.__file__).parents[2] / "studies").glob("*.yaml"))
+STUDIES = sorted((Path(lab.__file__).parent / "studies").glob("*.yaml"))
 STUDY = """
 runner: ultralytics
 seeds: [0, 1]
@@ -149,7 +149,7 @@ def test_committed_studies_load_with_three_seeds_of_everything(path):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_every_cell_of_the_committed_studies_has_a_result(path):
-    results = path.parents[1] / "benchmarks" / "results" / "study"
+    results = path.parents[1] / "results" / "study"
     for cell in load_study(path).cells:
         assert cell.made(json.loads((results / f"{cell.id}.json").read_text())), cell.id
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+import lab
 import pst
 
 pytest.importorskip("ultralytics")
 
-MODELS = Path(pst.__file__).parents[2] / "studies" / "models"
+MODELS = Path(lab.__file__).parent / "studies" / "models"
 METHODS = ("a2c2f", "bifpn", "cross-attention", "fpn", "none", "pan", "pst")
 NAMES = [f"neck-{method}" for method in METHODS]
 BACKBONE = 11  # rows

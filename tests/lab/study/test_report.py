@@ -18,7 +18,7 @@ from lab.study.report import write_report
 from lab.study.tables import group
 from lab.study.worker import describe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STUDY = """
 runner: ultralytics
 seeds: [0, 1, 2]
@@ -192,7 +192,7 @@ def test_a_page_without_markers_and_a_folder_without_results_are_refused(made, t
     with pytest.raises(ValueError, match="needs the lines <!-- study demo begin -->"):
         write_report([study], results=results, out=tmp_path / "docs")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="run `pst study run` first"):
+    with pytest.raises(FileNotFoundError, match="run `python -m lab study run` first"):
         write_report([study], results=tmp_path / "empty", out=tmp_path / "docs")
 
 
@@ -264,13 +264,13 @@ def test_one_seed_has_no_standard_deviation(made):
 
 
 def test_the_evidence_page_has_the_figures_of_the_committed_results(tmp_path, monkeypatch):
-    """After new results: `pst study report lab/studies/*.yaml --results lab/results/study --out docs`."""
+    """After new results: `python -m lab study report lab/studies/*.yaml --results lab/results/study --out docs`."""
     page = ROOT / "docs" / "evidence.md"
     (tmp_path / "evidence.md").write_bytes(page.read_bytes())
     for plot in ("accuracy_against_cost", "accuracy_against_k"):  # they take ten seconds
         monkeypatch.setattr(f"lab.study.plots.{plot}", lambda *_: None)
-    studies = sorted((ROOT / "studies").glob("*.yaml"))
-    write_report(studies, results=ROOT / "benchmarks" / "results" / "study", out=tmp_path)
+    studies = sorted((ROOT / "lab" / "studies").glob("*.yaml"))
+    write_report(studies, results=ROOT / "lab" / "results" / "study", out=tmp_path)
     made, committed = (
         [line for line in path.read_text().splitlines() if line and not line.startswith("![")]
         for path in (tmp_path / "evidence.md", page)

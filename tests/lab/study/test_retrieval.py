@@ -14,9 +14,9 @@ from torch import Tensor
 
 import pst
 from lab.study import latency
-from lab.study.runners import retrieval
 from lab.study.bootstrap import unpack
 from lab.study.grid import load_study
+from lab.study.runners import retrieval
 from lab.study.runners.retrieval_model import Retriever
 from lab.study.runners.retrieval_task import SIDE, Retrieval, Scenes
 from lab.study.worker import Task, describe, runner

@@ -14,9 +14,9 @@ from torch import nn
 
 import pst
 from lab.study import latency
-from lab.study.recipes import apply, counted
 from lab.study.costs import count_gflops, peak_memory
 from lab.study.grid import load_study
+from lab.study.recipes import apply, counted
 from lab.study.variants import Variant
 
 pytest.importorskip("accelerate")
@@ -85,9 +85,8 @@ def test_a_cell_is_trained_validated_on_the_way_and_evaluated_by_block(tmp_path:
     """Two epochs on sixteen made pictures; the second point of the curve is the model that is evaluated."""
     from PIL import Image
 
-    from lab.study.runners import trainer
-
     from lab.study import worker
+    from lab.study.runners import trainer
 
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 4)):

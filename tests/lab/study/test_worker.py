@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 
-from lab.study import pool
-
-from lab.study import worker
+from lab.study import pool, worker
 from lab.study.grid import load_study
 from lab.study.pool import run_studies, run_study
 from lab.study.worker import Paused, is_done
@@ -250,7 +248,7 @@ def test_missing_data_is_said_before_workers_start(study, tmp_path):
 
 
 def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "pst", "study", "run", *map(str, args), "--device", "cpu"]
+    return [sys.executable, "-m", "lab", "study", "run", *map(str, args), "--device", "cpu"]
 
 
 @pytest.mark.slow
@@ -260,7 +258,7 @@ def test_real_cells_killed_and_gone_on_with_by_two_workers(tmp_path):
     from pst.data import digits
 
     digits.make(tmp_path / "digits", train=16, val=8, imgsz=64)
-    models = Path(worker.__file__).parents[3] / "studies" / "models"
+    models = Path(worker.__file__).parents[1] / "studies" / "models"
     study, out = tmp_path / "real.yaml", tmp_path / "out"
     study.write_text(
         "runner: ultralytics\nseeds: [0]\n"

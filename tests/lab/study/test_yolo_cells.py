@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 import pst
+from lab.study.bootstrap import average_precision
+from lab.study.matching import match
 from lab.study.runners.yolo_bfloat16 import Bfloat16Detector, train_in_bfloat16
 from lab.study.runners.yolo_cached_val import CachedValidation
 from lab.study.runners.yolo_cells import CellTrainer, batches, tune_gate
 from pst.integrations.ultralytics.plugin import register
-from lab.study.bootstrap import average_precision
-from lab.study.matching import match
 
 
 def overrides(data: Path, folder: Path, **more: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst.backbones import build_body
-from pst.io.hub import PSTHubMixin
 from pst.integrations.segmentation.decoder import Neck, SegmentationDecoder, decoder_options
 from pst.integrations.segmentation.heads import Activation, build_activation, build_classifier
+from pst.io.hub import PSTHubMixin
 
 
 class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):

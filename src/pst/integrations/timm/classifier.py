@@ -10,11 +10,10 @@ from timm.layers import ClassifierHead
 from timm.layers import ConvNormAct as ConvNormActStrided
 from torch import Tensor, nn
 
-from pst.functional.attention import Fusion
-from pst.functional.selection import SelectionRule
-from pst.io.hub import PSTHubMixin
 from pst.integrations.timm.host import OnTimmBackbone
+from pst.io.hub import PSTHubMixin
 from pst.modules import PST, ConvNormAct
+from pst.modules.settings import LayerOptions, split
 
 Neck = Literal["pst", "conv"]
 
@@ -39,14 +38,8 @@ class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classificat
         width: w, channels of F, D and M. None means the paper's for ResNets, 256 for 18, 34 and 50 and 512 for 101; for
             others half the channels of C4, to the nearest multiple of 64 from 64 to 512.
         head_width: Channels of CN(M), what pooling sees.
-        depth: Blocks of the PST layer.
-        mlp_ratio: See `pst.PST`, as for the rest.
-        expansion: Hidden width as a share of w.
-        head_dim: Must divide the hidden width.
-        topk: k; change it on the finished model with `pst.set_topk`.
-        fusion: "gate" or "refine".
-        selection: A rule or its name.
-        options: Passed to `timm.create_model` for the backbone, e.g. ``drop_path_rate`` or ``img_size``.
+        **options: Those of `pst.modules.settings.LayerOptions` go to `pst.PST`, e.g. ``topk``, ``depth``; the others to
+            `timm.create_model` for the backbone, e.g. ``drop_path_rate`` or ``img_size``.
 
     Attributes:
         num_features: Channels of what `forward_features` returns.
@@ -70,25 +63,18 @@ class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classificat
         neck: Neck = "pst",
         width: int | None = None,
         head_width: int = 1280,
-        depth: int = 1,
-        mlp_ratio: float = 2.0,
-        expansion: float = 0.5,
-        head_dim: int = 32,
-        topk: int = 0,
-        fusion: Fusion = "gate",
-        selection: str | SelectionRule = "mean",
         **options: Any,
     ) -> None:
         if neck not in ("pst", "conv"):
             raise ValueError(f'neck must be "pst" or "conv", got {neck!r}: the model without either is timm\'s own')
+        own, options = split(options, LayerOptions)
         super().__init__(backbone, (-2, -1), pretrained=pretrained, in_chans=in_chans, **options)
         fine, coarse = self.levels.channels()
         if width is None:
             width = _width(backbone, coarse)
         fine_reduction, coarse_reduction = self.levels.reduction()
         if neck == "pst":
-            settings = {"depth": depth, "mlp_ratio": mlp_ratio, "expansion": expansion, "head_dim": head_dim}
-            self.fuse: nn.Module = PST(fine, coarse, width, topk=topk, fusion=fusion, selection=selection, **settings)
+            self.fuse: nn.Module = PST(fine, coarse, width, **own)
         else:
             self.fuse = ConvNormAct(fine, width)
         stride = coarse_reduction // fine_reduction

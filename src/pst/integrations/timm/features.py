@@ -8,12 +8,10 @@ from typing import Any
 from timm.models import FeatureInfo
 from torch import Tensor
 
-from pst.functional.attention import Fusion
-from pst.functional.selection import SelectionRule
-from pst.io.hub import PSTHubMixin
 from pst.integrations.timm.host import OnTimmBackbone
+from pst.io.hub import PSTHubMixin
 from pst.modules import PSTPyramid
-from pst.modules.pyramid import Share
+from pst.modules.settings import PyramidOptions, split
 
 
 class PSTFeatures(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-feature-extraction", tags=["timm"]):
@@ -25,16 +23,8 @@ class PSTFeatures(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-feature-extra
         out_channels: Channels of every fused map.
         in_chans: Channels of the images.
         pretrained: Load the backbone's timm weights; the pyramid starts fresh.
-        depth: See `pst.PSTPyramid`, as for the rest.
-        mlp_ratio: Hidden width of the MLPs as a multiple of the hidden width.
-        expansion: Hidden width as a share of ``out_channels``.
-        head_dim: Must divide the hidden width.
-        topk: k, or one for each pair of levels, finest first.
-        fusion: "gate" or "refine".
-        selection: A rule or its name.
-        share: "none" or "attention".
-        bottom_up: Adds the path from fine to coarse.
-        options: Passed to `timm.create_model` for the backbone.
+        **options: Those of `pst.modules.settings.PyramidOptions` go to `pst.PSTPyramid`, e.g. ``topk``, ``depth``,
+            ``share``, ``bottom_up``; the others to `timm.create_model` for the backbone.
 
     Attributes:
         feature_info: timm's FeatureInfo: channels, reduction and module of every fused map.
@@ -54,32 +44,12 @@ class PSTFeatures(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-feature-extra
         out_channels: int = 256,
         in_chans: int = 3,
         pretrained: bool = False,
-        depth: int = 1,
-        mlp_ratio: float = 2.0,
-        expansion: float = 0.5,
-        head_dim: int = 32,
-        topk: int | Sequence[int] = 0,
-        fusion: Fusion = "gate",
-        selection: str | SelectionRule = "mean",
-        share: Share = "none",
-        bottom_up: bool = False,
         **options: Any,
     ) -> None:
+        own, options = split(options, PyramidOptions)
         super().__init__(backbone, out_indices, pretrained=pretrained, in_chans=in_chans, **options)
-        self.pyramid = PSTPyramid(
-            self.levels.channels(),
-            out_channels,
-            depth=depth,
-            mlp_ratio=mlp_ratio,
-            expansion=expansion,
-            head_dim=head_dim,
-            topk=topk,
-            fusion=fusion,
-            selection=selection,
-            share=share,
-            bottom_up=bottom_up,
-            reductions=self.levels.reduction(),
-        )
+        channels, reductions = self.levels.channels(), self.levels.reduction()
+        self.pyramid = PSTPyramid(channels, out_channels, reductions=reductions, **own)
         self.feature_info = self._fused_info(out_channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:

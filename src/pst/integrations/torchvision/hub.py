@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pst.io.hub import PSTHubMixin
 from pst.integrations.torchvision.detectors import faster_rcnn, fcos, mask_rcnn, retinanet
+from pst.io.hub import PSTHubMixin
 
 BUILDERS = {"retinanet": retinanet, "fcos": fcos, "faster_rcnn": faster_rcnn, "mask_rcnn": mask_rcnn}
 

@@ -4,14 +4,15 @@
 class with that done. Ultralytics is AGPL-3.0: this is the one part of pst that imports it.
 """
 
-from pst.integrations.ultralytics.checkpoints import convert_checkpoint, read_checkpoint
+from pst.integrations.ultralytics.convert import convert_checkpoint, read_checkpoint
 from pst.integrations.ultralytics.evaluate import SweepRow, sweep
-from pst.integrations.ultralytics.flops import ModelSize, gflops, measure
+from pst.integrations.ultralytics.flops import gflops
 from pst.integrations.ultralytics.layer import PSTRow
 from pst.integrations.ultralytics.models import ZooModel, bundled_models, model_zoo
 from pst.integrations.ultralytics.neck import pst_neck
 from pst.integrations.ultralytics.plugin import register, unregister
 from pst.integrations.ultralytics.portable import Checkpoint
+from pst.integrations.ultralytics.size import ModelSize, measure
 from pst.integrations.ultralytics.yolo import YOLO
 
 __all__ = [

@@ -14,16 +14,17 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from pst.io.files import first_line
+from pst.control.layers import find_attention
 from pst.integrations.ultralytics.match import shapes_of_yaml
-from pst.integrations.ultralytics.plugin import register
-from pst.integrations.ultralytics.portable import Checkpoint, selection_of, train_args
-from pst.modules import PyramidSparseAttention
+from pst.integrations.ultralytics.portable import Checkpoint, train_args
+from pst.io.files import first_line
 from pst.io.transfer import difference, shapes
 
 
 def build(checkpoint: Checkpoint, source: str | Path) -> Any:
     """Ultralytics' model with the weights, names, k and selection of ``checkpoint``: float32, CPU, in eval mode.
+
+    Needs the plugin switched on.
 
     Args:
         checkpoint: As read from a file.
@@ -32,17 +33,14 @@ def build(checkpoint: Checkpoint, source: str | Path) -> Any:
     Raises:
         ValueError: The YAML describes no model that can be built, or the weights are not those of that model.
     """
-    register()
     with _told(checkpoint, source):
         model, unlike = _empty(checkpoint)
-        layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
+        layers = find_attention(model)
         if unlike or checkpoint.attention.keys() - layers:
             raise ValueError(f"the weights are not those of {checkpoint.model}: {unlike or 'other attention layers'}")
         model.load_state_dict(checkpoint.state)
-        for name, (topk, fusion, *rule) in checkpoint.attention.items():
-            layers[name].topk, layers[name].fusion = topk, fusion
-            selection = selection_of(*rule)
-            layers[name].selection = layers[name].selection if selection is None else selection
+        for name, values in checkpoint.attention.items():
+            layers[name].settings = layers[name].settings.changed(values)
     model.yaml, model.names, model.task = copy.deepcopy(checkpoint.yaml), dict(checkpoint.names), checkpoint.task
     model.args = {**DEFAULT_CFG_DICT, **train_args(checkpoint)}
     return model.eval().requires_grad_(False)

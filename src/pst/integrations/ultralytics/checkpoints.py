@@ -1,34 +1,31 @@
-"""Conversion of checkpoints, the authors' ``.pt``, ours and safetensors, and models built of what they say."""
+"""Models built of what checkpoints say: the authors' ``.pt``, ours and safetensors. Needs the plugin switched on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 import ultralytics
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from pst.io import safe_load
-from pst.io.checkpoints import from_authors, load_safetensors, save_safetensors
-from pst.io.files import replacing
+from pst.control.layers import find_attention
 from pst.integrations.ultralytics.build import build
 from pst.integrations.ultralytics.decoded import DecodedModel
-from pst.integrations.ultralytics.guard import protected
+from pst.integrations.ultralytics.guard import is_own, is_protected, protected
 from pst.integrations.ultralytics.known import class_names
 from pst.integrations.ultralytics.match import find_bundled
-from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.portable import (
     OPEN_VOCABULARY,
     Checkpoint,
     from_fields,
     from_metadata,
-    to_metadata,
     train_args,
 )
-from pst.modules import PyramidSparseAttention
+from pst.io import safe_load
+from pst.io.checkpoints import from_authors, load_safetensors
 
 # Entries of a checkpoint that a training goes on with, or reports.
 _ENTRIES = (
@@ -36,50 +33,6 @@ _ENTRIES = (
     *("date", "version", "license", "docs", "converted_from"),
 )
 _TRAIN_ARGS = frozenset(DEFAULT_CFG_DICT) | {"save_dir"}
-
-
-def convert_checkpoint(src: str | Path, dst: str | Path, *, trust: bool = False) -> Checkpoint:
-    """Convert a checkpoint: the authors' ``.pt``, ours or ``.safetensors``, to ours or ``.safetensors``.
-
-    Nothing in the file is executed. Weights are written as float32, whatever they were stored as, of the averaged model
-    (EMA) where there is one. A ``.safetensors`` holds the state dict in our names and, as metadata, what `Checkpoint`
-    lists; a ``.pt`` opens with `YOLO`, and with plain Ultralytics while the plugin is registered. Neither holds an
-    optimizer: a training starts anew from it.
-
-    Args:
-        src: ``.pt`` or ``.safetensors``.
-        dst: Likewise; written atomically, a file that exists is replaced.
-        trust: Unpickle ``src`` if it cannot be read otherwise, which runs whatever code it holds.
-
-    Returns:
-        What was converted.
-
-    Raises:
-        FileNotFoundError: ``src``, or the folder of ``dst``, does not exist.
-        ImportError: safetensors is needed and not installed.
-        ValueError: A suffix is unknown, ``src`` and ``dst`` are one file, or ``src`` is damaged, names what is not
-            known, or holds weights that are not those of its model.
-    """
-    src, dst = Path(src), Path(dst)
-    _check_suffix(dst)
-    if not dst.parent.is_dir():
-        raise FileNotFoundError(f"no folder {dst.parent}: make it first")
-    checkpoint, model = _open(src, trust=trust)
-    if dst.exists() and dst.samefile(src):
-        raise ValueError(f"{dst} would be overwritten by its own conversion: give another name")
-    if checkpoint.model_class in OPEN_VOCABULARY:
-        raise ValueError(f"{src} holds a {checkpoint.model_class}, whose classes are text features: not converted")
-    if dst.suffix == ".safetensors":
-        save_safetensors(checkpoint.state, dst, to_metadata(checkpoint))
-    else:
-        with replacing(dst) as part:
-            torch.save(_ultralytics_dict(checkpoint, model), part)
-    return checkpoint
-
-
-def read_checkpoint(path: str | Path, *, trust: bool = False) -> Checkpoint:
-    """Read any of the three formats; raises what `convert_checkpoint` does."""
-    return _open(Path(path), trust=trust)[0]
 
 
 def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
@@ -94,10 +47,9 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
             to be converted first.
     """
     path = Path(path)
-    register()
     if path.suffix == ".safetensors":
-        checkpoint, model = _open(path)
-        content = _ultralytics_dict(checkpoint, model)
+        checkpoint, model = open_checkpoint(path)
+        content = ultralytics_dict(checkpoint, model)
     else:
         decoded = DecodedModel(path)
         if decoded.authors:
@@ -117,7 +69,6 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
 def load_any(path: str | Path) -> Any:
     """What ``torch.load`` gives of a file that holds a model or none, and nothing executed; see `load`."""
-    register()
     root = safe_load.load(path, class_names())
     if isinstance(root, dict) and any(isinstance(root.get(key), safe_load.Record) for key in ("ema", "model")):
         return load(path)[1]
@@ -127,12 +78,19 @@ def load_any(path: str | Path) -> Any:
         raise ValueError(f"{path} is not loaded: it has {error}; {safe_load.TRUST}") from error
 
 
-def _open(path: Path, *, trust: bool = False) -> tuple[Checkpoint, Any]:
-    """What is in a file, and the model."""
-    _check_suffix(path)
+def torch_load(original: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) -> Any:
+    """Ultralytics' ``torch_load``, which unpickles: where files are not trusted, a model is built of what they say."""
+    path = Path(file if isinstance(file, (str, Path)) else file.name)
+    if not is_protected() or is_own(path):
+        return original(file, *args, **kwargs)
+    return load_any(path)
+
+
+def open_checkpoint(path: Path, *, trust: bool = False) -> tuple[Checkpoint, Any]:
+    """What is in a file, and the model; raises what `convert_checkpoint` does."""
+    check_suffix(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    register()
     if path.suffix == ".safetensors":
         checkpoint = from_metadata(*load_safetensors(path), path)
         return checkpoint, build(checkpoint, path)
@@ -174,14 +132,13 @@ def _fork(decoded: DecodedModel) -> str:
 
 def _of_model(model: Any, content: dict[str, Any], path: Path) -> Checkpoint:
     """What a trusted file holds."""
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
     fields = {
         "model": Path(str(model.yaml.get("yaml_file"))).name,
         "yaml": model.yaml,
         "model_class": type(model).__name__,
         "names": model.names,
         "train_args": content.get("train_args"),
-        "attention": {name: [m.topk, m.fusion, m.__getstate__()["selection"]] for name, m in layers.items()},
+        "attention": {name: layer.settings.plain() for name, layer in find_attention(model).items()},
         "source": str(content.get("converted_from", f"ultralytics {content.get('version')}")),
     }
     return from_fields(model.state_dict(), fields, path)
@@ -209,7 +166,7 @@ def _restore_classes(model: Any, decoded: DecodedModel) -> None:
     model.model[-1].nc = len(model.names)
 
 
-def _ultralytics_dict(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
+def ultralytics_dict(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
     """What Ultralytics writes at the end of a training."""
     empty = dict.fromkeys(("best_fitness", "ema", "updates", "optimizer", "train_metrics", "train_results"))
     return {
@@ -223,6 +180,7 @@ def _ultralytics_dict(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
     }
 
 
-def _check_suffix(path: Path) -> None:
+def check_suffix(path: Path) -> None:
+    """Raise ValueError unless it is a ``.pt`` or ``.safetensors``."""
     if path.suffix not in (".pt", ".safetensors"):
         raise ValueError(f"expected a .pt or .safetensors file, got {path}")

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from pst.integrations.ultralytics.known import AUTHORS_LAYERS, RENAMED, class_names
-from pst.modules import PyramidSparseAttention
 from pst.io.safe_load import TRUST, Record, copy_tensor, load, plain
+from pst.modules import PyramidSparseAttention
 
 _MAX_MODULES, _MAX_DEPTH = 50_000, 50  # far more than any model has; a pickle can nest one layer in itself
 _ATTENTION = f"{PyramidSparseAttention.__module__}.{PyramidSparseAttention.__qualname__}"
@@ -58,11 +58,14 @@ class DecodedModel:
         """An entry of the checkpoint as plain data; None when there is none."""
         return self._plain(self.entries.get(key), key, tensors=tensors)
 
-    def attention(self) -> dict[str, list[Any]]:
-        """[k, fusion, selection] of each attention layer of ours by name."""
+    def attention(self) -> dict[str, Any]:
+        """Settings of each attention layer of ours by name, as the file has them: version 0.1 kept three attributes."""
         found = {prefix[:-1]: layer.state for prefix, layer in self.layers.items() if layer.name == _ATTENTION}
         return {
-            name: [self._plain(state.get(key), f"{key} of {name}") for key in ("_topk", "_fusion", "selection")]
+            name: self._plain(
+                state.get("_settings", [state.get(key) for key in ("_topk", "_fusion", "selection")]),
+                f"settings of {name}",
+            )
             for name, state in found.items()
         }
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,39 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.engine.model import Model
 from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import BaseModel
-from ultralytics.utils import LOGGER
-
-from pst.integrations.ultralytics.yolo import YOLO
-
-
-class ModelSize(NamedTuple):
-    """Size of one model.
-
-    Attributes:
-        task: As Ultralytics calls it.
-        parameters: Of the model as it is trained.
-        gflops: See `gflops`.
-        imgsz: Side of the image in pixels that ``gflops`` is for.
-    """
-
-    task: str
-    parameters: int
-    gflops: float
-    imgsz: int
-
-
-def measure(name: str, imgsz: int | None = None) -> ModelSize:
-    """Build a model and count.
-
-    Args:
-        name: Whatever `YOLO` takes that is a YAML, e.g. one of `model_zoo`.
-        imgsz: Side of the image in pixels; None for 224 in classification and 640 elsewhere.
-    """
-    with _quiet():
-        yolo = YOLO(name)
-    if imgsz is None:
-        imgsz = 224 if yolo.task == "classify" else 640
-    return ModelSize(str(yolo.task), sum(p.numel() for p in yolo.parameters()), gflops(yolo, imgsz), imgsz)
 
 
 def gflops(model: nn.Module, imgsz: int | Sequence[int] = 640) -> float:
@@ -93,14 +58,3 @@ def without_values(model: nn.Module, imgsz: int | Sequence[int] = 640) -> tuple[
         layers[-1].stride = strides  # numbers: the head reads them, and a tensor on the meta device has no values
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     return module, torch.empty(1, yaml["channels"], *size, device="meta")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No summary of a model that is built, which Ultralytics logs for classifiers in any case."""
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)

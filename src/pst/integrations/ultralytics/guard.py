@@ -1,7 +1,7 @@
 """Where nothing of a file is executed: inside `protected`, Ultralytics reads checkpoints, caches and YAMLs through us.
 
-`register` wraps the functions of `REPLACED`. Outside of `protected` the wrappers hand on to the originals, so that
-Ultralytics without our `YOLO` and our command does what it always did.
+`register` wraps the functions of `REPLACED`, and ``torch_load``. Outside of `protected` the wrappers hand on to the
+originals, so that Ultralytics without our `YOLO` and our command does what it always did.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from ultralytics.data import utils as host_data
 from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.utils import ROOT, YAML, patches
+from ultralytics.utils import ROOT, YAML
 
 _protected: ContextVar[bool] = ContextVar("protected", default=False)
 _own: set[Path] = set()  # files that this very training wrote for its processes
@@ -58,14 +58,9 @@ def protect_process(state: str | Path) -> None:
     _protected.set(True)
 
 
-def torch_load(original: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) -> Any:
-    """``torch_load``, which unpickles: here a model is built of what the file says, see `checkpoints`."""
-    path = Path(file if isinstance(file, (str, Path)) else file.name)
-    if not is_protected() or path in _own:
-        return original(file, *args, **kwargs)
-    from pst.integrations.ultralytics import checkpoints  # which imports this module
-
-    return checkpoints.load_any(path)
+def is_own(path: Path) -> bool:
+    """Whether this very training wrote the file, for its processes."""
+    return path in _own
 
 
 def load_cache(original: Callable[..., Any], path: Any) -> Any:
@@ -126,7 +121,6 @@ def _local(dataset: Any) -> Path | None:
 # Where a function is at home, its name, the parameters that it begins with, and ours. Every module of Ultralytics that
 # has imported one by name gets ours too.
 REPLACED: tuple[tuple[Any, str, tuple[str, ...], Callable[..., Any]], ...] = (
-    (patches, "torch_load", (), torch_load),
     (host_data, "load_dataset_cache_file", ("path",), load_cache),
     (host_data, "save_dataset_cache_file", ("prefix", "path", "x", "version"), save_cache),
     (host_data, "check_det_dataset", ("dataset", "autodownload"), check_dataset),

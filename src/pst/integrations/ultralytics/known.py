@@ -13,13 +13,11 @@ from ultralytics.utils import loss as host_loss
 from ultralytics.utils import tal as host_tal
 
 from pst import modules
-from pst.integrations.ultralytics.layer import PSTRow
-from lab.study.runners.yolo_sums import SumRow
+from pst.integrations.ultralytics.parser import KINDS
 from pst.modules.fine_statistics import FineStatistics
 from pst.modules.hooks import DrawTopk, FreezeNorms
 
 AUTHORS_LAYERS = frozenset(f"ultralytics.nn.modules.block.{name}" for name in ("PST", "PSAttnBlock", "PSAttn"))
-OWN = (FineStatistics, DrawTopk, FreezeNorms, PSTRow, SumRow)
 RENAMED = {"Silence": "Identity", "YOLOv10DetectionModel": "DetectionModel"}  # by Ultralytics, since
 # What else is in published and trained checkpoints, and is not used.
 _UNUSED = frozenset({
@@ -34,13 +32,22 @@ _UNUSED = frozenset({
 })  # fmt: skip
 
 
-@functools.cache
+def own_classes() -> tuple[type, ...]:
+    """Those of this package and of rows that were added to `parser.KINDS`, beside the layers in `pst.modules`."""
+    return FineStatistics, DrawTopk, FreezeNorms, *(kind.layer for kind in KINDS.values())
+
+
 def class_names() -> frozenset[str]:
     """Full names: the layers and models of torch, torchvision, Ultralytics and pst, and what comes with them."""
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in own_classes()}
+    return _host_names() | names | _UNUSED | AUTHORS_LAYERS
+
+
+@functools.cache
+def _host_names() -> frozenset[str]:
     layers = [kind for home in _homes() for kind in _classes(home) if issubclass(kind, nn.Module)]
     losses = [kind for home in (host_loss, host_tal) for kind in _classes(home) if kind.__module__ == home.__name__]
-    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in (*layers, *losses, *OWN)}
-    return frozenset(names) | _UNUSED | AUTHORS_LAYERS
+    return frozenset(f"{kind.__module__}.{kind.__qualname__}" for kind in (*layers, *losses))
 
 
 def _homes() -> list[ModuleType]:

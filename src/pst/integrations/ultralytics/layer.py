@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
 from pst.modules import PST
+
+when_unpickled: list[Callable[[], None]] = []  # `plugin` puts `register` here, and imports this file
 
 
 class PSTRow(PST):
@@ -36,9 +39,8 @@ class PSTRow(PST):
         return super().forward(x, upper)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        from pst.integrations.ultralytics.plugin import register
-
-        register()
+        for call in when_unpickled:
+            call()
         super().__setstate__(state)
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from ultralytics.nn import tasks as host_tasks
 
-from pst.integrations.ultralytics.models import host_name, model_zoo
-from pst.integrations.ultralytics.plugin import register
+from pst.integrations.ultralytics import parser
+from pst.integrations.ultralytics.models import host_name, load_by_name, model_zoo
 from pst.io.transfer import Shapes, shapes
 
 _FROM_DATA = ("nc", "channels", "kpt_shape")  # entries of a YAML that a training sets as its data wants
@@ -28,13 +28,12 @@ def find_bundled(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> tuple[s
     Returns:
         None when there is no such model.
     """
-    register()
     wanted = shapes(state)
     said = Path(str(own.get("yaml_file"))).name
     paper = (model.name for model in model_zoo() if host_name(model.name) is None)
     for name in sorted(paper, key=lambda name: name != said):
         cfg: dict[str, Any] = {
-            **host_tasks.yaml_model_load(name),
+            **(load_by_name(name, host_tasks.yaml_model_load) or {}),
             **{key: own[key] for key in _FROM_DATA if key in own},
         }
         alike = len(cfg["backbone"] + cfg["head"]) == len(own["backbone"] + own["head"])
@@ -46,5 +45,5 @@ def find_bundled(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> tuple[s
 def shapes_of_yaml(cfg: dict[str, Any]) -> Shapes:
     """Those of the state dict of the model that a YAML describes; takes no memory and draws no random numbers."""
     with torch.device("meta"):
-        layers, _ = host_tasks.parse_model(copy.deepcopy(cfg), cfg["channels"], verbose=False)
+        layers, _ = parser.parse(host_tasks.parse_model, copy.deepcopy(cfg), cfg["channels"], verbose=False)
     return {f"model.{name}": shape for name, shape in shapes(layers.state_dict()).items()}

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from ultralytics.nn import tasks as host_tasks
 
-from pst.integrations.ultralytics.parser import ROW_NAME, SUM_NAME
+from pst.integrations.ultralytics.parser import KINDS
 
 _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*")
 _MAX_ROWS, _MAX_REPEATS, _MAX_NUMBER = 1000, 100, 1_000_000
@@ -51,7 +51,7 @@ def _is_activation(activation: Any) -> bool:
 def _is_layer(name: Any) -> bool:
     if not isinstance(name, str):
         return False
-    if name in (ROW_NAME, SUM_NAME) or re.fullmatch(r"torchvision\.ops\.[A-Z]\w*", name):
+    if name in KINDS or re.fullmatch(r"torchvision\.ops\.[A-Z]\w*", name):
         return True
     kind = vars(nn).get(name[3:]) if name.startswith("nn.") else vars(host_tasks).get(name)
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):

@@ -1,4 +1,4 @@
-"""Building a model whose YAML has PST or Sum rows with Ultralytics' own, unchanged parser.
+"""Building a model whose YAML has PST rows with Ultralytics' own, unchanged parser.
 
 ``parse_model`` resolves row names in its own module and knows no row of ours with several inputs. So it is given a
 copy in which each row of ours is a one-input row of the same, already scaled width, followed by one BatchNorm2d per
@@ -19,15 +19,16 @@ from ultralytics.utils.ops import make_divisible
 
 from pst.integrations.ultralytics import compat
 from pst.integrations.ultralytics.layer import PSTRow
-from lab.study.runners.yolo_sums import SumRow
+from pst.modules.settings import Options
 
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 ROW_NAME = "PST"
-SUM_NAME = "Sum"
-_OPTIONS = {"topk", "fusion", "selection", "head_dim"}
+_OPTIONS = {*Options.__annotations__, "head_dim"}
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """One row of ours, read and scaled."""
+
     number: int
     name: str
     sources: tuple[int, ...]  # absolute layer indices; of a PST row (x, upper)
@@ -40,9 +41,7 @@ def parse(original: ParseModel, d: dict[str, Any], ch: int, verbose: bool = True
     """``parse_model`` that also knows ``[[x, upper], repeats, PST, [out_channels, mlp_ratio, expansion, {options}]]``.
 
     ``out_channels`` is scaled by width and ``repeats`` (the depth) by depth, as for any Ultralytics row. The options
-    are ``topk``, ``fusion``, ``selection`` and ``head_dim`` of `pst.PST`. The other row is
-    ``[[a, b, …], 1, Sum, [channels, {weighted: false}]]``, see `SumRow`. A YAML without such rows goes straight to
-    ``original``.
+    are ``head_dim`` and those of `pst.modules.Settings`. A YAML without such rows goes straight to ``original``.
 
     Args:
         original: Ultralytics' own ``parse_model``.
@@ -57,7 +56,7 @@ def parse(original: ParseModel, d: dict[str, Any], ch: int, verbose: bool = True
         ValueError: A row of ours is malformed; the message holds the row.
     """
     rows = d["backbone"] + d["head"]
-    own = [_READERS[row[2]](d, i, row) for i, row in enumerate(rows) if row[2] in _READERS]
+    own = [KINDS[row[2]].read(d, i, row) for i, row in enumerate(rows) if row[2] in KINDS]
     if not own:
         return original(d, ch, verbose)
 
@@ -98,7 +97,7 @@ def check(original: ParseModel) -> None:
         raise compat.incompatible("parse_model", f"widths and rows in use are {found}, wanted (8, 16, 32, [0, 1])")
 
 
-def _host_layers(original: ParseModel, d: dict[str, Any], ch: int, own: list[_Row]) -> tuple[list[Any], Any]:
+def _host_layers(original: ParseModel, d: dict[str, Any], ch: int, own: list[Row]) -> tuple[list[Any], Any]:
     """Layers of the host's parser with stand-ins for rows of ours, then a probe for each source; and its activation."""
     d = copy.deepcopy(d)
     rows = d["backbone"] + d["head"]
@@ -119,7 +118,7 @@ def _verify(layers: list[Any], kind: str) -> None:
             raise compat.incompatible("parse_model", f"a row {kind} gave a {type(layer).__name__}")
 
 
-def _read_pst(d: dict[str, Any], index: int, row: list[Any]) -> _Row:
+def _read_pst(d: dict[str, Any], index: int, row: list[Any]) -> Row:
     """Check one PST row and scale its width and depth."""
     from_, repeats, _, args = row
     options = dict(args[-1]) if args and isinstance(args[-1], dict) else {}
@@ -137,29 +136,15 @@ def _read_pst(d: dict[str, Any], index: int, row: list[Any]) -> _Row:
         "mlp_ratio": mlp_ratio,
         "expansion": expansion,
     }
-    return _row(d, index, row, out_channels, options)
+    return scaled_row(d, index, row, out_channels, options)
 
 
-def _read_sum(d: dict[str, Any], index: int, row: list[Any]) -> _Row:
-    """Check one Sum row and scale its width."""
-    from_, repeats, _, args = row
-    options = args[1] if len(args) == 2 else {}
-    if not isinstance(from_, list) or repeats != 1 or not 1 <= len(args) <= 2 or not options.keys() <= {"weighted"}:
-        raise ValueError(
-            f"row {index} {row} is no Sum row: wanted [[a, b, …], 1, Sum, [channels, {{weighted: false}}]]"
-        )
-    return _row(d, index, row, args[0], options)
-
-
-_READERS: dict[str, Callable[..., _Row]] = {ROW_NAME: _read_pst, SUM_NAME: _read_sum}
-
-
-def _row(d: dict[str, Any], index: int, row: list[Any], channels: float, options: dict[str, Any]) -> _Row:
+def scaled_row(d: dict[str, Any], index: int, row: list[Any], channels: float, options: dict[str, Any]) -> Row:
     """The row with absolute sources and scaled width."""
     _, width, max_channels = _scale(d)
     sources = tuple(source if source >= 0 else index + source for source in row[0])
     out_channels = int(make_divisible(min(channels, max_channels) * width, 8))
-    return _Row(index, row[2], sources, row[0], out_channels, options)
+    return Row(index, row[2], sources, row[0], out_channels, options)
 
 
 def _scale(d: dict[str, Any]) -> tuple[float, float, float]:
@@ -170,15 +155,31 @@ def _scale(d: dict[str, Any]) -> tuple[float, float, float]:
     return d.get("depth_multiple", 1.0), d.get("width_multiple", 1.0), float("inf")
 
 
-def _build(row: _Row, widths: list[int]) -> PSTRow | SumRow:
-    """The layer, for sources of these widths."""
-    if row.name == ROW_NAME:
-        x, upper = widths
-        layer = PSTRow(x, upper, row.out_channels, **row.options)
-    elif set(widths) == {row.out_channels}:
-        layer = SumRow(len(widths), **row.options)
-    else:
-        raise ValueError(f"row {row.number}: a Sum of {row.out_channels} channels has sources of {widths} channels")
+def _build_pst(row: Row, widths: list[int]) -> PSTRow:
+    x, upper = widths
+    return PSTRow(x, upper, row.out_channels, **row.options)
+
+
+class Kind(NamedTuple):
+    """What a row name of ours stands for.
+
+    Attributes:
+        read: Checks a row as written and scales it: (model dictionary, number, row) -> `Row`.
+        build: Makes the layer, for sources of these widths.
+        layer: Its class.
+    """
+
+    read: Callable[[dict[str, Any], int, list[Any]], Row]
+    build: Callable[[Row, list[int]], nn.Module]
+    layer: type[nn.Module]
+
+
+KINDS = {ROW_NAME: Kind(_read_pst, _build_pst, PSTRow)}  # a project with rows of its own may add to it
+
+
+def _build(row: Row, widths: list[int]) -> nn.Module:
+    """The layer, with what the host's parser sets on it."""
+    layer: Any = KINDS[row.name].build(row, widths)
     layer.i, layer.f, layer.type = row.number, row.from_, f"{type(layer).__module__}.{type(layer).__qualname__}"
     layer.np = sum(p.numel() for p in layer.parameters())
     return layer

@@ -15,16 +15,19 @@ from ultralytics.engine import model as host_model
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import dist as host_dist
+from ultralytics.utils import patches
 from ultralytics.utils import torch_utils as host_torch
 
 from pst import modules as pst_modules
-from pst.io.files import first_line
-from pst.integrations.ultralytics import compat, guard, models, parser, training
-from pst.integrations.ultralytics.known import OWN
-from pst.integrations.ultralytics.layer import PSTRow
+from pst.control.layers import find_attention, register_wrapper
+from pst.integrations.ultralytics import checkpoints, compat, flops, guard, layer, models, parser, training
+from pst.integrations.ultralytics.known import own_classes
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
+from pst.io.files import first_line
 
 _originals: dict[tuple[Any, str], Any] = {}
+# What reads files, as in `guard.REPLACED`.
+READERS = ((patches, "torch_load", (), checkpoints.torch_load), *guard.REPLACED)
 
 
 def register() -> None:
@@ -73,7 +76,7 @@ def _hooks() -> list[tuple[Any, str, tuple[str, ...], Callable[..., Any]]]:
         (host_tasks, "parse_model", ("d", "ch", "verbose"), _parse_model),
         (host_tasks, "yaml_model_load", ("path",), _yaml_model_load),
         (host_model, "yaml_model_load", ("path",), _yaml_model_load),
-        *((owner, *hook[1:]) for hook in guard.REPLACED for owner in _importers(hook[0], hook[1])),
+        *((owner, *hook[1:]) for hook in READERS for owner in _importers(hook[0], hook[1])),
         (host_model.Model, "train", ("self", "trainer"), training.train),
         (BaseTrainer, "resume_training", ("self", "ckpt"), training.resume),
         (host_dist, "generate_ddp_file", ("trainer",), training.ddp_file),
@@ -92,7 +95,7 @@ def _allow_safe_load() -> None:
     """Let the host's own restricted loading open checkpoints with PST layers."""
     layers = [getattr(pst_modules, name) for name in pst_modules.__all__]
     layers = [layer for layer in layers if isinstance(layer, type) and issubclass(layer, nn.Module)]
-    torch.serialization.add_safe_globals([*layers, *OWN])
+    torch.serialization.add_safe_globals([*layers, *own_classes()])
 
 
 def _wrap(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
@@ -129,8 +132,16 @@ def _yaml_model_load(original: Any, path: str | Path) -> dict[str, Any]:
 
 def _get_flops(original: Any, model: Any, imgsz: int | list[int] = 640) -> float:
     """GFLOPs of a model with PST layers, counted in the same way whatever the version of ``thop``."""
-    from pst.integrations.ultralytics import flops  # which imports this module
-
     model = host_torch.unwrap_model(model)
-    has_pst = isinstance(model, host_tasks.BaseModel) and any(isinstance(m, PSTRow) for m in model.modules())
+    has_pst = isinstance(model, host_tasks.BaseModel) and bool(find_attention(model))
     return flops.gflops(model, imgsz) if has_pst else original(model, imgsz)
+
+
+def _predictors_model(yolo: Any) -> list[nn.Module]:
+    """The copy of its model that a YOLO object predicts with, once it has one."""
+    copy = getattr(getattr(yolo.predictor, "model", None), "model", None)
+    return [copy] if isinstance(copy, nn.Module) else []
+
+
+layer.when_unpickled.append(register)
+register_wrapper(host_model.Model, lambda yolo: yolo.model, _predictors_model)

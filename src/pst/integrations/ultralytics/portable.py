@@ -11,10 +11,9 @@ from torch import Tensor
 from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from pst.io.files import first_line
-from pst.functional._checks import check_fusion, check_topk
-from pst.functional.selection import check_selection, from_plain
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
+from pst.io.files import first_line
+from pst.modules import Settings
 
 OPEN_VOCABULARY = ("WorldModel", "YOLOEModel", "YOLOESegModel")  # their classes are text features beside the weights
 _TEXT_ARGS = ("optimizer", "task")  # the other arguments that are text name files and devices of one machine
@@ -31,8 +30,8 @@ class Checkpoint(NamedTuple):
         task: "detect", "segment", "classify", …
         names: Class names by index.
         train_args: Numbers and switches of the training, e.g. {"imgsz": 640, "epochs": 100}.
-        attention: [k, fusion, selection] of attention layers by name; one that is missing is as the YAML says, and so
-            is a selection that is missing or None.
+        attention: Settings of attention layers by name, as `pst.modules.Settings.plain` gives them; what is missing is
+            as the YAML says.
         source: What wrote it, e.g. "PST authors' fork of ultralytics 8.3.105".
     """
 
@@ -43,7 +42,7 @@ class Checkpoint(NamedTuple):
     task: str
     names: dict[int, str]
     train_args: dict[str, Any]
-    attention: dict[str, list[Any]]
+    attention: dict[str, dict[str, Any]]
     source: str
 
 
@@ -65,10 +64,7 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
         plain = json.loads(json.dumps({**fields, "train_args": _plain_args(fields["train_args"])}))
         names = plain["names"]
         names = {int(i): name for i, name in (names.items() if isinstance(names, dict) else enumerate(names))}
-        for topk, fusion, *rule in plain["attention"].values():
-            check_topk(topk)
-            check_fusion(fusion)
-            selection_of(*rule)
+        plain["attention"] = {name: _settings(values) for name, values in plain["attention"].items()}
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint of a trained model: {first_line(error)}") from error
     if sorted(names) != [*range(len(names))] or not all(isinstance(name, str) for name in names.values()):
@@ -92,20 +88,15 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
     )
 
 
-def selection_of(plain: Any = None) -> Any:
-    """The selection rule that a file describes, a name or [name, settings]; None for None.
-
-    Raises:
-        TypeError: It is none, or has other settings.
-        ValueError: It names no rule.
-    """
-    if plain is None:
-        return None
-    name, settings = plain if isinstance(plain, list) and len(plain) == 2 else (plain, None)
-    if not isinstance(name, str):
-        raise TypeError(f"a selection rule is a name, got a {type(name).__name__}")
-    check_selection(name)
-    return name if settings is None else from_plain((name, settings))
+def _settings(values: Any) -> dict[str, Any]:
+    """Settings of one attention layer, checked; version 0.1 wrote them as [k, fusion, selection]."""
+    if isinstance(values, list):
+        if not 2 <= len(values) <= 3:
+            raise ValueError(f"settings of a layer are k, fusion and selection, got {values!r:.80}")
+        names = ("topk", "fusion", "selection")
+        values = {name: value for name, value in zip(names, values, strict=False) if value is not None}
+    Settings().changed(values)
+    return values
 
 
 def to_metadata(checkpoint: Checkpoint) -> dict[str, str]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 from ultralytics.utils.torch_utils import unwrap_model
 
-from pst.functional.attention import Fusion
-from pst.functional.selection import SelectionRule
+from pst.control.layers import find_attention
 from pst.integrations.ultralytics import guard
-from pst.modules.attention import PyramidSparseAttention
-
-Settings: TypeAlias = "list[tuple[int, Fusion, str | SelectionRule]]"
+from pst.modules import PyramidSparseAttention, Settings
 
 
 def train(original: Callable[..., Any], yolo: Any, *args: Any, **kwargs: Any) -> Any:
@@ -58,18 +55,18 @@ def ddp_file(original: Callable[[Any], str], trainer: Any) -> str:
     return path
 
 
-def _attention(model: Any) -> list[PyramidSparseAttention]:
-    modules = model.modules() if isinstance(model, nn.Module) else ()  # a YOLO object may hold an exported file's path
-    return [m for m in modules if isinstance(m, PyramidSparseAttention)]
+def _settings(model: Any) -> list[Settings]:
+    return [layer.settings for layer in _attention(model)]
 
 
-def _settings(model: Any) -> Settings:
-    return [(layer.topk, layer.fusion, layer.selection) for layer in _attention(model)]
-
-
-def _apply(model: Any, settings: Settings) -> None:
+def _apply(model: Any, settings: list[Settings]) -> None:
     """Set them layer by layer; a model of other layers, such as ``train(model=…)`` gives, is left as it is."""
     layers = _attention(model)
     if len(layers) == len(settings):
-        for layer, (topk, fusion, selection) in zip(layers, settings, strict=True):
-            layer.topk, layer.fusion, layer.selection = topk, fusion, selection
+        for layer, own in zip(layers, settings, strict=True):
+            layer.settings = own
+
+
+def _attention(model: Any) -> list[PyramidSparseAttention]:
+    """Its layers; none of a path, as a YOLO object of an exported file holds."""
+    return [*find_attention(model).values()] if isinstance(model, nn.Module) else []

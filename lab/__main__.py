@@ -1,0 +1,25 @@
+"""``python -m lab bench|study …``, from the root of a checkout."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from lab.bench import command as bench
+from lab.study import command as study
+from pst.cli._run import add_debug, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; arguments and exit codes are those of `pst.cli.main`."""
+    parser = argparse.ArgumentParser(prog="python -m lab", description="Measurements behind the figures of pst.")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in (bench, study):
+        verb.add_parser(verbs)
+    add_debug(parser, verbs)
+    return run(parser, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Running one command: arguments in, exit code out, one sentence for what the user can change."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+
+from pst import __version__
+from pst.cli._common import Verbs
+from pst.cli._plain import plain, plain_output
+from pst.io.files import write_failure
+
+_USAGE_ERROR = 2
+_BUG = 70  # EX_SOFTWARE of sysexits.h
+_INTERRUPTED = 130  # as shells report a command that Ctrl+C ended
+_CLOSED_PIPE = 141
+
+
+def add_debug(parser: argparse.ArgumentParser, verbs: Verbs) -> None:
+    """Let ``--debug`` stand before and behind the verb."""
+    for each, default in [(parser, False), *((p, argparse.SUPPRESS) for p in verbs.choices.values())]:
+        each.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str], passed_on: Sequence[str] = ()) -> int:
+    """Parse ``argv``, call the verb's ``run`` and give its exit code, or that of its failure.
+
+    Args:
+        parser: Whose verbs set ``run``.
+        argv: Arguments for it.
+        passed_on: Arguments that it is not to see; the verb finds them as ``args.passed_on``.
+
+    Returns:
+        See `pst.cli.main`.
+
+    Raises:
+        SystemExit: argparse printed help or refused the arguments.
+    """
+    with plain_output():
+        args = parser.parse_args(argv)
+        args.passed_on = list(passed_on)
+        try:
+            return args.run(args)
+        except KeyboardInterrupt:
+            print("pst: interrupted", file=sys.stderr)
+            return _INTERRUPTED
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+            return _CLOSED_PIPE
+        except Exception as error:
+            if args.debug:
+                raise
+            return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Print one sentence about what the user can change, or the traceback of a bug."""
+    if isinstance(error, (ValueError, OSError, ImportError, MemoryError)) or write_failure(error) is not None:
+        print(f"pst: error: {_printable(_sentence(error))}", file=sys.stderr)
+        return _USAGE_ERROR
+    if "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
+        print(f"pst: error: out of memory: make imgsz or batch smaller ({_first_line(error)})", file=sys.stderr)
+        return _USAGE_ERROR
+    traceback.print_exception(error)
+    print(
+        f"pst: this is a bug of pst {__version__}, not of your input: please report it{_where()} with the lines above",
+        file=sys.stderr,
+    )
+    return _BUG
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror is not None and error.filename is not None:
+        return (
+            f"{os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename}: {error.strerror}"
+        )
+    if isinstance(error, MemoryError):
+        return f"out of memory: make imgsz or batch smaller ({_first_line(error)})"
+    return str(error).strip() or write_failure(error) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """Text without control characters, which names of files and classes may hold."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in plain(text))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _where() -> str:
+    """` at URL`, of the issue tracker in the package's metadata."""
+    try:
+        urls = metadata.metadata("pyramid-sparse-transformer").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    issues = [url.partition(", ")[2] for url in urls if url.lower().startswith(("issues,", "bug", "tracker"))]
+    return f" at {issues[0]}" if issues else ""

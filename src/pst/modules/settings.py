@@ -1,0 +1,88 @@
+"""What may be set on an attention layer at any time, in one place.
+
+A new option is a field of `Settings`, a key of `Options`, and the line that reads it. `PST`, `PSTBlock`, `PSTPyramid`
+and the adapters pass ``**options`` on, and files hold whatever `Settings.plain` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
+
+from pst.functional._checks import check_fusion, check_topk
+from pst.functional.attention import Fusion
+from pst.functional.selection import SelectionRule, check_selection, from_plain, to_plain
+
+
+class Options(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments."""
+
+    topk: int
+    fusion: Fusion
+    selection: str | SelectionRule
+
+
+class LayerOptions(Options, total=False):
+    """What `pst.PST` takes beside channels and convolutions."""
+
+    depth: int
+    mlp_ratio: float
+    expansion: float
+    head_dim: int
+
+
+class PyramidOptions(LayerOptions, total=False):
+    """What `pst.PSTPyramid` takes beside channels, convolutions and extra blocks; its ``topk`` may be one a level."""
+
+    share: str
+    bottom_up: bool
+
+
+def split(options: Mapping[str, Any], kind: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that a class above has, and the others, which an adapter hands to its host."""
+    own = {name: value for name, value in options.items() if name in kind.__optional_keys__}
+    return own, {name: value for name, value in options.items() if name not in own}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one attention layer attends; checked when made.
+
+    Attributes:
+        topk: k, coarse tokens per image and head whose children are attended; more than M means all; 0 is none.
+        fusion: "gate" (the paper; has parameters) or "refine" (has none).
+        selection: "mean" (the paper), "mass", "nucleus", "window", "random", or a rule of `pst.functional.selection`
+            with settings of its own; or "gumbel" (training studies: noise while training, none in eval mode).
+
+    Raises:
+        TypeError: ``topk`` is not an integer, ``selection`` no rule.
+        ValueError: ``topk`` < 0, or an option is unknown.
+    """
+
+    topk: int = 0
+    fusion: Fusion = "gate"
+    selection: str | SelectionRule = "mean"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "topk", check_topk(self.topk))
+        check_fusion(self.fusion)
+        check_selection(self.selection)
+
+    def plain(self) -> dict[str, Any]:
+        """Names, numbers and lists alone, for files; a rule of the user's own stays what it is."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"selection": to_plain(self.selection)}
+
+    def changed(self, values: Mapping[str, Any]) -> Settings:
+        """With other values for some options, as `plain` or JSON gave them.
+
+        Raises:
+            TypeError: ``values`` is no mapping, has a name that is no option, or a value of the wrong type.
+            ValueError: A value is wrong.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"settings are a mapping, got a {type(values).__name__}")
+        if "selection" in values:
+            values = {**values, "selection": from_plain(values["selection"])}
+        return replace(self, **values)
