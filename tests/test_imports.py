@@ -15,25 +15,25 @@ import pytest
 import pst
 
 ROOT = Path(pst.__file__).parent
+LAB = Path(__file__).parents[1] / "lab"
 
 # A part may import the parts of earlier rows and itself, nothing else; so those of one row never import one another.
 LAYERS = (
-    ("functional", "_pickle_scan", "files", "image_file"),
-    ("modules", "safe_load", "environment", "model_config"),
+    ("_moved", "functional"),
+    ("modules",),
     ("control",),
-    ("checkpoint", "transfer", "calibration", "folding", "tuning"),
     ("",),  # the public names, in pst/__init__.py
-    ("export", "backbones", "hub"),
+    ("io", "profile"),
+    ("export", "backbones"),
     ("integrations.*", "visualize", "data"),
-    ("bench", "train"),  # use what the integrations build
-    ("demo", "study"),
+    ("train",),
+    ("demo",),
     ("cli",),
     ("__main__",),
 )
-CORE = ("functional", "modules", "control", "calibration", "folding", "tuning", "checkpoint", "transfer", "")
+CORE = ("functional", "modules", "control", "")
 TRITON_FILES = ("pst/functional/_triton.py", "pst/functional/_triton_kernels.py")
 MAY_IMPORT_ULTRALYTICS = ("integrations.ultralytics",)
-MAY_IMPORT_ULTRALYTICS_WHEN_CALLED = ("bench", "demo", "cli")
 
 
 class Import(NamedTuple):
@@ -60,14 +60,18 @@ def part(module: str) -> str:
 
 def layer(name: str) -> int:
     """Its row in `LAYERS`."""
-    rows = [i for i, row in enumerate(LAYERS) if name in row or (name.startswith("integrations") and i == 6)]
+    rows = [
+        i
+        for i, row in enumerate(LAYERS)
+        if name in row or (name.startswith("integrations") and "integrations.*" in row)
+    ]
     assert len(rows) == 1, f"{name!r} is not in LAYERS: add it to the row that it belongs to"
     return rows[0]
 
 
 def is_module(name: str) -> bool:
-    path = ROOT.parent / name.replace(".", "/")
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+    paths = [base / name.replace(".", "/") for base in (ROOT.parent, LAB.parent)]
+    return any(path.with_suffix(".py").exists() or (path / "__init__.py").exists() for path in paths)
 
 
 def imported_names(node: ast.AST, package: str) -> list[str]:
@@ -87,9 +91,10 @@ def imported_names(node: ast.AST, package: str) -> list[str]:
     return []
 
 
-def imports_of(path: Path) -> Iterator[Import]:
-    file = path.relative_to(ROOT.parent).as_posix()
-    package = ".".join(path.relative_to(ROOT.parent).parent.parts)
+def imports_of(path: Path, root: Path | None = None) -> Iterator[Import]:
+    base = (ROOT if root is None else root).parent
+    file = path.relative_to(base).as_posix()
+    package = ".".join(path.relative_to(base).parent.parts)
 
     def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
         for name in imported_names(node, package):
@@ -107,6 +112,40 @@ def all_imports() -> tuple[Import, ...]:
     return tuple(found for path in sorted(ROOT.rglob("*.py")) for found in imports_of(path))
 
 
+def imported_files(*roots: Path) -> dict[str, set[str]]:
+    """Each module of packages -> the modules of them that it imports, in functions and for type checkers too."""
+    paths = {path: root for root in roots for path in sorted(root.rglob("*.py"))}
+    modules = {path: module_name(path, root) for path, root in paths.items()}
+    known = set(modules.values())
+    graph: dict[str, set[str]] = {}
+    for path, root in paths.items():
+        names = (found.name.partition(":")[0] for found in imports_of(path, root))
+        graph[modules[path]] = {name for name in names if name in known} - {modules[path]}
+    return graph
+
+
+def module_name(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a circle, the first found; none is []."""
+    done: set[str] = set()
+
+    def walk(module: str, above: list[str]) -> list[str]:
+        if module in above:
+            return [*above[above.index(module) :], module]
+        if module in done:
+            return []
+        for target in sorted(graph[module]):
+            if found := walk(target, [*above, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in sorted(graph) if (found := walk(module, []))), [])
+
+
 def own() -> list[Import]:
     """Imports of the package's own modules; its version may be read by all."""
     names = [i for i in all_imports() if i.name.partition(":")[0].partition(".")[0] == "pst"]
@@ -121,6 +160,29 @@ def test_imports_run_one_way():
         if source != target and layer(target) >= layer(source):
             wrong.append(f"{found} (from {source or 'pst'} to {target or 'pst'})")
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_file_imports_another_in_a_circle():
+    graph = imported_files(ROOT, LAB)
+    assert len(graph) > 100
+    assert not circle(graph), " -> ".join(circle(graph))
+
+
+def test_a_circle_is_seen():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_the_package_does_not_import_the_laboratory():
+    assert not [str(i) for i in all_imports() if i.name.partition(":")[0].partition(".")[0] == "lab"]
+
+
+def test_the_core_looks_for_no_attribute_of_a_host():
+    words = ("predictor", "ultralytics", "timm", "torchvision", "safetensors")
+    for folder in ("functional", "modules", "control"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            code = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)]
+            assert not [node.attr for node in code if node.attr in words], path
 
 
 def test_every_part_has_a_layer():
@@ -160,11 +222,7 @@ def test_the_walk_sees_every_kind_of_import(tmp_path, monkeypatch):
 def test_ultralytics_is_imported_by_its_adapter_alone():
     uses = [i for i in all_imports() if i.name.replace(":", ".").partition(".")[0] == "ultralytics"]
     assert uses
-    for found in uses:
-        allowed = found.part in MAY_IMPORT_ULTRALYTICS or (
-            found.part in MAY_IMPORT_ULTRALYTICS_WHEN_CALLED and found.lazy
-        )
-        assert allowed, str(found)
+    assert not [str(found) for found in uses if found.part not in MAY_IMPORT_ULTRALYTICS]
 
 
 def test_the_core_needs_torch_alone():
@@ -172,7 +230,8 @@ def test_the_core_needs_torch_alone():
         library = found.name.replace(":", ".").partition(".")[0]
         if found.part in CORE and library not in sys.stdlib_module_names:
             kernels = library == "triton" and found.file in TRITON_FILES
-            assert kernels or library in ("torch", "pst") or (library == "safetensors" and found.lazy), str(found)
+            types = library == "typing_extensions" and found.lazy  # for type checkers; comes with torch
+            assert kernels or types or library in ("torch", "pst"), str(found)
 
 
 def test_triton_is_imported_where_it_is_wanted():

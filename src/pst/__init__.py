@@ -7,6 +7,8 @@ and nothing heavier; every host library has its own adapter in `pst.integrations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pst import _moved
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "use_topk",
 ]
 
+_moved.install()
+
 if TYPE_CHECKING:
     from pst import control, functional, modules
     from pst.control import (
@@ -60,7 +64,7 @@ else:
 
     def __getattr__(name: str) -> object:
         """Load a public name on first use; from then on it is an ordinary attribute."""
-        if name in _SUBMODULES:
+        if name in _SUBMODULES or f"pst.{name}" in _moved.MOVED:
             return import_module(f"pst.{name}")
         if name not in __all__:
             raise AttributeError(f"module 'pst' has no attribute {name!r}")

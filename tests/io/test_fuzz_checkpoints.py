@@ -12,7 +12,7 @@ from torch import nn
 import fuzz
 from pst.train.state import STATE, check_state, read_state
 
-LEGACY = Path(__file__).parent / "legacy"
+LEGACY = Path(__file__).parents[1] / "legacy"
 ANY = (ValueError, FileNotFoundError)
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from pst import __version__
+from pst._moved import GONE
 from pst.cli import convert, demo, export, info, predict, reproduce, train, val, yolo
 from pst.cli._run import add_debug, run
 
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: argparse printed help or refused the arguments.
     """
     own, passed_on = _split(sys.argv[1:] if argv is None else argv)
+    if own and f"pst.{own[0]}" in GONE:
+        print(f"pst: error: pst {own[0]} left the package: use {GONE[f'pst.{own[0]}']}", file=sys.stderr)
+        return 2
     return run(build_parser(), own, passed_on)
 
 

@@ -30,9 +30,8 @@ def run(args: argparse.Namespace) -> int:
     trust = "--trust" in args.passed_on
     passed_on = [arg for arg in args.passed_on if arg != "--trust"]
     sys.argv[:] = ["yolo", *passed_on]  # in place: Ultralytics keeps this very list when it is imported
-    from ultralytics.cfg import entrypoint
-
     from pst.integrations.ultralytics import guard, register
+    from pst.integrations.ultralytics.host import entrypoint
 
     register()
     with host_errors(f"run {shlex.join(sys.argv)}"):

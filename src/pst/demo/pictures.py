@@ -40,10 +40,8 @@ class Scene(NamedTuple):
 
 def read_labels(data: str | Path, split: str, imgsz: int) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """Ultralytics' label records of the "train" or "val" images of a dataset YAML, and the names of the classes."""
-    from ultralytics.data.dataset import YOLODataset
-    from ultralytics.data.utils import check_det_dataset
-
     from pst.integrations.ultralytics.guard import protected
+    from pst.integrations.ultralytics.host import YOLODataset, check_det_dataset
 
     with protected():
         info = check_det_dataset(str(data))
@@ -54,7 +52,7 @@ def draw_scenes(
     yolo: YOLO, labels: Sequence[dict[str, Any]], names: dict[int, str], settings: Settings, *, count: int = 4
 ) -> list[Scene]:
     """Draw ``count`` of the labelled images, evenly spread over them; all when there are fewer."""
-    from ultralytics.utils import TQDM
+    from pst.integrations.ultralytics.host import TQDM
 
     picks = sorted({round(i * (len(labels) - 1) / max(1, count - 1)) for i in range(count)})
     return [_scene(yolo, labels[i], names, settings) for i in TQDM(picks, desc="pictures", unit="image")]

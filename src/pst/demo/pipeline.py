@@ -52,12 +52,10 @@ def run(
         ImportError: A library of the ``demo`` extra is missing.
         ValueError: A number is out of range, or ``out`` holds a demo of other settings and ``restart`` is false.
     """
-    from ultralytics.utils import LOGGER
-    from ultralytics.utils.torch_utils import select_device
-
     from pst.data import digits
     from pst.demo.remaining import Remaining
     from pst.demo.stages import check_data, evaluate, train
+    from pst.integrations.ultralytics.host import LOGGER, select_device
 
     path = None if data is None else str(Path(data).resolve() if Path(data).exists() else data)
     root = Path(out).resolve()

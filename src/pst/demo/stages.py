@@ -30,8 +30,7 @@ def check_data(data: str, root: Path) -> None:
         FileNotFoundError: It is neither.
         ValueError: It lies in the demo's own folder. What Ultralytics finds wrong it raises itself.
     """
-    from ultralytics.data.utils import check_det_dataset
-    from ultralytics.utils import ROOT
+    from pst.integrations.ultralytics.host import ROOT, check_det_dataset
 
     if not Path(data).is_file():
         if (ROOT / "cfg" / "datasets" / data).is_file() and Path(data).name == data:
@@ -107,9 +106,8 @@ def evaluate(
     Returns:
         The rows, k = 0 first, then by fusion.
     """
-    from ultralytics.utils import LOGGER
-
     from pst.integrations.ultralytics import SweepRow, sweep
+    from pst.integrations.ultralytics.host import LOGGER
 
     workspace.rows.mkdir(exist_ok=True)
     rows = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -16,10 +16,8 @@ from pst.control import set_fusion, set_topk
 from pst.export.compare import Difference, compare
 from pst.export.runtime import Run, load
 from pst.integrations.ultralytics.export_write import first_tensor, open_model, raw_model
+from pst.integrations.ultralytics.exported import Exported
 from pst.integrations.ultralytics.yolo import YOLO
-
-if TYPE_CHECKING:
-    from pst.integrations.ultralytics.export import Exported
 
 
 def eager(model: str | Path | Any, exported: Exported, *, trust: bool = False) -> Run:
