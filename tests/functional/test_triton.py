@@ -37,7 +37,6 @@ modes = pytest.mark.parametrize("mode", MODES)
 
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run in this process")
-@pytest.mark.skipif(torch.__version__ < "2.6", reason="the kernel refuses this PyTorch")
 def test_in_the_interpreter():
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -60,7 +59,7 @@ class Case(NamedTuple):
     scale: float
 
     @classmethod
-    def random(cls, mode: str, dtype: torch.dtype, *, b=2, h=3, n=70, m=37, t=12, d=16) -> Case:
+    def random(cls, mode: str, dtype: torch.dtype, *, b=2, h=2, n=70 if CUDA else 35, m=37, t=12, d=16) -> Case:
         """Standard normal; half of the coarse tokens (refine) or a third of the fine ones (gate) are excluded."""
 
         def make(*shape: int) -> Tensor:
@@ -251,7 +250,7 @@ def test_compiles_whole(mode):
 
 @kernels
 @pytest.mark.parametrize("fusion", ["gate", "refine"])
-@pytest.mark.parametrize("sizes", [((12, 16), (6, 8)), ((13, 9), (5, 8))], ids=str)
+@pytest.mark.parametrize("sizes", [((8, 10), (4, 5)), ((9, 7), (4, 6))], ids=str)
 @pytest.mark.parametrize(
     ("topk", "selection"), [(0, "mean"), (3, "mean"), (1000, "mean"), (3, "window"), (5, "nucleus")]
 )
@@ -260,8 +259,9 @@ def test_the_whole_operator_agrees_with_the_reference(fusion, sizes, topk, selec
     a = Attention.random(*sizes, width=16, dtype=torch.float32, **options).map(lambda t: t.to(DEVICE))
     exact = a.to(torch.float64)(impl="reference")
     assert_close(a(impl="triton"), exact, torch.float32)
-    called = partial(F.linear, weight=a.weight, bias=a.bias)  # a gate that no kernel can look into
-    assert_close(a(impl="triton", gate=called), exact, torch.float32)
+    if fusion == "gate":
+        called = partial(F.linear, weight=a.weight, bias=a.bias)  # a gate that no kernel can look into
+        assert_close(a(impl="triton", gate=called), exact, torch.float32)
 
 
 ON_CPU = "Triton needs a CUDA GPU, and the query is on cpu"

@@ -16,6 +16,17 @@ _OPCODES = re.compile(  # those of torch.save
 _GETS, _PUTS = ("BINGET", "LONG_BINGET"), ("BINPUT", "LONG_BINPUT")
 _MARKS = (pickletools.markobject, pickletools.stackslice)
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_CHECKED = ("PROTO", "LONG1", "REDUCE")
+# Opcode -> whether it takes all since the last mark, how many items before that, and how many it leaves.
+_EFFECTS = {
+    opcode.name: (
+        pickletools.markobject in opcode.stack_before,
+        sum(kind not in _MARKS for kind in opcode.stack_before),
+        len(opcode.stack_after),
+    )
+    for opcode in pickletools.opcodes
+    if _OPCODES.fullmatch(opcode.name)
+}
 
 
 class RefusedError(ValueError):
@@ -27,6 +38,9 @@ class _Item(NamedTuple):
 
     parts: int = 1
     value: Any = None
+
+
+_PLAIN = _Item()
 
 
 class _Name(str):
@@ -51,10 +65,15 @@ def scan(pickled: bytes) -> set[str]:
     try:
         for opcode, arg, _ in pickletools.genops(pickled):
             name = opcode.name
+            if name not in _EFFECTS:
+                raise RefusedError(f"has the opcode {name}, which torch.save does not write")
+            if name in _CHECKED:
+                _check(name, arg, stack)
             if name == "GLOBAL":
-                names.add(_full_name(arg))
-            _check(name, arg, stack)
-            if name == "MARK":
+                full = _Name(_full_name(arg))
+                names.add(str(full))
+                stack.append(_Item(value=full))
+            elif name == "MARK":
                 marks.append(stack)
                 stack = []
             elif name in _GETS:
@@ -65,18 +84,19 @@ def scan(pickled: bytes) -> set[str]:
                 stack, items = (marks.pop(), stack) if name == "TUPLE" else (stack, _pop(stack, _TUPLES[name]))
                 stack.append(_tuple(items))
             else:
-                if pickletools.markobject in opcode.stack_before:
+                marked, taken, left = _EFFECTS[name]
+                if marked:
                     stack = marks.pop()
-                _pop(stack, sum(kind not in _MARKS for kind in opcode.stack_before))
-                stack += [_pushed(name, arg)] * len(opcode.stack_after)
+                if taken:
+                    _pop(stack, taken)
+                if left:
+                    stack.append(_Item(value=arg) if name == "BINUNICODE" else _PLAIN)
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise ValueError(f"malformed pickle: {error!r}") from error
     return names
 
 
 def _check(name: str, arg: Any, stack: list[_Item]) -> None:
-    if not _OPCODES.fullmatch(name):
-        raise RefusedError(f"has the opcode {name}, which torch.save does not write")
     if name == "PROTO" and arg != 2:
         raise RefusedError(f"has protocol {arg}, not torch.save's 2")
     if name == "LONG1" and arg.bit_length() > 64:
@@ -101,12 +121,6 @@ def _tuple(items: list[_Item]) -> _Item:
     if parts > _MAX_TUPLE:
         raise RefusedError(f"holds a tuple of more than {_MAX_TUPLE} parts")
     return _Item(parts, tuple(item.value for item in items))
-
-
-def _pushed(name: str, arg: Any) -> _Item:
-    if name == "GLOBAL":
-        return _Item(value=_Name(_full_name(arg)))
-    return _Item(value=arg) if name == "BINUNICODE" else _Item()
 
 
 def _full_name(arg: str) -> str:

@@ -13,9 +13,8 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from pst.control.layers import find_attention
 from pst.integrations.ultralytics.build import build
-from pst.integrations.ultralytics.decoded import DecodedModel
+from pst.integrations.ultralytics.decoded import DecodedModel, decode
 from pst.integrations.ultralytics.guard import is_own, is_protected, protected
-from pst.integrations.ultralytics.known import class_names
 from pst.integrations.ultralytics.match import find_bundled
 from pst.integrations.ultralytics.portable import (
     OPEN_VOCABULARY,
@@ -51,27 +50,34 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
         checkpoint, model = open_checkpoint(path)
         content = ultralytics_dict(checkpoint, model)
     else:
-        decoded = DecodedModel(path)
-        if decoded.authors:
-            target = path.with_name(f"{path.stem}-converted.pt")
-            raise ValueError(
-                f"{path} is a checkpoint of the PST authors' fork of Ultralytics: convert it first, with "
-                f"pst convert {path} {target}"
-            )
-        checkpoint, model = _open_decoded(decoded)
-        content = _content(decoded, model)
-        if checkpoint.model_class in OPEN_VOCABULARY:
-            _restore_classes(model, decoded)
-        model.args = {**DEFAULT_CFG_DICT, **content["train_args"]}
+        model, content = _of_decoded(DecodedModel(path))
     model.pt_path = str(path)
+    return model, content
+
+
+def _of_decoded(decoded: DecodedModel) -> tuple[Any, dict[str, Any]]:
+    path = decoded.path
+    if decoded.authors:
+        target = path.with_name(f"{path.stem}-converted.pt")
+        raise ValueError(
+            f"{path} is a checkpoint of the PST authors' fork of Ultralytics: convert it first, with "
+            f"pst convert {path} {target}"
+        )
+    checkpoint, model = _open_decoded(decoded)
+    content = _content(decoded, model)
+    if checkpoint.model_class in OPEN_VOCABULARY:
+        _restore_classes(model, decoded)
+    model.args = {**DEFAULT_CFG_DICT, **content["train_args"]}
     return model, content
 
 
 def load_any(path: str | Path) -> Any:
     """What ``torch.load`` gives of a file that holds a model or none, and nothing executed; see `load`."""
-    root = safe_load.load(path, class_names())
+    root = decode(path)
     if isinstance(root, dict) and any(isinstance(root.get(key), safe_load.Record) for key in ("ema", "model")):
-        return load(path)[1]
+        model, content = _of_decoded(DecodedModel(path, root))
+        model.pt_path = str(path)
+        return content
     try:
         return safe_load.plain(root, tensors=True)
     except ValueError as error:

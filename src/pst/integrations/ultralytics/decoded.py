@@ -18,11 +18,17 @@ _ATTENTION = f"{PyramidSparseAttention.__module__}.{PyramidSparseAttention.__qua
 _SETTINGS = frozenset({"training", "inplace", "momentum", "p", "num_parameters", "recompute_scale_factor"})
 
 
+def decode(path: str | Path) -> Any:
+    """What is in a ``.pt``, layers as records; see `pst.io.safe_load.load`."""
+    return load(path, class_names())
+
+
 class DecodedModel:
     """The model of a checkpoint, the averaged one (EMA) where there is one, as Ultralytics prefers it.
 
     Args:
         path: A ``.pt`` file.
+        root: What `decode` gave of it, if it was read already.
 
     Attributes:
         path: The file.
@@ -36,9 +42,9 @@ class DecodedModel:
         ValueError: It is damaged, names what is not known, or holds no Ultralytics model.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, root: Any = None) -> None:
         self.path = Path(path)
-        root = load(path, class_names())
+        root = decode(path) if root is None else root
         self.entries: dict[Any, Any] = root if isinstance(root, dict) else {}
         key = next((key for key in ("ema", "model") if isinstance(self.entries.get(key), Record)), None)
         if key is None:
