@@ -19,9 +19,10 @@ from torch import nn
 
 import pst
 from checkpoint_files import Call, authors_checkpoint, authors_layers, save
+from pst.cli import main
 from pst.control import attention_layers
 from pst.integrations import ultralytics as adapter
-from pst.integrations.ultralytics import checkpoints, convert_checkpoint, read_checkpoint
+from pst.integrations.ultralytics import convert_checkpoint, read_checkpoint
 from pst.integrations.ultralytics.guard import protected
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
 from pst.io import transfer
@@ -228,7 +229,7 @@ def test_a_failed_write_leaves_the_old_file(authors: Path, tmp_path: Path, monke
         path.write_text("half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(checkpoints.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="no space left"):
         convert_checkpoint(authors, target)
     assert target.read_text() == "old"
@@ -362,15 +363,18 @@ def test_a_malicious_checkpoint_in_the_folder_of_a_run_is_not_run(tmp_path: Path
         "yolo detect train resume model={bad}",
     ],
 )
-def test_no_command_runs_a_malicious_checkpoint(command: str, tmp_path: Path) -> None:
+def test_no_command_runs_a_malicious_checkpoint(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     bad = evil(tmp_path / "bad.pt", tmp_path / "written")
-    argv = command.format(bad=bad).split()
-    done = subprocess.run(
-        [Path(sys.executable).with_name("pst"), *argv], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.argv)
+    try:
+        assert main(command.format(bad=bad).split()) == 2
+    finally:
+        sys.argv[:] = before  # in place, as the verb yolo changes it
     assert not (tmp_path / "written").exists()
-    assert done.returncode != 0
-    assert f"{os.system.__module__}.system" in done.stderr + done.stdout
+    assert f"{os.system.__module__}.system" in "".join(capfd.readouterr())
 
 
 @pytest.mark.usefixtures("registered")
