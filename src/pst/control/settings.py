@@ -10,8 +10,8 @@ from typing import TypeAlias
 from torch import nn
 
 from pst.control.layers import attention_layers, sync_copies
-from pst.functional._checks import check_fusion, check_share, check_topk
 from pst.functional.attention import Fusion
+from pst.functional.checks import check_fusion, check_share, check_topk
 from pst.functional.selection import SelectionRule, check_selection
 from pst.modules.attention import PyramidSparseAttention
 

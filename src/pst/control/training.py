@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pst.control.layers import attention_layers, inner_model
-from pst.functional._checks import check_generator, check_share, check_topk
+from pst.functional.checks import check_generator, check_share, check_topk
 from pst.modules.hooks import Before, DrawTopk, FreezeNorms
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pst.functional._dispatch import is_eager
+from pst.functional.checks import is_eager
 
 FEW = 16  # keys: with fewer than a CPU's vector holds, PyTorch's attention makes 0 of a row of NaN if it has no mask
 SPLIT = 2**18  # logits from which a backward pass is worth sharing among threads

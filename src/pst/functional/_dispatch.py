@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pst.functional.checks import is_eager
+
 HEAD_WIDTHS = (16, 32, 64, 128)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _INSTALLED = find_spec("triton") is not None
@@ -65,14 +67,6 @@ def implementation_for(query: Tensor, tokens: int, *, topk: int = 0, fusion: str
             "fused", f"{case}, Triton was measured to be faster from {least:,} logits on; here are {logits:,}"
         )
     return Choice("triton", f"{case} and {logits:,} logits, Triton was measured to be faster than SDPA")
-
-
-def is_eager() -> bool:
-    """Whether operators run as they are called. `torch.compile`, `torch.export`, `torch.jit.trace` only record them.
-
-    Exports to ONNX are one of the last two.
-    """
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def refusal_of_triton(query: Tensor) -> str | None:

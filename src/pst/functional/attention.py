@@ -9,7 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pst.functional._checks import (
+from pst.functional._dispatch import implementation_for, refusal_of_triton
+from pst.functional._fused import fused
+from pst.functional._reference import reference
+from pst.functional._types import FineTokens, Gate, Inputs, LinearGate
+from pst.functional.checks import (
     autocasts,
     check_implementation,
     check_kind,
@@ -19,10 +23,7 @@ from pst.functional._checks import (
     check_scale,
     check_topk,
 )
-from pst.functional._dispatch import implementation_for, refusal_of_triton
-from pst.functional._fused import fused
-from pst.functional._reference import reference
-from pst.functional._types import FineTokens, Gate, Inputs, LinearGate
+from pst.functional.grid import Size
 from pst.functional.selection import SelectionRule, check_selection
 
 Fusion = Literal["gate", "refine"]
@@ -88,32 +89,53 @@ def pyramid_sparse_attention(
     check_maps(query, key, value)
     topk = check_topk(topk)
     check_options(fusion, impl, fine, gate, topk, generator, observer)
-    size = (query.shape[2], query.shape[3])
-    inputs = Inputs(
-        query=query.flatten(2, 3),
-        key=key.flatten(2, 3),
-        value=value.flatten(2, 3),
-        topk=topk,
-        fusion=fusion,
-        rule=check_selection(selection),
-        scale=check_scale(scale, query.shape[-1]),
-        generator=generator,
-        observer=observer,
-        fine_size=size,
-        coarse_size=(key.shape[2], key.shape[3]),
-    )
     tokens, weights = None, None
     if topk > 0 and fine is not None:
         tokens = _checked(fine, query) if callable(fine) else _tokens_of(fine, query)
         weights = gate if gate is None or callable(gate) else _check_gate(gate, query)
-    out = attend(inputs, tokens, weights, impl)
+    out = attend(
+        *(t.flatten(2, 3) for t in (query, key, value)),
+        tokens,
+        weights,
+        fine_size=(query.shape[2], query.shape[3]),
+        coarse_size=(key.shape[2], key.shape[3]),
+        topk=topk,
+        fusion=fusion,
+        selection=selection,
+        scale=check_scale(scale, query.shape[-1]),
+        generator=generator,
+        observer=observer,
+        impl=impl,
+    )
     return out.reshape(*query.shape)  # Tensor.unflatten would make a size that TorchScript traces a constant
 
 
-def attend(inputs: Inputs, fine: FineTokens | None, gate: Gate | None, impl: str) -> Tensor:
-    """`pyramid_sparse_attention` of arguments that need no check, for a module that made them itself."""
-    if fine is not None and gate is None and inputs.fusion == "gate":
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    fine: FineTokens | None,
+    gate: Gate | None,
+    *,
+    fine_size: Size,
+    coarse_size: Size,
+    topk: int,
+    fusion: Fusion,
+    selection: str | SelectionRule,
+    scale: float,
+    generator: torch.Generator | None,
+    observer: Callable[[Tensor], None] | None,
+    impl: str,
+) -> Tensor:
+    """The entrance behind `pyramid_sparse_attention`, for tokens that were checked, or made by a layer.
+
+    ``query`` is (B, h, N, d) with N = H·W of ``fine_size``, ``key`` and ``value`` are (B, h, M, d) with M = Hu·Wu of
+    ``coarse_size``; (B, h, N, d) comes back. The rest is as there, ``fine`` always a function of positions or None.
+    """
+    if fine is not None and gate is None and fusion == "gate":
         raise ValueError('fusion="gate" with topk > 0 needs a gate, and there is None: put one back, or use "refine"')
+    rule = check_selection(selection)
+    inputs = Inputs(query, key, value, topk, fusion, rule, scale, generator, observer, fine_size, coarse_size)
     return _implementation(impl, inputs, gate)(inputs, fine, gate)
 
 

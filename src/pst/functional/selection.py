@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, is_dataclass
 import torch
 from torch import Tensor
 
-from pst.functional._checks import DTYPES, check_generator, check_scale, check_tensor, check_topk
 from pst.functional._rule import Selected, SelectionRule, Tokens, highest, ranked
+from pst.functional.checks import DTYPES, check_generator, check_scale, check_tensor, check_topk
 from pst.functional.grid import Size, block_grid, child_index
 from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores, rounded
 

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.functional._checks import autocasts, check_sizes, check_tensor
-from pst.functional._types import Inputs
 from pst.functional.attention import Fusion, Implementation, attend, gather_tokens
-from pst.functional.selection import Gumbel, SelectionRule, check_selection
+from pst.functional.checks import autocasts, check_sizes, check_tensor
+from pst.functional.selection import Gumbel, SelectionRule
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fine_statistics import FineStatistics, find_norm
 from pst.modules.settings import Options, Settings
@@ -143,21 +142,23 @@ class PyramidSparseAttention(nn.Module):
         (query,) = _split_heads(self.q(x), heads)
         key, value = _split_heads(self.kv(upper), heads, 2)
         fine = self._fine_projection(x, topk)
-        inputs = Inputs(
-            query=query,
-            key=key,
-            value=value,
+        noisy = not self.training and _is_noisy(settings.selection)
+        out = attend(
+            query,
+            key,
+            value,
+            None if fine is None else gather_tokens(*_split_heads(fine, heads, 2)),
+            self.gate,
+            fine_size=(x.shape[2], x.shape[3]),
+            coarse_size=(upper.shape[2], upper.shape[3]),
             topk=topk,
             fusion=settings.fusion,
-            rule=check_selection(settings.selection if self.training or not _is_noisy(settings.selection) else "mean"),
+            selection="mean" if noisy else settings.selection,
             scale=query.shape[-1] ** -0.5,
             generator=self.generator,
             observer=None if self.observer is None else self._observe(x, upper),
-            fine_size=(x.shape[2], x.shape[3]),
-            coarse_size=(upper.shape[2], upper.shape[3]),
+            impl=self.impl,
         )
-        tokens = None if fine is None else gather_tokens(*_split_heads(fine, heads, 2))
-        out = attend(inputs, tokens, self.gate, self.impl)
         position = F.interpolate(self._position(value, upper, topk), x.shape[2:], mode="bilinear", align_corners=False)
         return self.proj(_like(_to_map(out, x) + position, x))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from pst.functional._dispatch import is_eager
+from pst.functional.checks import is_eager
 
 
 class FineStatistics(nn.Module):

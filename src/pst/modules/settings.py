@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
-from pst.functional._checks import check_fusion, check_topk
 from pst.functional.attention import Fusion
+from pst.functional.checks import check_fusion, check_topk
 from pst.functional.selection import SelectionRule, check_selection, from_plain, to_plain
 
 

@@ -13,8 +13,8 @@ import psutil
 import torch
 
 from pst.control import set_fusion, set_topk
-from pst.functional._checks import check_fusion, check_topk
 from pst.functional.attention import Fusion
+from pst.functional.checks import check_fusion, check_topk
 from pst.integrations.ultralytics.yolo import YOLO
 
 _VAL_DEFAULTS = {"plots": False, "verbose": False, "exist_ok": True}

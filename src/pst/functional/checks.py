@@ -146,3 +146,11 @@ def check_kind(name: str, t: Tensor, query: Tensor) -> None:
         raise TypeError(f"{name} is {t.dtype} but the query {query.dtype}: give both one dtype")
     if t.device != query.device:
         raise ValueError(f"{name} is on {t.device} but the query on {query.device}: move them to one device")
+
+
+def is_eager() -> bool:
+    """Whether operators run as they are called. `torch.compile`, `torch.export`, `torch.jit.trace` only record them.
+
+    Exports to ONNX are one of the last two.
+    """
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
