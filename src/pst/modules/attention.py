@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ class PyramidSparseAttention(nn.Module):
         dim: C, channels of both maps and of the output.
         num_heads: h; must divide ``dim``.
         conv: Factory of the projections, see `pst.modules.ConvFactory`.
-        **options: ``topk``, ``fusion`` and ``selection``, see `pst.modules.Settings`.
+        **options: ``topk``, ``fusion``, ``selection`` and ``similarity``, see `pst.modules.Settings`.
 
     Attributes:
         generator: `torch.Generator` for "gumbel", None for PyTorch's global one; neither copied nor pickled.
@@ -76,16 +77,20 @@ class PyramidSparseAttention(nn.Module):
         self.proj = conv(dim, dim, act=False)
         self.gate = nn.Linear(2 * head_dim, head_dim) if self.fusion == "gate" else None
         self.fine_statistics: FineStatistics | None = None
+        learned = self._settings.similarity == "cosine"
+        self.log_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10))) if learned else None
 
     @property
     def settings(self) -> Settings:
-        """How it attends; a module built with "refine" has no gate and refuses settings with "gate"."""
+        """How it attends; a module built without a gate refuses "gate", one built without a learned scale "cosine"."""
         return self._settings
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
         if settings.fusion == "gate" and self.gate is None:
             raise ValueError('this module was built with fusion="refine" and has no gate: build it with fusion="gate"')
+        if settings.similarity == "cosine" and self.log_scale is None:
+            raise ValueError('this module has no scale to learn: build it with similarity="cosine"')
         self._settings = settings
 
     @property
@@ -141,26 +146,36 @@ class PyramidSparseAttention(nn.Module):
         topk = settings.topk if self.drawn_topk is None or not self.training else self.drawn_topk
         (query,) = _split_heads(self.q(x), heads)
         key, value = _split_heads(self.kv(upper), heads, 2)
-        fine = self._fine_projection(x, topk)
+        projected = self._fine_projection(x, topk)
+        fine = None if projected is None else _split_heads(projected, heads, 2)
+        scale = query.shape[-1] ** -0.5
+        if settings.similarity == "cosine":
+            query, scale = _unit(query) * self._scale().to(query.dtype), 1.0
+            key, fine = _unit(key), None if fine is None else (_unit(fine[0]), fine[1])
         noisy = not self.training and _is_noisy(settings.selection)
         out = attend(
             query,
             key,
             value,
-            None if fine is None else gather_tokens(*_split_heads(fine, heads, 2)),
+            None if fine is None else gather_tokens(*fine),
             self.gate,
             fine_size=(x.shape[2], x.shape[3]),
             coarse_size=(upper.shape[2], upper.shape[3]),
             topk=topk,
             fusion=settings.fusion,
             selection="mean" if noisy else settings.selection,
-            scale=query.shape[-1] ** -0.5,
+            scale=scale,
             generator=self.generator,
             observer=None if self.observer is None else self._observe(x, upper),
             impl=self.impl,
         )
         position = F.interpolate(self._position(value, upper, topk), x.shape[2:], mode="bilinear", align_corners=False)
         return self.proj(_like(_to_map(out, x) + position, x))
+
+    def _scale(self) -> Tensor:
+        """(h, 1, 1) factor on the cosines, 100 at most (Swin V2, arXiv 2111.09883, section 3.2)."""
+        assert self.log_scale is not None
+        return self.log_scale.clamp(max=math.log(100)).exp()
 
     def _fine_projection(self, x: Tensor, topk: int) -> Tensor | None:
         """Keys and values of the fine map, (B, 2C, H, W); None with k = 0, which may update their statistics."""
@@ -212,7 +227,8 @@ class PyramidSparseAttention(nn.Module):
             state = {**state, "_settings": {name: state[key] for name, key in old.items()}}
             state = {key: value for key, value in state.items() if key not in old.values()}
         super().__setstate__(state | {"_settings": Settings().changed(state["_settings"])})
-        self._modules.setdefault("fine_statistics", None)  # a pickle of version 0.1 has none
+        self._modules.setdefault("fine_statistics", None)  # a pickle of version 0.1 has neither
+        self._parameters.setdefault("log_scale", None)
 
     def extra_repr(self) -> str:
         """Settings shown in ``print(module)``."""
@@ -247,6 +263,12 @@ def _split_heads(projected: Tensor, heads: int, parts: int = 1) -> tuple[Tensor,
     batch, height, width, channels = tokens.shape
     tokens = tokens.reshape(batch, height * width, heads, channels // heads).transpose(1, 2)
     return (tokens,) if parts == 1 else tokens.chunk(parts, -1)
+
+
+def _unit(tokens: Tensor) -> Tensor:
+    """(…, d) at unit length, in float32 at least: squares of float16 overflow."""
+    wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    return F.normalize(wide, dim=-1).to(tokens.dtype)
 
 
 def _to_map(tokens: Tensor, like: Tensor) -> Tensor:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pst.functional.attention import Fusion
 from pst.functional.checks import check_fusion, check_topk
 from pst.functional.selection import SelectionRule, check_selection, from_plain, to_plain
+
+Similarity = Literal["dot", "cosine"]
+SIMILARITIES = ("dot", "cosine")
 
 
 class Options(TypedDict, total=False):
@@ -21,6 +24,7 @@ class Options(TypedDict, total=False):
     topk: int
     fusion: Fusion
     selection: str | SelectionRule
+    similarity: Similarity
 
 
 class LayerOptions(Options, total=False):
@@ -54,6 +58,8 @@ class Settings:
         fusion: "gate" (the paper; has parameters) or "refine" (has none).
         selection: "mean" (the paper), "mass", "nucleus", "window", "random", or a rule of `pst.functional.selection`
             with settings of its own; or "gumbel" (training studies: noise while training, none in eval mode).
+        similarity: What a logit is: "dot" (the paper), the product of query and key over √d; or "cosine", that of both
+            at unit length, times a scale that each head learns. Only a layer that was built with it has the scale.
 
     Raises:
         TypeError: ``topk`` is not an integer, ``selection`` no rule.
@@ -63,11 +69,14 @@ class Settings:
     topk: int = 0
     fusion: Fusion = "gate"
     selection: str | SelectionRule = "mean"
+    similarity: Similarity = "dot"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "topk", check_topk(self.topk))
         check_fusion(self.fusion)
         check_selection(self.selection)
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(f"similarity must be one of {list(SIMILARITIES)}, got {self.similarity!r}")
 
     def plain(self) -> dict[str, Any]:
         """Names, numbers and lists alone, for files; a rule of the user's own stays what it is."""
