@@ -1,9 +1,9 @@
-"""Text files that people write: UTF-8, with or without a byte order mark."""
+"""Text that people write: UTF-8 files, with or without a byte order mark; values and names of classes in them."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _MARKS = {  # the longer ones first: that of UTF-16 is the beginning of that of UTF-32
@@ -64,3 +64,28 @@ def shown(value: object, longest: int = 60) -> str:
 def listed(names: Sequence[str], most: int = 8) -> str:
     """Names in a message, with commas between them; of many the first, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def checked_names(names: Iterable[object], where: str) -> tuple[str, ...]:
+    """Names as text.
+
+    Args:
+        names: In the order of their indices; numbers count as their digits.
+        where: File or folder they come from, for the message.
+
+    Raises:
+        ValueError: One is empty, no text or holds control characters, or two differ in nothing but case and spaces,
+            which file systems and tables mix up.
+    """
+    out: list[str] = []
+    seen: dict[str, str] = {}
+    for name in names:
+        text = str(name) if isinstance(name, (int, float)) and not isinstance(name, bool) else name
+        if not isinstance(text, str) or not text.strip() or not text.isprintable():
+            raise ValueError(f"{where} has the class name {shown(name)}: expected printable text")
+        key = "".join(text.casefold().split())
+        if key in seen:
+            raise ValueError(f"{where} has the classes {seen[key]!r} and {text!r}: give each class a name of its own")
+        seen[key] = text
+        out.append(text)
+    return tuple(out)

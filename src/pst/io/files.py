@@ -231,3 +231,21 @@ def _shortened(name: str) -> str:
 def first_line(error: object) -> str:
     """What an exception of another library says, to be a part of one sentence: its first line, 300 letters at most."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextmanager
+def explained(
+    what: str, *, passing: tuple[type[Exception], ...] = (ImportError, OSError, ValueError)
+) -> Iterator[None]:
+    """Make one sentence of whatever another library raises inside the with block: ``what``, and what it says.
+
+    Raises:
+        ValueError: In place of every exception but those of ``passing``.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{what}: {kind}{first_line(error)}") from error

@@ -16,6 +16,7 @@ from ultralytics.nn.modules import head as host_heads
 from pst.export.onnx_file import DEFAULT_OPSET, TRACED_OPSET, finish, quiet_exporter
 from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
 from pst.export.program import check_folder, to_pt2
+from pst.io.files import explained
 
 LEAST_STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5, and for classifiers, which give none
 CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the class of each pixel in place of scores
@@ -88,16 +89,10 @@ def write_host(
         *yolo.callbacks.get("on_export_start", ()), lambda exporter: exporter.metadata.update(metadata)
     ]  # fmt: skip
     with quiet_exporter(), _own_quantisation(), _nothing_installed():
-        try:
+        name = yolo.model.yaml.get("yaml_file", "this model")
+        what = f"{format} could not be written of {name} ({yolo.task}) at {options['imgsz']}"
+        with explained(what, passing=(ImportError, OSError, MemoryError)):  # some show a page of their graph
             path = Path(yolo.export(format=format, **options, verbose=False))
-        except (ImportError, OSError, MemoryError):
-            raise
-        except Exception as error:  # a converter raises whatever it likes, some with a page of their graph
-            reason = next(iter(str(error).strip().splitlines()), "no reason given")
-            raise ValueError(
-                f"{format} could not be written of {yolo.model.yaml.get('yaml_file', 'this model')} ({yolo.task}) at "
-                f"{options['imgsz']}: {type(error).__name__} of its converter, {reason}"
-            ) from error
     if own_half:
         onnx_to_float16(path, path)
     if format == "onnx" and opset is not None:
