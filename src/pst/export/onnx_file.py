@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pst.export.program import check_folder, eval_mode
+from pst.control.layers import eval_mode
+from pst.export.program import check_folder
 
 OLDEST_OPSET = 17
 TRACED_OPSET = 20  # the newest that PyTorch's tracing exporter writes; beyond it the file is converted

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pst.control.layers import eval_mode
 
 METADATA = "pst.json"
 
@@ -54,18 +55,6 @@ def to_pt2(
         program = torch.export.export(module, tuple(example_inputs), dynamic_shapes=shapes or None, strict=False)
     torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata or {}))})
     return path
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside a with block; every submodule gets its own mode back."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes.items():
-            m.training = training
 
 
 def check_folder(path: str | Path) -> Path:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,45 @@ from pst.export.program import check_folder, to_pt2
 from pst.io.files import explained
 
 LEAST_STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5, and for classifiers, which give none
-CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the class of each pixel in place of scores
+_CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the class of each pixel in place of scores
 
 # heads that give maps; the first versions of Ultralytics 8.4 lack them
 _MAPS = tuple(getattr(host_heads, name) for name in ("SemanticSegment", "Depth") if hasattr(host_heads, name))
+
+
+class Exported(NamedTuple):
+    """What `export` wrote.
+
+    Attributes:
+        path: The file or folder.
+        format: A key of `pst.export.FORMATS`.
+        topk: k, as asked.
+        fusion: "gate" or "refine"; "none" for k = 0.
+        clamped: Attention layer -> its number of coarse tokens, for layers that have fewer than k: that is their k.
+        size: (height, width) in pixels that it was made with, the only one unless dynamic.
+        batch: Likewise.
+        dynamic: Whether others can be run.
+        channels: Of the images.
+        task: As Ultralytics calls it.
+        stride: The sides of images are multiples of this many pixels.
+    """
+
+    path: Path
+    format: str
+    topk: int
+    fusion: str
+    clamped: dict[str, int]
+    size: tuple[int, int]
+    batch: int
+    dynamic: bool
+    channels: int = 3
+    task: str = "detect"
+    stride: int = 32
+
+    @property
+    def class_map(self) -> bool:
+        """Whether the file gives the class of each pixel, (B, H, W), where the model gives scores."""
+        return self.task == "semantic" and self.format in _CLASS_MAPS
 
 
 def open_model(model: Any, kind: Any, *, trust: bool = False) -> Any:
