@@ -27,15 +27,9 @@ def add_debug(parser: argparse.ArgumentParser, verbs: Verbs) -> None:
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str], passed_on: Sequence[str] = ()) -> int:
-    """Parse ``argv``, call the verb's ``run`` and give its exit code, or that of its failure.
+    """Parse ``argv``, call the verb's ``run`` and give its exit code, or that of its failure, see `pst.cli.main`.
 
-    Args:
-        parser: Whose verbs set ``run``.
-        argv: Arguments for it.
-        passed_on: Arguments that it is not to see; the verb finds them as ``args.passed_on``.
-
-    Returns:
-        See `pst.cli.main`.
+    ``passed_on`` are arguments that the parser is not to see; the verb finds them as ``args.passed_on``.
 
     Raises:
         SystemExit: argparse printed help or refused the arguments.

@@ -17,13 +17,9 @@ _MARKS = {  # the longer ones first: that of UTF-16 is the beginning of that of 
 def read_text(path: str | Path, *, most: int | None = None) -> str:
     """The text of a file, without its byte order mark, lines ending in a line feed alone.
 
-    Args:
-        path: The file.
-        most: Largest number of bytes; None for any.
-
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is larger, or not UTF-8; the message names the encoding where that is known.
+        ValueError: It has more than ``most`` bytes, or is not UTF-8; the message names the encoding where it is known.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,15 +63,11 @@ def listed(names: Sequence[str], most: int = 8) -> str:
 
 
 def checked_names(names: Iterable[object], where: str) -> tuple[str, ...]:
-    """Names as text.
-
-    Args:
-        names: In the order of their indices; numbers count as their digits.
-        where: File or folder they come from, for the message.
+    """Names in the order of their indices as text; numbers count as their digits.
 
     Raises:
         ValueError: One is empty, no text or holds control characters, or two differ in nothing but case and spaces,
-            which file systems and tables mix up.
+            which file systems and tables mix up; the message names ``where``, the file or folder.
     """
     out: list[str] = []
     seen: dict[str, str] = {}

@@ -22,12 +22,8 @@ if TYPE_CHECKING:
 def check_data(data: str, root: Path) -> None:
     """Refuse a data set that cannot be trained on, before anything is written; nothing is downloaded.
 
-    Args:
-        data: Path of a YAML, or the name of one that Ultralytics has.
-        root: Folder of the demo.
-
     Raises:
-        FileNotFoundError: It is neither.
+        FileNotFoundError: It is neither a YAML file nor the name of one that Ultralytics has.
         ValueError: It lies in the demo's own folder. What Ultralytics finds wrong it raises itself.
     """
     from pst.integrations.ultralytics.host import ROOT, check_det_dataset

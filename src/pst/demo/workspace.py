@@ -32,13 +32,9 @@ class Workspace:
     def claim(self, settings: Settings, *, restart: bool) -> None:
         """Make the folder ready for ``settings``: new, or with finished work of the very same settings.
 
-        Args:
-            settings: Of this run.
-            restart: Delete what an earlier run left.
-
         Raises:
             FileExistsError: The folder holds something that is no demo's, which is left alone.
-            ValueError: It holds a run of other settings and ``restart`` is false.
+            ValueError: It holds a run of other settings and ``restart``, which deletes that, is false.
         """
         if self._stamp.is_file():
             if restart:

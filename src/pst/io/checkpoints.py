@@ -53,11 +53,6 @@ def to_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_safetensors(state_dict: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
     """Write ``state_dict`` to a safetensors file, atomically: ``path`` is the old file or the whole new one.
 
-    Args:
-        state_dict: Tensors; each is written contiguous and on its own.
-        path: Target; its folder must exist.
-        metadata: Strings kept in the file's header.
-
     Raises:
         FileNotFoundError: The folder does not exist.
         ImportError: safetensors is not installed.

@@ -112,11 +112,7 @@ def write_failure(error: BaseException) -> str | None:
 
 
 def check_ours(path: str | Path, mark: str) -> None:
-    """Refuse to replace a file that this library did not write.
-
-    Args:
-        path: Need not exist.
-        mark: Text that stands in the first 64 kB of what the library writes there.
+    """Refuse to replace a file that has no ``mark`` in its first 64 kB, where the library writes one; none is no error.
 
     Raises:
         FileExistsError: There is another file, or a folder.
@@ -148,11 +144,7 @@ def check_folder(folder: str | Path) -> None:
 
 
 def check_space(folder: str | Path, needed: int) -> None:
-    """Refuse to start work whose files do not fit on the disk.
-
-    Args:
-        folder: Where they are to lie; it need not exist yet.
-        needed: Their size in bytes.
+    """Refuse to start work whose files, of ``needed`` bytes, do not fit on the disk of ``folder``; it need not exist.
 
     Raises:
         WriteError: Less than that is free.

@@ -73,13 +73,7 @@ def sample(images: Tensor, windows: Tensor, flip: Tensor, edge: int, *, mode: st
 
 
 def move_boxes(boxes: Tensor, window: Tensor, flip: bool, edge: int) -> Tensor:
-    """What `sample` does to boxes of one image.
-
-    Args:
-        boxes: (n, 4), left, top, right, bottom as shares of the image.
-        window: (4,), as in `sample`.
-        flip: Mirrored?
-        edge: Of the result, in pixels.
+    """What `sample` does to boxes (n, 4) of one image, left, top, right, bottom as shares of it.
 
     Returns:
         (n, 4) in pixels of the result, not yet clipped to it.

@@ -26,12 +26,9 @@ def build(checkpoint: Checkpoint, source: str | Path) -> Any:
 
     Needs the plugin switched on.
 
-    Args:
-        checkpoint: As read from a file.
-        source: The file, for messages.
-
     Raises:
-        ValueError: The YAML describes no model that can be built, or the weights are not those of that model.
+        ValueError: The YAML describes no model that can be built, or the weights are not those of that model; the
+            message names the file, ``source``.
     """
     with explained(f"{source} is refused: no {checkpoint.model} can be built of it", passing=(ImportError, OSError)):
         model, unlike = _empty(checkpoint)

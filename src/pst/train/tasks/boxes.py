@@ -114,15 +114,9 @@ def match(record: Record, truth: Boxes) -> dict[str, Any]:
 
 
 def draw_segments(segments: Sequence[Any] | None, size: tuple[int, int], edge: int) -> Tensor:
-    """Masks of an image's objects, letterboxed as the image is.
+    """Masks (n, edge, edge) uint8, 0 or 1, of an image's objects, letterboxed as the image of (width, height) is.
 
-    Args:
-        segments: As in `Boxes`; None for an image without objects.
-        size: (width, height) of the image in pixels.
-        edge: Of the letterboxed image, in pixels.
-
-    Returns:
-        (n, edge, edge) uint8, 0 or 1.
+    ``segments`` as in `Boxes`; None for an image without objects.
     """
     width, height = size
     small = fitted(height, width, edge)

@@ -150,15 +150,9 @@ class Segment(Task[SegmentConfig]):
 
 
 def classes_at(scores: Tensor, height: int, width: int) -> Tensor:
-    """The best class of every pixel once scores are resized, a few rows at a time: large photos have many pixels.
+    """The best class of every pixel, (height, width) uint8 on the CPU, once scores (classes, H, W) are resized.
 
-    Args:
-        scores: (classes, H, W) float.
-        height: Of the result.
-        width: Likewise.
-
-    Returns:
-        (height, width) uint8 on the CPU.
+    A few rows at a time: large photos have many pixels.
     """
     rows = scores.shape[1]
     y = ((torch.arange(height, device=scores.device) + 0.5) * (rows / height) - 0.5).clamp(0, rows - 1)
