@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pst.control.layers import eval_mode
+from pst.io.files import check_parent
 
 METADATA = "pst.json"
 
@@ -41,7 +42,7 @@ def to_pt2(
         FileNotFoundError: Its folder does not exist.
         ValueError: The example cannot stand for dynamic sizes.
     """
-    path = check_folder(path)
+    path = check_parent(path)
     shapes = dynamic
     if dynamic is True:
         for t in example_inputs:
@@ -54,12 +55,4 @@ def to_pt2(
     with eval_mode(module), torch.no_grad():
         program = torch.export.export(module, tuple(example_inputs), dynamic_shapes=shapes or None, strict=False)
     torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata or {}))})
-    return path
-
-
-def check_folder(path: str | Path) -> Path:
-    """``path`` as a Path; FileNotFoundError unless its folder exists."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent}: make it first")
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pst.io.files import first_line, replacing
+from pst.io.files import check_parent, first_line, replacing
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -60,10 +60,7 @@ def save_safetensors(state_dict: Mapping[str, Tensor], path: str | Path, metadat
     _import_safetensors()
     from safetensors.torch import save_file
 
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder: make it before saving {path.name} there")
-    with replacing(path) as part:
+    with replacing(check_parent(path)) as part:
         part.touch()
         mode = part.stat().st_mode  # safetensors itself leaves a file that only its owner can read
         save_file({k: v.detach().contiguous().clone() for k, v in state_dict.items()}, part, dict(metadata))

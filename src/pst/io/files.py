@@ -143,6 +143,14 @@ def check_folder(folder: str | Path) -> None:
         raise PermissionError(f"{folder} cannot be written: no permission for {there}")
 
 
+def check_parent(path: str | Path) -> Path:
+    """``path`` as a Path; FileNotFoundError unless the folder that it is to lie in exists."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent}: make it first")
+    return path
+
+
 def check_space(folder: str | Path, needed: int) -> None:
     """Refuse to start work whose files, of ``needed`` bytes, do not fit on the disk of ``folder``; it need not exist.
 

@@ -15,8 +15,8 @@ from ultralytics.nn.modules import head as host_heads
 
 from pst.export.onnx_file import DEFAULT_OPSET, TRACED_OPSET, finish, quiet_exporter
 from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
-from pst.export.program import check_folder, to_pt2
-from pst.io.files import explained
+from pst.export.program import to_pt2
+from pst.io.files import check_parent, explained
 
 LEAST_STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5, and for classifiers, which give none
 _CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the class of each pixel in place of scores
@@ -102,7 +102,7 @@ def write_program(
     if dynamic:
         height, width = (stride * torch.export.Dim(name, min=2, max=256) for name in ("rows", "columns"))
         shapes = ({2: height, 3: width},)
-    path = check_folder(Path(str(getattr(model, "pt_path"))).with_suffix(".pt2"))  # noqa: B009  # untyped
+    path = check_parent(Path(str(getattr(model, "pt_path"))).with_suffix(".pt2"))  # noqa: B009  # untyped
     with warnings.catch_warnings():  # the host's head keeps its anchors in plain attributes, made anew in each call
         warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
         return to_pt2(module, (image,), path, dynamic=shapes or False, metadata=metadata)
