@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -13,25 +13,16 @@ from pst.functional._checks import check_generator, check_share, check_topk
 from pst.modules.hooks import Before, DrawTopk, FreezeNorms
 
 
-class Handle:
+class Handle(ExitStack):
     """Undoes a switch once: when `remove` is called, or at the end of a with block."""
 
     def __init__(self, undo: Callable[[], None]) -> None:
-        self._undo: Callable[[], None] | None = undo
+        super().__init__()
+        self.callback(undo)
 
     def remove(self) -> None:
         """Undo the switch; nothing when called again."""
-        undo, self._undo = self._undo, None
-        if undo is not None:
-            undo()
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
+        self.close()
 
 
 def stochastic_topk(

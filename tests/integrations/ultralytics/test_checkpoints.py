@@ -21,7 +21,7 @@ import pst
 from checkpoint_files import Call, authors_checkpoint, authors_layers, save
 from pst.control import attention_layers
 from pst.integrations import ultralytics as adapter
-from pst.integrations.ultralytics import checkpoints, convert_checkpoint, read_checkpoint
+from pst.integrations.ultralytics import convert_checkpoint, read_checkpoint
 from pst.integrations.ultralytics.guard import protected
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
 from pst.io import transfer
@@ -228,7 +228,7 @@ def test_a_failed_write_leaves_the_old_file(authors: Path, tmp_path: Path, monke
         path.write_text("half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(checkpoints.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="no space left"):
         convert_checkpoint(authors, target)
     assert target.read_text() == "old"
