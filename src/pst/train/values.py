@@ -57,7 +57,7 @@ def read_lines(path: str | Path, mappings: Sequence[str]) -> list[Line]:
         ValueError: It is no YAML, holds no mapping, a key twice, or something that is not understood; the message has
             the line.
     """
-    return read_node(path, _Loader, lambda loader, node: [_line(loader, *pair, mappings) for pair in node.value])
+    return read_node(path, _Loader, lambda loader, node: [_line(loader, k, v, mappings) for k, v in node.value])
 
 
 def _line(loader: _Loader, key: Any, value: Any, mappings: Sequence[str]) -> Line:
