@@ -247,5 +247,5 @@ def explained(
     except passing:
         raise
     except Exception as error:
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        kind = "" if type(error) is ValueError or not str(error) else f"{type(error).__name__}: "
         raise ValueError(f"{what}: {kind}{first_line(error)}") from error
