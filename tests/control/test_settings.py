@@ -226,7 +226,7 @@ def test_a_gate_that_is_not_there_is_refused_and_changes_nothing():
     layers = (pst.PyramidSparseAttention(8, 1, fusion=fusion) for fusion in ("gate", "refine"))
     mixed = nn.Sequential(*layers)
     pst.set_fusion(mixed, "refine")
-    text = """fusion="gate" needs a gate, but these layers were built with "refine": ['1']"""
+    text = """these layers were built with fusion="refine" and have no gate: ['1']"""
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         pst.set_fusion(mixed, "gate")
     assert [layer.fusion for layer in attention_layers(mixed).values()] == ["refine", "refine"]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pst.data.images import CorruptImageError, decode, letterbox
+from pst.data.images import decode, letterbox
+from pst.io.image_file import CorruptImageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 8), dtype=np.uint8)
 

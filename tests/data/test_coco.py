@@ -11,7 +11,7 @@ from PIL import Image
 
 import tiny_data
 from pst.data.boxes import read_boxes
-from pst.train.tasks.instances import draw_segments
+from pst.train.tasks.boxes import draw_segments
 
 coco_mask = pytest.importorskip("faster_coco_eval.core.mask")
 

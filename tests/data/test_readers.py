@@ -14,8 +14,9 @@ import tiny_data
 from pst.data.boxes import read_boxes
 from pst.data.dataset import Images
 from pst.data.folder import read_folder
-from pst.data.images import CorruptImageError, Sample, centre_square, decode, letterbox
+from pst.data.images import Sample, centre_square, decode, letterbox
 from pst.data.masks import read_mask, read_masks
+from pst.io.image_file import CorruptImageError
 
 
 def replace(file: Path, old: str, new: str) -> None:

@@ -42,14 +42,15 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" fo
         ("a: [1, 2\nb: }\n", "is not YAML"),
         ("a: 2020-99-99\n", "is not YAML"),
         ("? [1, 2]\n: 3\n? {a: 1}\n: 2\n", "is not YAML"),
-        ("!!python/object/apply:os.system [ls]\n", "is not YAML"),
-        ("- 1\n", "must hold `key: value` lines, it holds list"),
-        ("", "it holds NoneType"),
+        ("a: !!python/object/apply:os.system [ls]\n", "is not YAML"),
+        ("!!python/object/new:dict {a: 1}\n", "is not YAML"),
+        ("- 1\n", "must hold `key: value` lines, it holds a list"),
+        ("", "it holds nothing"),
         ("a: " + "x" * (1 << 20), "a.yaml has 1,048,579 bytes, more than 1,048,576"),
         ("a: \0\n", "UTF-16 or no text"),
         ("a: \7\n", "is not YAML"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 @pytest.mark.parametrize("text_only", [False, True])
 def test_what_is_no_plain_mapping_is_one_sentence(tmp_path, text, message, text_only):

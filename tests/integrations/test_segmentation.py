@@ -118,13 +118,15 @@ def test_names_are_those_of_segmentation_models_pytorch():
         encoder_name="tu-resnet18", encoder_weights=None, in_channels=4, classes=2, activation="sigmoid"
     )
     assert {"encoder", "decoder", "segmentation_head"} <= {name for name, _ in model.named_children()}
-    y = model.train().predict(torch.rand(1, 4, 32, 32))
+    model.train().encoder.eval()
+    y = model.predict(torch.rand(1, 4, 32, 32))
     assert isinstance(y, torch.Tensor)
     assert y.shape == (1, 2, 32, 32)
     assert 0 < y.min() < y.max() < 1
     assert not y.requires_grad
     assert model.training
-    assert all(m.training for m in model.modules())
+    assert all(m.training for m in model.decoder.modules())
+    assert not any(m.training for m in model.encoder.modules())
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path):
 
 def test_a_missing_folder_is_refused(tmp_path):
     folder = tmp_path / "missing"
-    text = f"{folder} is no folder: make it before saving a.safetensors there"
+    text = f"no folder {folder}: make it first"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(text)}$"):
         save_safetensors({}, folder / "a.safetensors", {})
 

@@ -18,6 +18,7 @@ from pst.io.files import (
     check_folder,
     check_ours,
     check_space,
+    explained,
     read_json,
     replacing,
     write_bytes,
@@ -234,3 +235,25 @@ def test_a_damaged_result_is_named(text, tmp_path):
     (tmp_path / "a.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(ValueError, match=r"a\.json"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("size mismatch\n\tat line 3"), "a.pt cannot be built: RuntimeError: size mismatch"),
+        (KeyError("nc"), "a.pt cannot be built: KeyError: 'nc'"),
+        (AssertionError(), "a.pt cannot be built: AssertionError"),
+    ],
+)
+def test_what_another_library_raises_becomes_one_sentence(error, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$") as told, explained("a.pt cannot be built"):
+        raise error
+    assert told.value.__cause__ is error
+
+
+def test_what_is_one_sentence_already_passes_or_goes_without_its_type():
+    own = ValueError("b.pt holds no weights")
+    with pytest.raises(ValueError, match=r"^b\.pt holds no weights$"), explained("a.pt cannot be built"):
+        raise own
+    with pytest.raises(ValueError, match=r"^a\.pt: b\.pt holds no weights$"), explained("a.pt", passing=()):
+        raise own

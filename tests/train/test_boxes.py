@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pst.data.objects import Boxes
+from pst.data.images import Boxes
 from pst.train.tasks.boxes import THRESHOLDS, coco_metrics, match
 
 CLASSES = ("a", "b", "c")

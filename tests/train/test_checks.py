@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import tiny_data
-from pst.data.images import CorruptImageError
 from pst.io.files import WriteError
+from pst.io.image_file import CorruptImageError
 from pst.train import checks, fit, load_config
 from pst.train.models import make_model
 from pst.train.state import write_config

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pst.cli import main
-from pst.data.images import CorruptImageError
+from pst.io.image_file import CorruptImageError
 from pst.train import fit, load_config
 from pst.train.picture_files import list_images, plan_pictures, write_picture
 from pst.train.pictures import predict_images

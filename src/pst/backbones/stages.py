@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pst.control.layers import eval_mode
+
 STAGES = 5  # torchvision counts the stem and the stages of reductions 4, 8, 16, 32
 
 
@@ -32,10 +34,8 @@ def freeze_stages(body: nn.Module, trainable_layers: int, example: torch.Tensor)
 
 def _parameters_by_stage(body: nn.Module, example: torch.Tensor) -> list[list[nn.Parameter]]:
     """Parameters that the map of reduction 2, 4, 8, 16, 32 depends on and no finer map does; rest: with the last."""
-    training = body.training
-    with torch.enable_grad():
-        maps = body.eval()(example)
-    body.train(training)
+    with eval_mode(body), torch.enable_grad():
+        maps = body(example)
     stages: list[list[nn.Parameter]] = [[] for _ in range(STAGES)]
     rest = [p for p in body.parameters() if p.requires_grad]
     for reduction, y in maps.items():

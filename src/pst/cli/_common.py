@@ -81,10 +81,8 @@ def check_suffix(path: Path) -> None:
 def host_errors(doing: str) -> Iterator[None]:
     """Turn what Ultralytics raises about its inputs, of whatever type, into a ValueError of one sentence.
 
-    An exception that our own code raises, below Ultralytics or above it, passes.
-
-    Args:
-        doing: What was tried, with the file's name: "validate best.pt on data.yaml".
+    An exception that our own code raises, below Ultralytics or above it, passes. ``doing`` says what was tried, with
+    the file's name: "validate best.pt on data.yaml".
     """
     try:
         yield

@@ -12,7 +12,7 @@ from importlib import metadata
 from pst import __version__
 from pst.cli._common import Verbs
 from pst.cli._plain import plain, plain_output
-from pst.io.files import write_failure
+from pst.io.files import first_line, write_failure
 
 _USAGE_ERROR = 2
 _BUG = 70  # EX_SOFTWARE of sysexits.h
@@ -27,15 +27,9 @@ def add_debug(parser: argparse.ArgumentParser, verbs: Verbs) -> None:
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str], passed_on: Sequence[str] = ()) -> int:
-    """Parse ``argv``, call the verb's ``run`` and give its exit code, or that of its failure.
+    """Parse ``argv``, call the verb's ``run`` and give its exit code, or that of its failure, see `pst.cli.main`.
 
-    Args:
-        parser: Whose verbs set ``run``.
-        argv: Arguments for it.
-        passed_on: Arguments that it is not to see; the verb finds them as ``args.passed_on``.
-
-    Returns:
-        See `pst.cli.main`.
+    ``passed_on`` are arguments that the parser is not to see; the verb finds them as ``args.passed_on``.
 
     Raises:
         SystemExit: argparse printed help or refused the arguments.
@@ -63,7 +57,7 @@ def _report(error: Exception) -> int:
         print(f"pst: error: {_printable(_sentence(error))}", file=sys.stderr)
         return _USAGE_ERROR
     if "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
-        print(f"pst: error: out of memory: make imgsz or batch smaller ({_first_line(error)})", file=sys.stderr)
+        print(f"pst: error: out of memory: make imgsz or batch smaller ({first_line(error)})", file=sys.stderr)
         return _USAGE_ERROR
     traceback.print_exception(error)
     print(
@@ -75,21 +69,16 @@ def _report(error: Exception) -> int:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror is not None and error.filename is not None:
-        return (
-            f"{os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename}: {error.strerror}"
-        )
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return f"{name}: {error.strerror}"
     if isinstance(error, MemoryError):
-        return f"out of memory: make imgsz or batch smaller ({_first_line(error)})"
+        return f"out of memory: make imgsz or batch smaller ({first_line(error)})"
     return str(error).strip() or write_failure(error) or type(error).__name__
 
 
 def _printable(text: str) -> str:
     """Text without control characters, which names of files and classes may hold."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in plain(text))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _where() -> str:

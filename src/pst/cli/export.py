@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pst.cli._common import Verbs, add_trust, check_suffix, host_errors, positive, require
+from pst.cli._common import Verbs, add_trust, check_suffix, host_errors, natural, positive, require
 from pst.io.files import check_folder
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--model", type=Path, required=True, metavar="PT", help="checkpoint, e.g. best.pt")
     parser.add_argument("--format", choices=_FORMATS, default="onnx", help="(%(default)s)")
-    parser.add_argument("--topk", type=_topk, metavar="K", help="k, fixed in the file (the model's own)")
+    parser.add_argument("--topk", type=natural, metavar="K", help="k, fixed in the file (the model's own)")
     parser.add_argument("--fusion", choices=("gate", "refine"), help="(the model's own)")
     parser.add_argument("--imgsz", type=positive, nargs="+", metavar="PX", help="side, or height and width (training)")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images in a batch (%(default)s)")
@@ -75,9 +75,3 @@ def _print(exported: Exported) -> None:
     print(f"input        {size}{', others too' if exported.dynamic else ''}")
     files = [exported.path] if exported.path.is_file() else [p for p in exported.path.rglob("*") if p.is_file()]
     print(f"size         {sum(file.stat().st_size for file in files) / 1e6:.2f} MB")
-
-
-def _topk(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected an integer ≥ 0, got {text!r}")
-    return int(text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -53,6 +54,15 @@ def attention_layers(model: nn.Module) -> dict[str, PyramidSparseAttention]:
     return layers
 
 
+def find_gates(model: nn.Module) -> dict[str, nn.Module]:
+    """The gate of every layer by the layer's name; raises as `attention_layers`, and ValueError where one has none."""
+    gates = {name: layer.gate for name, layer in attention_layers(model).items()}
+    missing = [name for name, gate in gates.items() if gate is None]
+    if missing:
+        raise ValueError(f'these layers were built with fusion="refine" and have no gate: {missing}')
+    return {name: gate for name, gate in gates.items() if gate is not None}
+
+
 def inner_model(model: nn.Module) -> nn.Module:
     """The Module that runs: the one inside a host's object, or ``model`` itself."""
     for wrapper in _wrappers:
@@ -71,6 +81,18 @@ def sync_copies(model: nn.Module) -> None:
         if isinstance(model, wrapper.kind):
             for copy in wrapper.copies(model):
                 _follow(list(find_attention(copy).values()), list(attention_layers(model).values()))
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside a with block; every submodule gets its own mode back."""
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in modes.items():
+            m.training = training
 
 
 def _follow(copies: list[PyramidSparseAttention], layers: list[PyramidSparseAttention]) -> None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from pst.control.layers import attention_layers, sync_copies
+from pst.control.layers import attention_layers, find_gates, sync_copies
 from pst.functional.attention import Fusion
 from pst.functional.checks import check_fusion, check_share, check_topk
 from pst.functional.selection import SelectionRule, check_selection
@@ -92,11 +92,7 @@ def set_gate(model: nn.Module, share: float) -> None:
     check_share(share)
     if not 0 < share < 1:
         raise ValueError(f"share must be above 0 and below 1, got {share!r}: k = 0 leaves the fine branch out")
-    layers = attention_layers(model)
-    gates = {name: layer.gate for name, layer in layers.items()}
-    missing = [name for name, gate in gates.items() if gate is None]
-    if missing:
-        raise ValueError(f'these layers were built with fusion="refine" and have no gate: {missing}')
+    gates = find_gates(model)
     others = {name: gate for name, gate in gates.items() if not _is_linear(gate)}
     if others:
         name, gate = next(iter(others.items()))
@@ -111,7 +107,7 @@ def set_gate(model: nn.Module, share: float) -> None:
     sync_copies(model)
 
 
-def _is_linear(gate: nn.Module | None) -> bool:
+def _is_linear(gate: nn.Module) -> bool:
     """Whether what is written to its weight and bias is what the gate computes with."""
     return isinstance(gate, nn.Linear) and {"weight", "bias"} == {name for name, _ in gate.named_parameters()}
 
@@ -126,9 +122,8 @@ def set_fusion(model: nn.Module, fusion: Fusion) -> None:
     """
     check_fusion(fusion)
     layers = attention_layers(model)
-    missing = [name for name, layer in layers.items() if fusion == "gate" and layer.gate is None]
-    if missing:
-        raise ValueError(f'fusion="gate" needs a gate, but these layers were built with "refine": {missing}')
+    if fusion == "gate":
+        find_gates(model)  # refuses
     for layer in layers.values():
         layer.fusion = fusion
     sync_copies(model)

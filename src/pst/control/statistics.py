@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from pst.control.layers import attention_layers, inner_model, sync_copies
+from pst.control.layers import attention_layers, eval_mode, inner_model, sync_copies
 from pst.control.settings import use_topk
 from pst.modules.attention import PyramidSparseAttention
 from pst.modules.fine_statistics import FineStatistics, find_norm, running
@@ -38,19 +38,15 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.device 
     layers = attention_layers(model)
     moments = {name: _Moments(_norm(layer, name)) for name, layer in layers.items()}
     inner = inner_model(model)
-    modes = [(m, m.training) for m in inner.modules()]
     hooks = [layer.register_forward_pre_hook(moments[name].see) for name, layer in layers.items()]
-    inner.eval()
     try:
-        with use_topk(model, 0), torch.no_grad():
+        with eval_mode(inner), use_topk(model, 0), torch.no_grad():
             for batch in batches:
                 batch = tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, batch)
                 inner(*batch) if isinstance(batch, tuple) else inner(batch)
     finally:
         for hook in hooks:
             hook.remove()
-        for m, mode in modes:
-            m.training = mode
     short = [name for name, seen in moments.items() if seen.count < 2]
     if short:
         raise ValueError(f"the batches gave no two positions of a fine map to these layers: {short}; give more images")

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from contextlib import ExitStack
 
 import torch
 from torch import nn
 
-from pst.control.layers import attention_layers, inner_model
+from pst.control.layers import attention_layers, find_gates, inner_model
 from pst.functional.checks import check_generator, check_share, check_topk
 from pst.modules.hooks import Before, DrawTopk, FreezeNorms
 
 
-class Handle:
+class Handle(ExitStack):
     """Undoes a switch once: when `remove` is called, or at the end of a with block."""
 
     def __init__(self, undo: Callable[[], None]) -> None:
-        self._undo: Callable[[], None] | None = undo
+        super().__init__()
+        self.callback(undo)
 
     def remove(self) -> None:
         """Undo the switch; nothing when called again."""
-        undo, self._undo = self._undo, None
-        if undo is not None:
-            undo()
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
+        self.close()
 
 
 def stochastic_topk(
@@ -89,11 +80,7 @@ def gate_parameters(model: nn.Module) -> list[nn.Parameter]:
         TypeError: ``model`` is not a Module.
         ValueError: ``model`` holds no PST layer, or one without a gate.
     """
-    layers = attention_layers(model)
-    missing = [name for name, layer in layers.items() if layer.gate is None]
-    if missing:
-        raise ValueError(f'these layers were built with fusion="refine" and have no gate: {missing}')
-    return [p for layer in layers.values() if layer.gate is not None for p in layer.gate.parameters()]
+    return [p for gate in find_gates(model).values() for p in gate.parameters()]
 
 
 def freeze_except_gate(model: nn.Module) -> Handle:
@@ -110,10 +97,9 @@ def freeze_except_gate(model: nn.Module) -> Handle:
         TypeError: ``model`` is not a Module.
         ValueError: ``model`` holds no PST layer, or one without a gate.
     """
-    gate_parameters(model)  # refuses
+    gates = find_gates(model).values()
     others = _frozen(model)
     before = others[0].before if others else _state(model)
-    gates = [layer.gate for layer in attention_layers(model).values() if layer.gate is not None]
     learning = {id(p) for gate in gates for p in _learning(gate)}
     for p in model.parameters():
         p.requires_grad_(id(p) in learning)

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from pst.data.coco import read_coco
-from pst.data.images import Split
-from pst.data.objects import Boxes
+from pst.data.images import Boxes, Split
 from pst.data.paths import entry_of, root_of
 from pst.data.text import listed
 from pst.data.yaml_file import read_mapping

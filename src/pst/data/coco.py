@@ -12,11 +12,9 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from pst.data import coco_values as values
-from pst.data.images import Split
-from pst.data.names import checked_names
-from pst.data.objects import Boxes
+from pst.data.images import Boxes, Split
 from pst.data.paths import is_file, is_there, named, resolved
-from pst.data.text import read_text, shown
+from pst.data.text import checked_names, read_text, shown
 from pst.io.image_file import read_size
 
 _LOG = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,9 @@ def where(file: Path, kind: str, entry: Mapping[str, Any], i: int) -> str:
 
 def identity(value: Any, where: str) -> int | str:
     """An id; whole numbers are the same as text and as a number."""
-    if type(value) is int or (isinstance(value, str) and value and str(value) != _plain(value)):
-        return value
     if isinstance(value, str) and value:
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
+        return int(value) if re.fullmatch(r"0|[1-9][0-9]{0,17}", value) else value
+    if type(value) is int or (isinstance(value, float) and value.is_integer()):
         return int(value)
     raise ValueError(f"{where} has the id {shown(value)}, expected a number or text")
 
@@ -125,8 +124,3 @@ def _is_polygon(value: Any) -> bool:
 def _is_number(value: Any) -> bool:
     """A number of pixels; not NaN, infinite, or absurdly large."""
     return type(value) in (int, float) and abs(value) <= _LARGEST
-
-
-def _plain(text: str) -> str | None:
-    """Text of a whole number as Python writes it; None for other text."""
-    return str(int(text)) if text.isascii() and text.isdecimal() and len(text) < 19 else None

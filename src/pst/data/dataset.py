@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pst.data.images import CorruptImageError, Sample
+from pst.data.images import Sample
+from pst.io.image_file import CorruptImageError
 
 _LOG = logging.getLogger(__name__)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pst.data.images import Split
-from pst.data.names import checked_names
-from pst.data.text import listed
+from pst.data.text import checked_names, listed
 from pst.data.walk import list_folders, list_images
 
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from pst.data.bands import read_bands
-from pst.io.image_file import CorruptImageError, read_rgb
-
-__all__ = ["GREY", "CorruptImageError", "Sample", "Split", "centre_square", "decode", "fitted", "letterbox"]
+from pst.io.image_file import as_rgb, grey_bits, opened, orientation, upright
 
 GREY = 114
 """Fills what a letterboxed image leaves free."""
@@ -25,13 +23,37 @@ class Split(NamedTuple):
 
     Attributes:
         images: n files.
-        targets: n targets: a class index, a `pst.data.boxes.Boxes`, or the file of a mask.
+        targets: n targets: a class index, `Boxes`, or the file of a mask.
         classes: Names, in the order of the indices.
     """
 
     images: list[Path]
     targets: list[Any]
     classes: tuple[str, ...]
+
+
+class Boxes(NamedTuple):
+    """What one image shows.
+
+    Attributes:
+        boxes: (n, 4) float32, left, top, right, bottom as shares of the image's width and height, in [0, 1].
+        labels: (n,) int64 class indices.
+        crowd: (n,) bool, regions that count neither for nor against a detector.
+        segments: Of the n objects, in pixels: a list of polygons x, y, x, y, …, or COCO's uncompressed run lengths
+            {"size": [height, width], "counts": […]}. None where they were not asked for.
+        size: (width, height) that the annotation states, or None.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    segments: list[Any] | None = None
+    size: tuple[int, int] | None = None
+
+    def only(self, keep: Tensor) -> Boxes:
+        """The objects for which ``keep``, (n,) bool, is set."""
+        segments = None if self.segments is None else [s for s, k in zip(self.segments, keep, strict=True) if k]
+        return Boxes(self.boxes[keep], self.labels[keep], self.crowd[keep], segments, self.size)
 
 
 class Sample(NamedTuple):
@@ -49,13 +71,40 @@ class Sample(NamedTuple):
 
 
 def decode(path: str | Path, *, channels: int = 3) -> Tensor:
-    """Read one image as (channels, H, W) uint8: RGB for 3, grey for 1, others as `read_bands` finds them.
+    """Decode the channels of an image, as they are stored, upright.
+
+    Three channels are RGB and one is grey: any picture can be made these. Others must be there: two are grey and alpha,
+    four are red, green, blue and alpha (PNG, WebP, TIFF), or the four bands of a TIFF, whatever they mean. Any number
+    can be the pages of a TIFF, one channel each, as Ultralytics reads multispectral images. 16 bits keep the high byte.
+
+    Returns:
+        (channels, H, W) uint8.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CorruptImageError: It cannot be decoded, or does not have the channels.
+        CorruptImageError: It cannot be decoded, or has other channels.
     """
-    return F.pil_to_tensor(read_rgb(path)) if channels == 3 else read_bands(path, channels)
+    with opened(path) as image:
+        if channels in (1, 3):
+            return F.pil_to_tensor(as_rgb(image) if channels == 3 else as_rgb(image).convert("L"))
+        pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+        if pages == channels:
+            return torch.stack([_page(image, i) for i in range(pages)])
+        image.load()
+        kept = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+        found = len(kept.getbands())
+        if pages > 1 or found != channels:
+            what = f"{pages} pages" if pages > 1 else f"{found} channels ({image.mode})"
+            raise ValueError(f"it has {what}, wanted are images of {channels} channels: see in_chans in docs/train.md")
+        return F.pil_to_tensor(upright(kept, orientation(image)))
+
+
+def _page(image: Image.Image, number: int) -> Tensor:
+    """(H, W) uint8 of one page."""
+    image.seek(number)
+    if grey_bits(image) is None and image.mode not in ("L", "1"):
+        raise ValueError(f"page {number + 1} is of mode {image.mode}, wanted is one channel of 8 or 16 bits a page")
+    return F.pil_to_tensor(as_rgb(image).convert("L"))[0]
 
 
 def centre_square(image: Tensor, edge: int) -> Tensor:

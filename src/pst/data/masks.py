@@ -20,9 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from pst.data.images import Split
-from pst.data.names import checked_names
 from pst.data.paths import named
-from pst.data.text import read_lines
+from pst.data.text import checked_names, read_lines
 from pst.data.walk import list_images, unique
 from pst.io.image_file import read_indices
 

@@ -36,14 +36,10 @@ def root_of(spec: Mapping[Any, Any], path: Path) -> Path:
 
 
 def resolved(text: str, *bases: Path) -> Path:
-    """The first place where a path of a file exists, else the plain one.
+    """The first place below ``bases`` where a path of a file exists, else the plain one.
 
     Besides what is written that is the path without a leading ``../``, as Roboflow needs it, and the one with the
     separators of Windows.
-
-    Args:
-        text: Path as it is written.
-        bases: Folders that it may be relative to.
     """
     texts = [text, text.removeprefix("../")]
     texts += [each.replace("\\", "/") for each in texts if "\\" in each]

@@ -1,9 +1,9 @@
-"""Text files that people write: UTF-8, with or without a byte order mark."""
+"""Text that people write: UTF-8 files, with or without a byte order mark; values and names of classes in them."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _MARKS = {  # the longer ones first: that of UTF-16 is the beginning of that of UTF-32
@@ -17,13 +17,9 @@ _MARKS = {  # the longer ones first: that of UTF-16 is the beginning of that of 
 def read_text(path: str | Path, *, most: int | None = None) -> str:
     """The text of a file, without its byte order mark, lines ending in a line feed alone.
 
-    Args:
-        path: The file.
-        most: Largest number of bytes; None for any.
-
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is larger, or not UTF-8; the message names the encoding where that is known.
+        ValueError: It has more than ``most`` bytes, or is not UTF-8; the message names the encoding where it is known.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,3 +60,24 @@ def shown(value: object, longest: int = 60) -> str:
 def listed(names: Sequence[str], most: int = 8) -> str:
     """Names in a message, with commas between them; of many the first, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def checked_names(names: Iterable[object], where: str) -> tuple[str, ...]:
+    """Names in the order of their indices as text; numbers count as their digits.
+
+    Raises:
+        ValueError: One is empty, no text or holds control characters, or two differ in nothing but case and spaces,
+            which file systems and tables mix up; the message names ``where``, the file or folder.
+    """
+    out: list[str] = []
+    seen: dict[str, str] = {}
+    for name in names:
+        text = str(name) if isinstance(name, (int, float)) and not isinstance(name, bool) else name
+        if not isinstance(text, str) or not text.strip() or not text.isprintable():
+            raise ValueError(f"{where} has the class name {shown(name)}: expected printable text")
+        key = "".join(text.casefold().split())
+        if key in seen:
+            raise ValueError(f"{where} has the classes {seen[key]!r} and {text!r}: give each class a name of its own")
+        seen[key] = text
+        out.append(text)
+    return tuple(out)

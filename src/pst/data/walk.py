@@ -24,11 +24,6 @@ def list_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
-def list_files(folder: Path) -> list[Path]:
-    """The files in a folder, in order of name."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name))
-
-
 def list_images(folder: Path, *, recursive: bool = True) -> list[Path]:
     """The images in a folder, by their endings, in order of name; pictures that can't be read are counted in the log.
 

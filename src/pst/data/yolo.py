@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 
-from pst.data.images import Split
-from pst.data.names import checked_names
-from pst.data.objects import Boxes
+from pst.data.images import Boxes, Split
 from pst.data.paths import entry_of, is_file, is_there, named, resolved
-from pst.data.text import read_lines, read_text, shown
+from pst.data.text import checked_names, read_lines, read_text, shown
 from pst.data.walk import list_images, unique
 
 _MOST_CLASSES = 100_000

@@ -15,10 +15,7 @@ _METRICS = (
 
 
 def draw_curves(columns: dict[str, list[float]]) -> bytes:
-    """PNG of the losses (train solid, val dashed) beside the val mAP.
-
-    Args:
-        columns: Of Ultralytics' results.csv by name.
+    """PNG of the losses (train solid, val dashed) beside the val mAP, from Ultralytics' results.csv by column.
 
     Raises:
         KeyError: A column is missing.

@@ -13,14 +13,7 @@ if TYPE_CHECKING:
 
 
 def headline(settings: Settings, coarse: SweepRow, minutes: float, images: dict[str, int]) -> dict[str, str]:
-    """The report's large figures by what they are.
-
-    Args:
-        settings: Of the run.
-        coarse: Row of k = 0.
-        minutes: Training time.
-        images: Number of images in "train" and "val".
-    """
+    """The report's large figures by what they are; ``coarse`` is the row of k = 0."""
     return {
         "mAP50 at k = 0": f"{coarse.map50:.3f}",
         "mAP50-95 at k = 0": f"{coarse.map50_95:.3f}",

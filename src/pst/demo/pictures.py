@@ -85,15 +85,9 @@ def _predict(yolo: YOLO, image: Image.Image, settings: Settings) -> Any:
 def letterbox(
     image: Image.Image, boxes: Iterable[Sequence[float]], size: int
 ) -> tuple[Image.Image, list[tuple[float, float, float, float]]]:
-    """Fit a picture into a grey square, as a network of square inputs sees it.
+    """Fit a picture into a grey square of ``size`` pixels, as a network of square inputs sees it.
 
-    Args:
-        image: Picture.
-        boxes: n of (centre x, centre y, width, height) as shares of ``image``, as in Ultralytics' labels.
-        size: Edge of the square in pixels.
-
-    Returns:
-        The square, and n boxes (left, top, right, bottom) in its pixels.
+    ``boxes`` (centre x, centre y, width, height), shares of the picture, become (left, top, right, bottom) in pixels.
     """
     ratio = size / max(image.size)
     width, height = (max(1, round(edge * ratio)) for edge in image.size)

@@ -22,12 +22,8 @@ if TYPE_CHECKING:
 def check_data(data: str, root: Path) -> None:
     """Refuse a data set that cannot be trained on, before anything is written; nothing is downloaded.
 
-    Args:
-        data: Path of a YAML, or the name of one that Ultralytics has.
-        root: Folder of the demo.
-
     Raises:
-        FileNotFoundError: It is neither.
+        FileNotFoundError: It is neither a YAML file nor the name of one that Ultralytics has.
         ValueError: It lies in the demo's own folder. What Ultralytics finds wrong it raises itself.
     """
     from pst.integrations.ultralytics.host import ROOT, check_det_dataset
@@ -54,21 +50,15 @@ def train(
 ) -> None:
     """Train with coarse attention only, until ``workspace.best`` is the finished model.
 
-    Args:
-        settings: Of the run.
-        data: Dataset YAML.
-        workspace: A finished training in it is kept, an unfinished one resumed after its last whole epoch.
-        remaining: Says after each epoch how long is left.
-        workers: Processes that load data; Ultralytics uses none on the CPU.
-        trust: See `pst.integrations.ultralytics.YOLO`.
+    A finished training is kept, an unfinished one resumed after its last whole epoch.
     """
     from pst.integrations.ultralytics import YOLO
 
     if workspace.trained.is_file():
         return
     resume = workspace.last.is_file()
-    yolo = YOLO(workspace.last if resume else MODEL, trust=trust)
-    if not resume or _epochs_done(yolo) < settings.epochs:  # else only the last stroke was missing
+    yolo: Any = YOLO(workspace.last if resume else MODEL, trust=trust)
+    if not resume or yolo.ckpt["epoch"] + 1 < settings.epochs:  # else only the last stroke was missing
         _watch(yolo, workspace)
         remaining.watch(yolo)
         folder = workspace.root / "train"
@@ -86,7 +76,7 @@ def train(
             save_dir=str(folder),
             **own,
         )
-        copy_atomically(folder / "weights" / "best.pt", workspace.best)
+        write_bytes(workspace.best, (folder / "weights" / "best.pt").read_bytes())
     write_text(workspace.trained, json.dumps({"epochs": settings.epochs}))
     workspace.last.unlink(missing_ok=True)
 
@@ -94,18 +84,7 @@ def train(
 def evaluate(
     settings: Settings, data: str | Path, workspace: Workspace, remaining: Remaining, *, trust: bool = False
 ) -> list[SweepRow]:
-    """Validate ``workspace.best`` for every k and fusion; rows that an earlier run finished are read back.
-
-    Args:
-        settings: Of the run.
-        data: Dataset YAML.
-        workspace: Holds the model, and gets the rows.
-        remaining: Says after each evaluation how long is left.
-        trust: See `pst.integrations.ultralytics.YOLO`.
-
-    Returns:
-        The rows, k = 0 first, then by fusion.
-    """
+    """Validate ``workspace.best`` for every k and fusion, k = 0 first; rows of an earlier run are read back."""
     from pst.integrations.ultralytics import SweepRow, sweep
     from pst.integrations.ultralytics.host import LOGGER
 
@@ -150,17 +129,6 @@ def training_seconds(elapsed: list[float]) -> float:
     return total
 
 
-def copy_atomically(source: Path, target: Path) -> None:
-    """Copy a file; a reader of ``target`` never sees half of it."""
-    write_bytes(target, source.read_bytes())
-
-
-def _epochs_done(yolo: YOLO) -> int:
-    """Whole epochs behind a training checkpoint."""
-    checkpoint: Any = yolo.ckpt
-    return checkpoint["epoch"] + 1
-
-
 def _watch(yolo: YOLO, workspace: Workspace) -> None:
     """Keep whole copies of the checkpoints, which Ultralytics writes in place, and PyTorch's number of threads."""
     threads = torch.get_num_threads()
@@ -171,8 +139,8 @@ def _watch(yolo: YOLO, workspace: Workspace) -> None:
 
     def keep_checkpoints(trainer: Any) -> None:
         if trainer.best_fitness == trainer.fitness:
-            copy_atomically(Path(trainer.best), workspace.best)
-        copy_atomically(Path(trainer.last), workspace.last)
+            write_bytes(workspace.best, Path(trainer.best).read_bytes())
+        write_bytes(workspace.last, Path(trainer.last).read_bytes())
 
     yolo.add_callback("on_train_start", keep_threads)
     yolo.add_callback("on_val_start", keep_threads)

@@ -4,68 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from pst.demo.settings import Settings
-from pst.io.files import write_text
+from pst.io.files import read_json, write_text
 
 
-@dataclass(frozen=True)
 class Workspace:
-    """The demo's output folder and the names in it."""
+    """The demo's output folder and the names in it.
 
-    root: Path
+    Attributes:
+        digits: The embedded data set.
+        last: Checkpoint to resume from; exists while the training is unfinished.
+        best: The trained model.
+        trained: Marks the training as finished.
+        curves: Ultralytics' table of losses and metrics, a line for each epoch.
+        rows: Folder of one JSON file for each row of the table.
+        report: The report.
+    """
 
-    @property
-    def digits(self) -> Path:
-        """The embedded data set."""
-        return self.root / "digits"
-
-    @property
-    def last(self) -> Path:
-        """Checkpoint to resume from; exists while the training is unfinished."""
-        return self.root / "last.pt"
-
-    @property
-    def best(self) -> Path:
-        """The trained model."""
-        return self.root / "best.pt"
-
-    @property
-    def trained(self) -> Path:
-        """Marks the training as finished."""
-        return self.root / "trained.json"
-
-    @property
-    def curves(self) -> Path:
-        """Ultralytics' table of losses and metrics, a line for each epoch."""
-        return self.root / "train" / "results.csv"
-
-    @property
-    def rows(self) -> Path:
-        """Folder of one JSON file for each row of the table."""
-        return self.root / "rows"
-
-    @property
-    def report(self) -> Path:
-        """The report."""
-        return self.root / "report.html"
-
-    @property
-    def _stamp(self) -> Path:
-        return self.root / "settings.json"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.digits, self.rows, self.report = root / "digits", root / "rows", root / "report.html"
+        self.last, self.best, self.trained = root / "last.pt", root / "best.pt", root / "trained.json"
+        self.curves, self._stamp = root / "train" / "results.csv", root / "settings.json"
 
     def claim(self, settings: Settings, *, restart: bool) -> None:
         """Make the folder ready for ``settings``: new, or with finished work of the very same settings.
 
-        Args:
-            settings: Of this run.
-            restart: Delete what an earlier run left.
-
         Raises:
             FileExistsError: The folder holds something that is no demo's, which is left alone.
-            ValueError: It holds a run of other settings and ``restart`` is false.
+            ValueError: It holds a run of other settings and ``restart``, which deletes that, is false.
         """
         if self._stamp.is_file():
             if restart:
@@ -77,9 +46,7 @@ class Workspace:
             write_text(self._stamp, json.dumps(settings.stamp(), indent=2))
         wanted = settings.stamp()
         try:
-            found = json.loads(self._stamp.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("no settings")  # noqa: TRY004, TRY301
+            found = read_json(self._stamp)
         except ValueError as error:
             raise ValueError(f"{self._stamp} is damaged: pass --restart to start over, or another --out") from error
         if found != wanted:

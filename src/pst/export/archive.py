@@ -53,11 +53,7 @@ _TREES = ("builtins.tuple", "builtins.list", "builtins.dict", None)
 
 
 def check_program(path: Path) -> None:
-    """Raise ValueError if loading a ``.pt2`` file, or running it, could do more than PyTorch's arithmetic.
-
-    Args:
-        path: The file.
-    """
+    """Raise ValueError if loading a ``.pt2`` file, or running it, could do more than PyTorch's arithmetic."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = _records(archive, path)

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pst.export.program import check_folder, eval_mode
+from pst.control.layers import eval_mode
+from pst.io.files import check_parent
 
 OLDEST_OPSET = 17
 TRACED_OPSET = 20  # the newest that PyTorch's tracing exporter writes; beyond it the file is converted
@@ -52,7 +53,7 @@ def to_onnx(
         ImportError: onnx is not installed.
         ValueError: The opset is out of range.
     """
-    path = check_folder(path)
+    path = check_parent(path)
     check_opset(opset)
     inputs = [f"input{i}" for i in range(len(example_inputs))] if input_names is None else list(input_names)
     outputs = ["output0"] if output_names is None else list(output_names)

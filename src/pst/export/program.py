@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pst.control.layers import eval_mode
+from pst.io.files import check_parent
 
 METADATA = "pst.json"
 
@@ -40,7 +42,7 @@ def to_pt2(
         FileNotFoundError: Its folder does not exist.
         ValueError: The example cannot stand for dynamic sizes.
     """
-    path = check_folder(path)
+    path = check_parent(path)
     shapes = dynamic
     if dynamic is True:
         for t in example_inputs:
@@ -53,24 +55,4 @@ def to_pt2(
     with eval_mode(module), torch.no_grad():
         program = torch.export.export(module, tuple(example_inputs), dynamic_shapes=shapes or None, strict=False)
     torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata or {}))})
-    return path
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside a with block; every submodule gets its own mode back."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes.items():
-            m.training = training
-
-
-def check_folder(path: str | Path) -> Path:
-    """``path`` as a Path; FileNotFoundError unless its folder exists."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent}: make it first")
     return path

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pst.export.archive import check_program
 from pst.export.onnx_file import quiet_exporter
-from pst.io.files import first_line
+from pst.io.files import explained
 
 Run = Callable[..., Tensor]
 
@@ -51,13 +51,8 @@ def load(path: str | Path, *, threads: int | None = None, trust: bool = False) -
         )
     if not trust and kind == ".pt2":
         check_program(path)
-    try:
+    with explained(f"{path} is damaged, or of another version, export it again", passing=(OSError, ImportError)):
         return _LOADERS[kind](path, threads)
-    except (OSError, ImportError):
-        raise
-    except Exception as error:  # of the runtime, each has its own
-        said = f"{type(error).__name__}: {first_line(error)}"
-        raise ValueError(f"{path} is damaged, or of another version, export it again: {said}") from error
 
 
 def _onnx(path: Path, threads: int | None) -> Run:

@@ -9,25 +9,26 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pst.io.files import first_line, replacing
+from pst.io.files import check_parent, first_line, replacing
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]
 
-# one PST layer, relative to its prefix: ours -> the authors'
-_RENAMES: Renames = (
-    (re.compile(r"^reduce\."), "cv1."),
-    (re.compile(r"^reduce_upper\."), "cvup."),
-    (re.compile(r"^project\."), "cv2."),
-    (re.compile(r"^blocks\.(\d+)\.attn\.gate\."), r"attnlayer_\1.attn.gate_conv1d."),
-    (re.compile(r"^blocks\.(\d+)\."), r"attnlayer_\1."),
+# beginnings of the names in one PST layer: ours, the authors'; {} stands for a number
+_NAMES = (
+    ("reduce.", "cv1."),
+    ("reduce_upper.", "cvup."),
+    ("project.", "cv2."),
+    ("blocks.{}.attn.gate.", "attnlayer_{}.attn.gate_conv1d."),
+    ("blocks.{}.", "attnlayer_{}."),
 )
-_RENAMES_BACK: Renames = (
-    (re.compile(r"^cv1\."), "reduce."),
-    (re.compile(r"^cvup\."), "reduce_upper."),
-    (re.compile(r"^cv2\."), "project."),
-    (re.compile(r"^attnlayer_(\d+)\.attn\.gate_conv1d\."), r"blocks.\1.attn.gate."),
-    (re.compile(r"^attnlayer_(\d+)\."), r"blocks.\1."),
-)
+
+
+def _pattern(old: str, new: str) -> tuple[re.Pattern[str], str]:
+    return re.compile(re.escape(old).replace(r"\{\}", r"(\d+)")), new.replace("{}", r"\1")
+
+
+_RENAMES: Renames = tuple(_pattern(ours, theirs) for ours, theirs in _NAMES)
+_RENAMES_BACK: Renames = tuple(_pattern(theirs, ours) for ours, theirs in _NAMES)
 
 
 def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,11 +53,6 @@ def to_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_safetensors(state_dict: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
     """Write ``state_dict`` to a safetensors file, atomically: ``path`` is the old file or the whole new one.
 
-    Args:
-        state_dict: Tensors; each is written contiguous and on its own.
-        path: Target; its folder must exist.
-        metadata: Strings kept in the file's header.
-
     Raises:
         FileNotFoundError: The folder does not exist.
         ImportError: safetensors is not installed.
@@ -64,10 +60,7 @@ def save_safetensors(state_dict: Mapping[str, Tensor], path: str | Path, metadat
     _import_safetensors()
     from safetensors.torch import save_file
 
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder: make it before saving {path.name} there")
-    with replacing(path) as part:
+    with replacing(check_parent(path)) as part:
         part.touch()
         mode = part.stat().st_mode  # safetensors itself leaves a file that only its owner can read
         save_file({k: v.detach().contiguous().clone() for k, v in state_dict.items()}, part, dict(metadata))
@@ -113,7 +106,7 @@ def _rename(
 def _apply(key: str, renames: Renames) -> str:
     for pattern, replacement in renames:
         if pattern.match(key):
-            return pattern.sub(replacement, key)
+            return pattern.sub(replacement, key, count=1)
     return key
 
 

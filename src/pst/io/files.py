@@ -112,11 +112,7 @@ def write_failure(error: BaseException) -> str | None:
 
 
 def check_ours(path: str | Path, mark: str) -> None:
-    """Refuse to replace a file that this library did not write.
-
-    Args:
-        path: Need not exist.
-        mark: Text that stands in the first 64 kB of what the library writes there.
+    """Refuse to replace a file that has no ``mark`` in its first 64 kB, where the library writes one; none is no error.
 
     Raises:
         FileExistsError: There is another file, or a folder.
@@ -147,12 +143,16 @@ def check_folder(folder: str | Path) -> None:
         raise PermissionError(f"{folder} cannot be written: no permission for {there}")
 
 
-def check_space(folder: str | Path, needed: int) -> None:
-    """Refuse to start work whose files do not fit on the disk.
+def check_parent(path: str | Path) -> Path:
+    """``path`` as a Path; FileNotFoundError unless the folder that it is to lie in exists."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent}: make it first")
+    return path
 
-    Args:
-        folder: Where they are to lie; it need not exist yet.
-        needed: Their size in bytes.
+
+def check_space(folder: str | Path, needed: int) -> None:
+    """Refuse to start work whose files, of ``needed`` bytes, do not fit on the disk of ``folder``; it need not exist.
 
     Raises:
         WriteError: Less than that is free.
@@ -231,3 +231,21 @@ def _shortened(name: str) -> str:
 def first_line(error: object) -> str:
     """What an exception of another library says, to be a part of one sentence: its first line, 300 letters at most."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextmanager
+def explained(
+    what: str, *, passing: tuple[type[Exception], ...] = (ImportError, OSError, ValueError)
+) -> Iterator[None]:
+    """Make one sentence of whatever another library raises inside the with block: ``what``, and what it says.
+
+    Raises:
+        ValueError: In place of every exception but those of ``passing``.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:
+        kind = "" if type(error) is ValueError or not str(error) else f"{type(error).__name__}: "
+        raise ValueError(f"{what}: {kind}{first_line(error)}") from error

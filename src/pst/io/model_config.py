@@ -20,12 +20,7 @@ _SPARE = 20_000_000  # numbers of layers that a builder makes and drops, as head
 
 
 def check_model_config(config: Any, source: object) -> None:
-    """Raise ValueError unless ``config`` can build a model without fetching anything and within reason.
-
-    Args:
-        config: Arguments by name, as JSON gave them.
-        source: The file or folder, for messages.
-    """
+    """Raise ValueError unless arguments by name can build a model without fetching anything and within reason."""
     if not isinstance(config, dict):
         raise ValueError(  # noqa: TRY004  # a file is wrong, not a type
             f"{source} is not loaded: its configuration is a {type(config).__name__}, no mapping"
@@ -61,12 +56,8 @@ def _fault(key: str, value: Any, depth: int) -> str:
 def at_most(held: int, source: object) -> Iterator[None]:
     """Stop building a model, inside the with block, once it is far larger than its weights: before memory is filled.
 
-    Args:
-        held: Numbers that the weights hold.
-        source: The file or folder, for the message.
-
     Raises:
-        ValueError: The model is larger.
+        ValueError: It has far more than the ``held`` numbers of its weights; the message names ``source``.
     """
     made = 0
 

@@ -33,9 +33,7 @@ def difference(wanted: Shapes, got: Shapes) -> str:
 def class_entries(build: Callable[[int], nn.Module], classes: int) -> set[str]:
     """Names of the entries that follow the number of classes: those of the class layers.
 
-    Args:
-        build: Builds the model for a number of classes; called twice, on the meta device, so that nothing is computed.
-        classes: Of the model that weights are for.
+    ``build`` makes the model for a number of classes; it is called twice, on the meta device: nothing is computed.
     """
     with torch.device("meta"):
         one, other = (shapes(build(n).state_dict()) for n in (classes, classes + 1))
@@ -83,12 +81,8 @@ def load_weights(
 def check_finite(model: nn.Module, source: object) -> None:
     """Refuse a model whose weights are no numbers, as those of a training that diverged.
 
-    Args:
-        model: With the weights loaded.
-        source: Their file, for the message.
-
     Raises:
-        ValueError: A parameter is NaN or infinite, or a buffer NaN.
+        ValueError: A parameter is NaN or infinite, or a buffer NaN; the message names ``source``.
     """
     broken = [name for name, values in model.named_parameters() if not values.isfinite().all()]
     broken += [name for name, values in model.named_buffers() if values.isnan().any()]

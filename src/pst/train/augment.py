@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pst.data.dataset import Batch
+from pst.data.images import GREY
+
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -41,6 +44,13 @@ def zoom_windows(content: Tensor, zoom: float) -> Tensor:
     edge = torch.empty(len(content), 1).uniform_(-math.log(zoom), math.log(zoom)).exp()
     corner = torch.rand(len(content), 2) * (content - edge)
     return torch.cat([corner, corner + edge], 1)
+
+
+def zoomed(batch: Batch, zoom: float, edge: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Letterboxed images at another size and place, some mirrored: (B, C, edge, edge) float, the windows, and which."""
+    sizes = batch.sizes.cpu().float()
+    windows, flip = zoom_windows(sizes / sizes.amax(1, keepdim=True), zoom), flips(len(sizes))
+    return sample(batch.images.float(), windows, flip, edge, fill=GREY), windows, flip
 
 
 def flips(count: int) -> Tensor:
@@ -73,13 +83,7 @@ def sample(images: Tensor, windows: Tensor, flip: Tensor, edge: int, *, mode: st
 
 
 def move_boxes(boxes: Tensor, window: Tensor, flip: bool, edge: int) -> Tensor:
-    """What `sample` does to boxes of one image.
-
-    Args:
-        boxes: (n, 4), left, top, right, bottom as shares of the image.
-        window: (4,), as in `sample`.
-        flip: Mirrored?
-        edge: Of the result, in pixels.
+    """What `sample` does to boxes (n, 4) of one image, left, top, right, bottom as shares of it.
 
     Returns:
         (n, 4) in pixels of the result, not yet clipped to it.

@@ -68,25 +68,15 @@ def check_names(config: Config) -> None:
 def check_batch(task: Task[Any], model: nn.Module, images: Images, device: torch.device) -> None:
     """Put the first images through a copy of the model, as a training step would.
 
-    Args:
-        task: Of the run.
-        model: On ``device``.
-        images: For training.
-        device: Of the model.
-
     Raises:
         ValueError: Model, image size and batch size do not fit each other.
     """
     c: Config = task.config
     batch = images.__getitems__(range(min(c.batch, len(images)))).to(device)
-    try:
-        with torch.no_grad():
-            inputs, targets = task.augment(batch)
-            task.losses(copy.deepcopy(model).train(), inputs, targets)
-    except Exception as error:
-        sizes = f"batch={c.batch} ({len(batch.indices)} images), imgsz={c.imgsz}, model_args={str(c.model_args)[:300]}"
-        said = str(error).strip().partition("\n")[0] or "no reason given"
-        raise ValueError(f"the model cannot be trained with {sizes}: {type(error).__name__}: {said}") from error
+    sizes = f"batch={c.batch} ({len(batch.indices)} images), imgsz={c.imgsz}, model_args={str(c.model_args)[:300]}"
+    with files.explained(f"the model cannot be trained with {sizes}", passing=()), torch.no_grad():
+        inputs, targets = task.augment(batch)
+        task.losses(copy.deepcopy(model).train(), inputs, targets)
 
 
 def check_disk(run: Path, model: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,7 @@ _SPLITS = ("train", "val")
 def identify(task: Task[Any]) -> dict[str, Any]:
     """Classes, and of both splits the images' names below their common folder, their sizes in bytes, and the labels.
 
-    Where the folder lies plays no part, and no image is read.
-
-    Args:
-        task: Of the run.
-
-    Returns:
-        "classes", "train" and "val": text and tensors, ready for `torch.save`.
+    Where the folder lies plays no part, and no image is read. It is text and tensors, ready for `torch.save`.
     """
     return {"classes": list(task.classes), **{name: _identify(task.split(name)) for name in _SPLITS}}
 
@@ -56,17 +50,14 @@ def _difference(before: dict[str, str], after: dict[str, str]) -> str:
         "new": [name for name in after if name not in before],
         "of another size": [name for name, size in after.items() if before.get(name, size) != size],
     }
-    said = [f"{len(names)} {what} ({_few(names)})" for what, names in groups.items() if names]
+    said = [f"{len(names)} {what} ({listed(names, 2)})" for what, names in groups.items() if names]
     return f"images are: {', '.join(said)}" if said else "the images have another order"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
 
 
 def _identify(split: Split) -> dict[str, Any]:
     root = os.path.commonpath([str(file.parent.absolute()) for file in split.images]) if split.images else ""
-    lines = b"".join(os.fsencode(f"{_relative(file, root)}\0{_size(file)}\0") for file in split.images)
+    names = (os.path.relpath(file, root).replace(os.sep, "/") for file in split.images)
+    lines = b"".join(os.fsencode(f"{name}\0{_size(f)}\0") for name, f in zip(names, split.images, strict=True))
     digest = hashlib.sha256()
     for part in _parts(split.targets):
         digest.update(part)
@@ -77,10 +68,6 @@ def _files(lines: Tensor) -> dict[str, str]:
     """Name -> size in bytes."""
     words = os.fsdecode(bytes(lines.tolist())).split("\0")
     return dict(zip(words[::2], words[1::2], strict=False))
-
-
-def _relative(file: Path, root: str) -> str:
-    return os.path.relpath(file, root).replace(os.sep, "/")
 
 
 def _size(file: Path) -> int:

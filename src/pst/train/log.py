@@ -7,7 +7,6 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from pst.io.files import write_text
 from pst.train.state import RESULTS
@@ -16,7 +15,7 @@ LOG = logging.getLogger("pst.train")
 
 
 class Logger:
-    """Writes one row for each epoch; a context manager.
+    """Writes one row for each epoch, until it is closed.
 
     Args:
         run: Folder.
@@ -44,10 +43,8 @@ class Logger:
             self._board.flush()
         LOG.info("  ".join(f"{name} {value:.4g}" for name, value in row.items() if "iou_" not in name))
 
-    def __enter__(self) -> Logger:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Close TensorBoard's files."""
         if self._board is not None:
             self._board.close()
 

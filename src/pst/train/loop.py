@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def fit(config: Config, *, resume: bool = False, changed_data: bool = False) -> 
     run = config.run_dir
     trainer = Trainer(config, resume=resume, changed_data=changed_data)
     progress = trainer.progress
-    with Logger(run, step=progress.step, tensorboard=config.tensorboard, enabled=trainer.main) as logger:
+    with closing(Logger(run, step=progress.step, tensorboard=config.tensorboard, enabled=trainer.main)) as logger:
         while not trainer.done:
             trainer.train_epoch()
             trainer.finish_epoch()

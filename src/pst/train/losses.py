@@ -33,12 +33,7 @@ class Step(NamedTuple):
 
 
 def stop_if_not_finite(step: Step | None, files: Sequence[Path], path: Path) -> None:
-    """Do nothing if the loss is finite; else save the batch.
-
-    Args:
-        step: To be judged; None is fine.
-        files: Of the data set's images.
-        path: File for "losses", "inputs", "targets", "images"; `torch.load` reads it.
+    """Do nothing if the loss is finite, or ``step`` None; else save the batch to ``path``, for `torch.load`.
 
     Raises:
         LossError: A part of the loss is NaN or infinite.

@@ -11,7 +11,7 @@ from torch import nn
 
 import pst
 from pst.control.layers import find_attention
-from pst.io.files import first_line
+from pst.io.files import explained, first_line
 from pst.io.model_config import at_most, check_model_config
 from pst.io.transfer import check_finite, load_weights
 from pst.train.config import Config
@@ -49,12 +49,7 @@ def set_attention(model: nn.Module, *, topk: int = 0, fusion: str = "gate", sele
 
 
 def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
-    """A new model for training, with the settings and starting weights of its configuration.
-
-    Args:
-        task: Of the run.
-        fresh: Load the starting weights; a run that goes on has its own.
-    """
+    """A new model for training, with the settings of its configuration, and its starting weights if ``fresh``."""
     c: Config = task.config
     model = make_model(task, pretrained=c.pretrained and fresh)
     if c.weights is not None and fresh:
@@ -70,14 +65,9 @@ def make_model(task: Task[Any], *, pretrained: bool) -> nn.Module:
     Raises:
         ValueError: It cannot be built; what the library says is in the message.
     """
-    try:
+    made = f"pretrained={str(pretrained).lower()}, model_args={str(task.config.model_args)[:300]}"
+    with explained(f"the model cannot be built with {made}"):
         return task.build(pretrained=pretrained)
-    except (ValueError, OSError, ImportError):
-        raise
-    except Exception as error:
-        said = str(error).strip().partition("\n")[0]
-        made = f"pretrained={str(pretrained).lower()}, model_args={str(task.config.model_args)[:300]}"
-        raise ValueError(f"the model cannot be built with {made}: {type(error).__name__}: {said}") from error
 
 
 def restore(run: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -86,12 +76,9 @@ def restore(run: Path, state: dict[str, Any], model: nn.Module, optimizer: torch
     Raises:
         ValueError: It is of others.
     """
-    try:
+    with explained(f"{run / STATE} does not fit the model and optimizer of {run}", passing=()):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{run / STATE} does not fit the model and optimizer of {run}: {said}") from error
 
 
 def prepare_attention(model: nn.Module, config: Config) -> None:
@@ -107,11 +94,7 @@ def prepare_attention(model: nn.Module, config: Config) -> None:
 def calibrate_run(task: Task[Any], model: nn.Module, images: Images, device: torch.device) -> None:
     """Give the fine map its own statistics in ``best`` and ``last``, from the first training images.
 
-    Args:
-        task: Of the run.
-        model: Of the run; it ends with the last weights.
-        images: For training.
-        device: Of the model.
+    The model of the run ends with the last weights.
     """
     c: Config = task.config
     count = min(c.calibrate * c.batch, len(images))

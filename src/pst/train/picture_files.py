@@ -37,12 +37,7 @@ def list_images(sources: Iterable[str | Path]) -> list[Path]:
 
 
 def plan_pictures(files: Sequence[Path], out: Path, *, masks: bool) -> list[tuple[Path, Path | None]]:
-    """Where picture and mask of each image go.
-
-    Args:
-        files: The images.
-        out: Folder.
-        masks: Whether there are masks.
+    """Where picture and mask of each image go in the folder ``out``; None for a mask where there are none.
 
     Raises:
         FileExistsError: A file is in the way that is an image itself, or that `predict_images` did not write.

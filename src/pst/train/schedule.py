@@ -9,6 +9,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
+from pst.io.files import explained
 from pst.train.config import Config
 
 
@@ -19,19 +20,12 @@ def make_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
         ValueError: It cannot be made here; what timm says is in the message.
     """
     c = config
-    try:
+    with explained(f"the optimizer {c.optimizer} cannot be made, choose another", passing=()):
         return create_optimizer_v2(model, c.optimizer, c.lr, weight_decay=c.weight_decay, momentum=c.momentum)
-    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"the optimizer {c.optimizer} cannot be made: {error}: choose another") from error
 
 
 def schedule(optimizer: torch.optim.Optimizer, config: Config, updates: int) -> Scheduler | None:
-    """timm's schedule over all epochs; None for "none".
-
-    Args:
-        optimizer: Whose rate it sets.
-        config: Of the run.
-        updates: Optimizer steps of an epoch.
+    """timm's schedule over all epochs, of ``updates`` optimizer steps each; None for "none".
 
     Raises:
         ValueError: This timm does not have it.

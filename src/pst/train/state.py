@@ -124,13 +124,9 @@ def _defaults(config: Config) -> dict[str, Any]:
 
 
 def check_data(run: Path, state: Mapping[str, Any], now: Mapping[str, Any], *, changed: bool) -> None:
-    """Refuse to go on with other data.
+    """Refuse to go on with other data; where ``changed``, only with another number of classes.
 
-    Args:
-        run: Folder.
-        state: Its checkpoint; one of an earlier version does not say what the data were, and is not compared.
-        now: The data's identity, see `pst.train.identity`.
-        changed: Go on although they changed, as long as there are as many classes.
+    ``now`` is the data's identity, see `pst.train.identity`; a checkpoint of an earlier version has none to compare.
 
     Raises:
         ValueError: They are not what the run was started with; the message says what changed.

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
-from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from pst.data.text import read_text
+from pst.data.yaml_file import Strict, problem, read_node
 
-_MOST_BYTES = 1 << 18  # of a file of settings
 _CORE = "tag:yaml.org,2002:"
+_TAGS = {_CORE + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping {key: value}"}
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -35,16 +34,10 @@ class Line(NamedTuple):
     value: Any
 
 
-class _Loader(yaml.SafeLoader):
-    """The core schema of YAML 1.2: no dates, no octal or sexagesimal numbers, 1e-3 is a number; without aliases."""
+class _Loader(Strict):
+    """The core schema of YAML 1.2: no dates, no octal or sexagesimal numbers, and 1e-3 is a number."""
 
     yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise ComposerError(None, None, "anchors and aliases are not understood here", mark)
-        return super().compose_node(parent, index)
 
 
 for _tag, _pattern, _first in (
@@ -57,40 +50,14 @@ for _tag, _pattern, _first in (
 
 
 def read_lines(path: str | Path, mappings: Sequence[str]) -> list[Line]:
-    """The settings in a YAML file.
-
-    Args:
-        path: The file.
-        mappings: Keys that take mappings.
+    """The settings in a YAML file; ``mappings`` are the keys that take more than text.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no YAML, holds no mapping, a key twice, or something that is not understood; the message has
             the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no YAML file at {path}")
-    loader = None
-    try:
-        loader = _Loader(read_text(path, most=_MOST_BYTES))
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise ValueError(  # noqa: TRY004 the file is wrong, not a type
-                f"{path} must hold `key: value` lines, it holds {_kind(node)}"
-            )
-        lines = [_line(loader, key, value, mappings) for key, value in node.value]
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML that holds settings: {_problem(error)}") from error
-    finally:
-        if loader is not None:
-            loader.dispose()
-    seen: dict[str, int] = {}
-    for line in lines:
-        if line.key in seen:
-            raise ValueError(f"{path}, line {line.number}: {line.key!r} stands in line {seen[line.key]} already")
-        seen[line.key] = line.number
-    return lines
+    return read_node(path, _Loader, lambda loader, node: [_line(loader, k, v, mappings) for k, v in node.value])
 
 
 def _line(loader: _Loader, key: Any, value: Any, mappings: Sequence[str]) -> Line:
@@ -101,24 +68,11 @@ def _line(loader: _Loader, key: Any, value: Any, mappings: Sequence[str]) -> Lin
 
 def _plain(loader: _Loader, node: Any, *, text: bool) -> Any:
     """Text of a scalar, None for YAML's null, and what YAML makes of a mapping or list."""
-    known = {_CORE + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
-    if node.tag not in known:
+    if node.tag not in _TAGS:
         raise ConstructorError(None, None, f"the tag {node.tag} is not understood", node.start_mark)
     if text and isinstance(node, yaml.ScalarNode) and node.tag != f"{_CORE}null":
         return node.value
-    if isinstance(node, yaml.MappingNode):
-        _refuse_twice(node)
     return loader.construct_object(node, deep=True)
-
-
-def _refuse_twice(node: yaml.MappingNode) -> None:
-    seen = set()
-    for key, value in node.value:
-        if key.value in seen:
-            raise ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
-        seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        if isinstance(value, yaml.MappingNode):
-            _refuse_twice(value)
 
 
 def parse_value(text: str) -> Any:
@@ -127,20 +81,17 @@ def parse_value(text: str) -> Any:
     Raises:
         ValueError: A bracket or quote is not closed.
     """
-    loader = _Loader(text if text[:1] in "[{\"'" else "")
+    if text[:1] not in "[{\"'":
+        loader = _Loader("")
+        return loader.construct_object(yaml.ScalarNode(loader.resolve(yaml.ScalarNode, text, (True, False)), text))
     try:
-        if text[:1] not in "[{\"'":
-            tag = loader.resolve(yaml.ScalarNode, text, (True, False))
-            return loader.construct_object(yaml.ScalarNode(tag, text))
+        loader = _Loader(text)
         node: Any = loader.get_single_node()
-        rest = text[node.end_mark.index :].strip()
-        if rest:
+        if rest := text[node.end_mark.index :].strip():
             raise ValueError(f"{rest!r} stands after the end of {text[: node.end_mark.index]!r}")
         return _plain(loader, node, text=False)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{text!r} is not YAML: {_problem(error)}") from error
-    finally:
-        loader.dispose()
+        raise ValueError(f"{text!r} is not YAML: {problem(error)}") from error
 
 
 def convert(key: str, value: Any, wanted: Any) -> Any:
@@ -197,16 +148,3 @@ def nearest(name: Any, known: Sequence[str]) -> str:
     """`: did you mean …?` for the known name that is most like ``name``."""
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
     return f": did you mean {close[0]!r}?" if close else ""
-
-
-def _kind(node: Any) -> str:
-    if node is None:
-        return "nothing"
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-
-
-def _problem(error: Exception) -> str:
-    """One line of what YAML says, with the place."""
-    mark = getattr(error, "problem_mark", None)
-    text = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
-    return str(text) if mark is None else f"{text} (line {mark.line + 1}, column {mark.column + 1})"

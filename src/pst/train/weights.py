@@ -24,11 +24,8 @@ _MODEL = ("task", "model", "backbone", "encoder", "neck", "in_chans")  # setting
 def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
     """Load what a run is to start from, and log what the model keeps of its own, or that the classes differ.
 
-    Args:
-        task: Of the run.
-        model: Of the run, new.
-        source: Run folder, whose ``best.safetensors`` is taken, or a safetensors file with the model's entries. The
-            class layers may be of another number of classes: those stay as they are.
+    ``source`` is a run folder, whose ``best.safetensors`` is taken, or a safetensors file with the model's entries. The
+    class layers may be of another number of classes: those stay as they are.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -43,8 +40,9 @@ def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
         fresh = load_weights(model, state, lambda: _class_entries(task))
     except ValueError as error:
         wanted = task.config.resolved()
+        theirs = "a model unknown to pst train" if settings is None else _named(settings, wanted)
         raise ValueError(
-            f"weights={path} {_whose(settings, wanted)}, not of this run's model, {_named(wanted, settings)}: {error}"
+            f"weights={path} are of {theirs}, not of this run's model, {_named(wanted, settings)}: {error}"
         ) from error
     check_finite(model, f"weights={path}")
     if fresh and task.config.trainable == "gate":
@@ -74,10 +72,6 @@ def _report(path: Path, theirs: tuple[str, ...] | None, ours: tuple[str, ...], f
             listed(theirs),
             listed(ours),
         )
-
-
-def _whose(settings: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
-    return "are of a model unknown to pst train" if settings is None else f"are of {_named(settings, wanted)}"
 
 
 def _named(settings: dict[str, Any], other: dict[str, Any] | None) -> str:

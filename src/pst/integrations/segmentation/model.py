@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst.backbones import build_body
+from pst.control.layers import eval_mode
 from pst.integrations.segmentation.decoder import Neck, SegmentationDecoder, decoder_options
 from pst.integrations.segmentation.heads import Activation, build_activation, build_classifier
 from pst.io.hub import PSTHubMixin
@@ -120,13 +121,9 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
 
     @torch.inference_mode()
     def predict(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """`forward` in eval mode, without gradients; the model keeps its own mode."""
-        training = self.training
-        self.eval()
-        try:
+        """`forward` in eval mode, without gradients; every part keeps its own mode."""
+        with eval_mode(self):
             return self(x)
-        finally:
-            self.train(training)
 
 
 def register_smp() -> None:

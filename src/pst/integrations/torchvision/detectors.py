@@ -70,8 +70,7 @@ def retinanet(
     Raises:
         ValueError: See `pst_backbone`; or options are given beside a finished backbone.
     """
-    given = _given(neck, library, pretrained, topk, backbone_options)
-    body = _build(backbone, ONE_STAGE, given)
+    body = _build(backbone, ONE_STAGE, neck, library, pretrained, topk, backbone_options)
     options.setdefault("anchor_generator", anchors(body, scale=4, octaves=3))
     return RetinaNet(body, num_classes, **_normalisation(body, options))
 
@@ -99,8 +98,7 @@ def fcos(
     Returns:
         torchvision's model.
     """
-    given = _given(neck, library, pretrained, topk, backbone_options)
-    body = _build(backbone, ONE_STAGE, given)
+    body = _build(backbone, ONE_STAGE, neck, library, pretrained, topk, backbone_options)
     options.setdefault("anchor_generator", anchors(body, scale=1, ratios=(1.0,)))
     model = FCOS(body, num_classes, **_normalisation(body, options))
     if options.get("head") is None:
@@ -127,8 +125,7 @@ def faster_rcnn(
     Returns:
         torchvision's model.
     """
-    given = _given(neck, library, pretrained, topk, backbone_options)
-    body = _build(backbone, TWO_STAGE, given)
+    body = _build(backbone, TWO_STAGE, neck, library, pretrained, topk, backbone_options)
     return FasterRCNN(body, num_classes, **_proposals(body, options))
 
 
@@ -148,18 +145,14 @@ def mask_rcnn(
     Returns:
         torchvision's model.
     """
-    given = _given(neck, library, pretrained, topk, backbone_options)
-    body = _build(backbone, TWO_STAGE, given)
+    body = _build(backbone, TWO_STAGE, neck, library, pretrained, topk, backbone_options)
     options.setdefault("mask_roi_pool", MultiScaleRoIAlign(body.fused, output_size=14, sampling_ratio=2))
     return MaskRCNN(body, num_classes, **_proposals(body, options))
 
 
-def _given(*values: Any) -> dict[str, Any]:
-    return dict(zip(DEFAULTS, values, strict=True))
-
-
-def _build(backbone: str | PyramidBackbone, layout: Mapping[str, Any], given: dict[str, Any]) -> PyramidBackbone:
-    """A backbone by name, with the levels that the detector is used to unless others are asked for."""
+def _build(backbone: str | PyramidBackbone, layout: Mapping[str, Any], *values: Any) -> PyramidBackbone:
+    """A backbone by name, with the levels that the detector is used to unless others are asked for in the options."""
+    given = dict(zip(DEFAULTS, values, strict=True))
     if not isinstance(backbone, PyramidBackbone):
         more = given.pop("backbone_options")
         return pst_backbone(backbone, **{**layout, **given, **({} if more is None else more)})

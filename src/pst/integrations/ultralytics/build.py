@@ -17,7 +17,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from pst.control.layers import find_attention
 from pst.integrations.ultralytics.match import shapes_of_yaml
 from pst.integrations.ultralytics.portable import Checkpoint, train_args
-from pst.io.files import first_line
+from pst.io.files import explained
 from pst.io.transfer import difference, shapes
 
 
@@ -26,14 +26,11 @@ def build(checkpoint: Checkpoint, source: str | Path) -> Any:
 
     Needs the plugin switched on.
 
-    Args:
-        checkpoint: As read from a file.
-        source: The file, for messages.
-
     Raises:
-        ValueError: The YAML describes no model that can be built, or the weights are not those of that model.
+        ValueError: The YAML describes no model that can be built, or the weights are not those of that model; the
+            message names the file, ``source``.
     """
-    with _told(checkpoint, source):
+    with explained(f"{source} is refused: no {checkpoint.model} can be built of it", passing=(ImportError, OSError)):
         model, unlike = _empty(checkpoint)
         layers = find_attention(model)
         if unlike or checkpoint.attention.keys() - layers:
@@ -76,22 +73,6 @@ def _without_downloads(cfg: dict[str, Any]) -> dict[str, Any]:
         if row[2] == "TorchVision" and len(row[3]) > 2:
             row[3][2] = None
     return cfg
-
-
-@contextmanager
-def _told(checkpoint: Checkpoint, source: str | Path) -> Iterator[None]:
-    """One error for whatever the host makes of a YAML and weights that are malformed."""
-    try:
-        yield
-    except (ImportError, OSError):
-        raise
-    except ValueError as error:
-        raise ValueError(f"{source} is refused: {first_line(error)}") from error
-    except Exception as error:
-        reason = first_line(error)
-        raise ValueError(
-            f"{source} is refused: its {checkpoint.model} cannot be built: {type(error).__name__} {reason}"
-        ) from error
 
 
 @contextmanager

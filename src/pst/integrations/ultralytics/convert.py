@@ -11,7 +11,7 @@ from pst.integrations.ultralytics.checkpoints import check_suffix, open_checkpoi
 from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.portable import OPEN_VOCABULARY, Checkpoint, to_metadata
 from pst.io.checkpoints import save_safetensors
-from pst.io.files import replacing
+from pst.io.files import check_parent, replacing
 
 
 def convert_checkpoint(src: str | Path, dst: str | Path, *, trust: bool = False) -> Checkpoint:
@@ -36,10 +36,8 @@ def convert_checkpoint(src: str | Path, dst: str | Path, *, trust: bool = False)
         ValueError: A suffix is unknown, ``src`` and ``dst`` are one file, or ``src`` is damaged, names what is not
             known, or holds weights that are not those of its model.
     """
-    src, dst = Path(src), Path(dst)
+    src, dst = Path(src), check_parent(dst)
     check_suffix(dst)
-    if not dst.parent.is_dir():
-        raise FileNotFoundError(f"no folder {dst.parent}: make it first")
     checkpoint, model = _open(src, trust=trust)
     if dst.exists() and dst.samefile(src):
         raise ValueError(f"{dst} would be overwritten by its own conversion: give another name")

@@ -12,18 +12,18 @@ import torch
 from torch import nn
 
 from pst.control import attention_layers, set_fusion, set_topk
+from pst.control.layers import eval_mode
 from pst.export.onnx_file import TRACED_OPSET, check_opset
-from pst.export.program import eval_mode
 from pst.export.rules import check_request
 from pst.integrations.ultralytics.export_check import agreement, eager, images, runner, verify
 from pst.integrations.ultralytics.export_write import (
     LEAST_STRIDE,
+    Exported,
     open_model,
     place,
     write_host,
     write_program,
 )
-from pst.integrations.ultralytics.exported import Exported
 from pst.integrations.ultralytics.yolo import YOLO
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from ultralytics.nn.modules.head import RTDETRDecoder
 from pst.control import set_fusion, set_topk
 from pst.export.compare import Difference, compare
 from pst.export.runtime import Run, load
-from pst.integrations.ultralytics.export_write import first_tensor, open_model, raw_model
-from pst.integrations.ultralytics.exported import Exported
+from pst.integrations.ultralytics.export_write import Exported, first_tensor, open_model, raw_model
 from pst.integrations.ultralytics.yolo import YOLO
 
 

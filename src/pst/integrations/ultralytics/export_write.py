@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,49 @@ from ultralytics.nn.modules import head as host_heads
 
 from pst.export.onnx_file import DEFAULT_OPSET, TRACED_OPSET, finish, quiet_exporter
 from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
-from pst.export.program import check_folder, to_pt2
+from pst.export.program import to_pt2
+from pst.io.files import check_parent, explained
 
 LEAST_STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5, and for classifiers, which give none
-CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the class of each pixel in place of scores
+_CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the class of each pixel in place of scores
 
 # heads that give maps; the first versions of Ultralytics 8.4 lack them
 _MAPS = tuple(getattr(host_heads, name) for name in ("SemanticSegment", "Depth") if hasattr(host_heads, name))
+
+
+class Exported(NamedTuple):
+    """What `export` wrote.
+
+    Attributes:
+        path: The file or folder.
+        format: A key of `pst.export.FORMATS`.
+        topk: k, as asked.
+        fusion: "gate" or "refine"; "none" for k = 0.
+        clamped: Attention layer -> its number of coarse tokens, for layers that have fewer than k: that is their k.
+        size: (height, width) in pixels that it was made with, the only one unless dynamic.
+        batch: Likewise.
+        dynamic: Whether others can be run.
+        channels: Of the images.
+        task: As Ultralytics calls it.
+        stride: The sides of images are multiples of this many pixels.
+    """
+
+    path: Path
+    format: str
+    topk: int
+    fusion: str
+    clamped: dict[str, int]
+    size: tuple[int, int]
+    batch: int
+    dynamic: bool
+    channels: int = 3
+    task: str = "detect"
+    stride: int = 32
+
+    @property
+    def class_map(self) -> bool:
+        """Whether the file gives the class of each pixel, (B, H, W), where the model gives scores."""
+        return self.task == "semantic" and self.format in _CLASS_MAPS
 
 
 def open_model(model: Any, kind: Any, *, trust: bool = False) -> Any:
@@ -66,7 +102,7 @@ def write_program(
     if dynamic:
         height, width = (stride * torch.export.Dim(name, min=2, max=256) for name in ("rows", "columns"))
         shapes = ({2: height, 3: width},)
-    path = check_folder(Path(str(getattr(model, "pt_path"))).with_suffix(".pt2"))  # noqa: B009  # untyped
+    path = check_parent(Path(str(getattr(model, "pt_path"))).with_suffix(".pt2"))  # noqa: B009  # untyped
     with warnings.catch_warnings():  # the host's head keeps its anchors in plain attributes, made anew in each call
         warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
         return to_pt2(module, (image,), path, dynamic=shapes or False, metadata=metadata)
@@ -88,16 +124,10 @@ def write_host(
         *yolo.callbacks.get("on_export_start", ()), lambda exporter: exporter.metadata.update(metadata)
     ]  # fmt: skip
     with quiet_exporter(), _own_quantisation(), _nothing_installed():
-        try:
+        name = yolo.model.yaml.get("yaml_file", "this model")
+        what = f"{format} could not be written of {name} ({yolo.task}) at {options['imgsz']}"
+        with explained(what, passing=(ImportError, OSError, MemoryError)):  # some show a page of their graph
             path = Path(yolo.export(format=format, **options, verbose=False))
-        except (ImportError, OSError, MemoryError):
-            raise
-        except Exception as error:  # a converter raises whatever it likes, some with a page of their graph
-            reason = next(iter(str(error).strip().splitlines()), "no reason given")
-            raise ValueError(
-                f"{format} could not be written of {yolo.model.yaml.get('yaml_file', 'this model')} ({yolo.task}) at "
-                f"{options['imgsz']}: {type(error).__name__} of its converter, {reason}"
-            ) from error
     if own_half:
         onnx_to_float16(path, path)
     if format == "onnx" and opset is not None:

@@ -19,14 +19,9 @@ _FROM_DATA = ("nc", "channels", "kpt_shape")  # entries of a YAML that a trainin
 
 
 def find_bundled(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Name and dictionary of the paper's model whose state dict has the names and shapes of ``state``.
+    """Name and dictionary of the paper's model whose state dict has the names and shapes of ``state``, or None.
 
-    Args:
-        state: State dict of a whole model in our names.
-        own: Dictionary of the model as its checkpoint has it; gives the number of classes, and what is tried first.
-
-    Returns:
-        None when there is no such model.
+    ``own`` is the checkpoint's dictionary: it gives the number of classes, and which model is tried first.
     """
     wanted = shapes(state)
     said = Path(str(own.get("yaml_file"))).name

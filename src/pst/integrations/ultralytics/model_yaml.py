@@ -30,7 +30,7 @@ def check_model_yaml(cfg: Any, source: str | Path) -> None:
     for row in rows:
         if not isinstance(row, (list, tuple)) or len(row) != 4 or not _is_layer(row[2]):
             raise ValueError(f"{source} is refused: the row {reprlib.repr(row)} of its model names no layer")
-        if not _is_repeats(row[1]) or not _is_bounded(row[3]):
+        if not (type(row[1]) is int and 1 <= row[1] <= _MAX_REPEATS) or not _is_bounded(row[3]):
             raise ValueError(f"{source} is refused: the row {reprlib.repr(row)} of its model repeats or is too large")
 
 
@@ -57,10 +57,6 @@ def _is_layer(name: Any) -> bool:
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):
         return False
     return kind.__module__.startswith("ultralytics.nn.modules.") or not kind.__module__.startswith("ultralytics.")
-
-
-def _is_repeats(repeats: Any) -> bool:
-    return type(repeats) is int and 1 <= repeats <= _MAX_REPEATS
 
 
 def _is_bounded(arg: Any, depth: int = 0) -> bool:

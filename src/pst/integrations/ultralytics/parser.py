@@ -77,9 +77,6 @@ def parse(original: ParseModel, d: dict[str, Any], ch: int, verbose: bool = True
 def check(original: ParseModel) -> None:
     """Build a small model, on the meta device, to see that the host's parser does what `parse` relies on.
 
-    Args:
-        original: Ultralytics' own ``parse_model``.
-
     Raises:
         HostError: It does not; the message names the tested versions.
     """

@@ -23,7 +23,7 @@ from pst.control.layers import find_attention, register_wrapper
 from pst.integrations.ultralytics import checkpoints, compat, flops, guard, layer, models, parser, training
 from pst.integrations.ultralytics.known import own_classes
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
-from pst.io.files import first_line
+from pst.io.files import explained
 
 _originals: dict[tuple[Any, str], Any] = {}
 # What reads files, as in `guard.REPLACED`.
@@ -113,13 +113,8 @@ def _parse_model(original: parser.ParseModel, d: dict[str, Any], ch: int, verbos
     if guard.is_protected():
         source = d.get("yaml_file", "the model's YAML")
         check_model_yaml(d, source)
-        try:
+        with explained(f"{source} describes no model that can be built"):
             return parser.parse(original, d, ch, verbose)
-        except (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError) as error:
-            reason = first_line(error)
-            raise ValueError(
-                f"{source} describes no model that can be built: {type(error).__name__} {reason}"
-            ) from error
     return parser.parse(original, d, ch, verbose)
 
 

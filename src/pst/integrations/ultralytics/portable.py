@@ -47,12 +47,7 @@ class Checkpoint(NamedTuple):
 
 
 def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Path) -> Checkpoint:
-    """Make a `Checkpoint` of what a file, which is not trusted, says.
-
-    Args:
-        state: State dict in our names, of any dtypes.
-        fields: What `Checkpoint` lists but ``state`` and ``task``; ``names`` may be a list.
-        path: The file, for messages.
+    """Make a `Checkpoint` of what a file, which is not trusted, says: all that it lists but ``state`` and ``task``.
 
     Raises:
         ValueError: A field is malformed, or the YAML is refused.

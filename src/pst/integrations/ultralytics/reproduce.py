@@ -66,11 +66,9 @@ class Figure(NamedTuple):
 
 
 def coco(scale: str, *, baseline: bool = False) -> Recipe:
-    """YOLO11-PST on COCO: 600 epochs, SGD, batch 128; with ``baseline`` YOLO11 itself, trained in the same way.
+    """YOLO11-PST of scale "n", "s" or "m" on COCO: 600 epochs, SGD, batch 128.
 
-    Args:
-        scale: "n", "s" or "m".
-        baseline: Whether to train the model that the paper compares with.
+    With ``baseline`` YOLO11 itself, which the paper compares with, trained in the same way.
     """
     name = f"coco-yolo11{scale}"
     args = {"epochs": 600, "batch": 128, "imgsz": 640, "optimizer": "SGD", "lr0": 0.01, "momentum": 0.937}
@@ -89,11 +87,7 @@ def coco(scale: str, *, baseline: bool = False) -> Recipe:
 
 
 def imagenet(model: str) -> Recipe:
-    """A classifier with PST on ImageNet-1k: 200 epochs, SGD with learning rate 0.2, batch 256.
-
-    Args:
-        model: One of `IMAGENET_MODELS`, e.g. "resnet18".
-    """
+    """One of `IMAGENET_MODELS` with PST on ImageNet-1k: 200 epochs, SGD with learning rate 0.2, batch 256."""
     return Recipe(
         name=f"imagenet-{model}-cls-pst",
         model=f"{model}-cls-pst.yaml",
@@ -108,14 +102,7 @@ def imagenet(model: str) -> Recipe:
 
 
 def check_data(recipe: Recipe, data: str) -> str:
-    """Look for every image of the training and validation sets.
-
-    Args:
-        recipe: What is to be trained.
-        data: Dataset YAML, or the folder of a classification set.
-
-    Returns:
-        What was found, in one line.
+    """Look for every image of the training and validation sets, and say in one line what was found.
 
     Raises:
         FileNotFoundError: Something is missing; the message says what and how to get it.
@@ -159,11 +146,7 @@ def epochs_done(last: Path) -> tuple[int, int]:
 def train_command(recipe: Recipe, data: str, folder: Path, extra: list[str]) -> list[str]:
     """``yolo`` command line that trains, or goes on where ``folder/weights/last.pt`` is.
 
-    Args:
-        recipe: What is to be trained.
-        data: Dataset.
-        folder: Where Ultralytics writes.
-        extra: More ``ARG=VALUE`` for Ultralytics; the last one of a name counts.
+    ``extra`` are more ``ARG=VALUE`` for Ultralytics; the last one of a name counts.
     """
     last = folder / "weights" / "last.pt"
     args = {"model": last, "resume": True} if last.is_file() else {"model": recipe.model, **recipe.args}
@@ -172,14 +155,7 @@ def train_command(recipe: Recipe, data: str, folder: Path, extra: list[str]) -> 
 
 
 def evaluate(recipe: Recipe, best: Path, data: str, **val_args: Any) -> Iterator[Figure]:
-    """Validate a trained model: with k = 0 as it was trained, then with k = 8 in both fusions; a baseline once.
-
-    Args:
-        recipe: What was trained.
-        best: ``best.pt``.
-        data: Dataset.
-        **val_args: More arguments of ``YOLO.val``.
-    """
+    """Validate ``best.pt``: with k = 0 as it was trained, then with k = 8 in both fusions; a baseline once."""
     yolo = YOLO(best)
     for topk, fusion in _GRID if "-pst" in recipe.model else ((None, None),):
         if topk is not None:

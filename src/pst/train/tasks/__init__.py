@@ -11,11 +11,7 @@ if TYPE_CHECKING:
 
 
 def make_task(config: Config, classes: tuple[str, ...] | None = None) -> Task:
-    """The task that ``config`` belongs to.
-
-    Args:
-        config: Of a run.
-        classes: Names; None reads them with the data.
+    """The task that ``config`` belongs to; ``classes`` None reads the names with the data.
 
     Raises:
         ImportError: A library of the ``train`` extra is not installed.

@@ -47,12 +47,7 @@ class Task(ABC, Generic[C]):
     def check(self, split: str, targets: Sequence[Any]) -> None:
         """Refuse a split that can't be used, and warn of one that says nothing, before any work.
 
-        Args:
-            split: Its name.
-            targets: As in `Split`, of the images that are used.
-
-        Raises:
-            ValueError: A class has nothing to learn from.
+        ``targets`` are those of the images that are used; ValueError says which class has nothing to learn from.
         """
 
     def split(self, name: str) -> Split:

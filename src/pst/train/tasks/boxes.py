@@ -1,4 +1,4 @@
-"""COCO's metrics of detections, and which detection matches which object."""
+"""COCO's metrics of detections, which detection matches which object, and the masks of objects."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as coco_mask
+from torch import Tensor
+from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from pst.data.objects import Boxes
+from pst.data.images import Boxes, fitted
 from pst.train.tasks.base import Record
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
@@ -110,7 +113,23 @@ def match(record: Record, truth: Boxes) -> dict[str, Any]:
     }
 
 
-def _overlaps(found: torch.Tensor, truth: Boxes) -> np.ndarray:
+def draw_segments(segments: Sequence[Any] | None, size: tuple[int, int], edge: int) -> Tensor:
+    """Masks (n, edge, edge) uint8, 0 or 1, of an image's objects, letterboxed as the image of (width, height) is.
+
+    ``segments`` as in `Boxes`; None for an image without objects.
+    """
+    width, height = size
+    small = fitted(height, width, edge)
+    out = torch.zeros(0 if segments is None else len(segments), edge, edge, dtype=torch.uint8)
+    for i, segment in enumerate(() if segments is None else segments):
+        runs = coco_mask.frPyObjects(segment, height, width)
+        runs = coco_mask.merge(runs) if isinstance(runs, list) else runs
+        mask = torch.from_numpy(coco_mask.decode(runs))
+        out[i, : small[0], : small[1]] = F.interpolate(mask[None, None], small, mode="nearest-exact")[0, 0]
+    return out
+
+
+def _overlaps(found: Tensor, truth: Boxes) -> np.ndarray:
     """IoU (n, m); with a crowd, the share of the detection that lies in it."""
     real = truth.boxes.double()
     iou = box_iou(found, real)

@@ -13,13 +13,11 @@ from typing_extensions import override
 
 from pst.data.boxes import read_boxes
 from pst.data.dataset import Batch
-from pst.data.images import GREY, Sample, Split, decode, letterbox
-from pst.data.objects import Boxes
+from pst.data.images import Boxes, Sample, Split, decode, letterbox
 from pst.train import augment
 from pst.train.config import DetectConfig
 from pst.train.tasks.base import Record, Task
-from pst.train.tasks.boxes import coco_metrics, match
-from pst.train.tasks.instances import draw_segments
+from pst.train.tasks.boxes import coco_metrics, draw_segments, match
 
 _LOG = logging.getLogger(__name__)
 _LEAST_SHARE = 0.25  # of a box that must be left of it in an augmented image
@@ -87,10 +85,7 @@ class Detect(Task[DetectConfig]):
     @override
     def augment(self, batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         c = self.config
-        sizes = batch.sizes.cpu().float()
-        windows = augment.zoom_windows(sizes / sizes.amax(1, keepdim=True), c.zoom)
-        flip = augment.flips(len(sizes))
-        images = augment.sample(batch.images.float(), windows, flip, c.imgsz, fill=GREY)
+        images, windows, flip = augment.zoomed(batch, c.zoom, c.imgsz)
         moved = [self._moved(t, w, f) for t, w, f in zip(batch.targets, windows, flip, strict=True)]
         targets = [{k: v.to(images.device, non_blocking=True) for k, v in target.items()} for target in moved]
         return list(augment.jitter(images / 255, c.jitter)), targets
@@ -106,10 +101,9 @@ class Detect(Task[DetectConfig]):
         out = {"boxes": clipped[keep], "labels": target["labels"][keep] + self._first}
         if "masks" in target:
             masks = target["masks"][keep][:, None].float()
-            count = len(masks)
-            masks = augment.sample(
-                masks, window.expand(count, 4), flip.expand(count), edge, mode="nearest", fill=0
-            ) if count else masks  # fmt: skip
+            if count := len(masks):
+                windows, flips = window.expand(count, 4), flip.expand(count)
+                masks = augment.sample(masks, windows, flips, edge, mode="nearest", fill=0)
             out["masks"] = masks[:, 0].to(torch.uint8)
         return out
 

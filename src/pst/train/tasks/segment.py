@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.data.dataset import Batch
-from pst.data.images import GREY, Sample, Split, decode, fitted, letterbox
+from pst.data.images import Sample, Split, decode, fitted, letterbox
 from pst.data.masks import IGNORE, read_mask, read_masks, values_in
 from pst.data.text import listed
 from pst.train import augment
@@ -91,10 +91,7 @@ class Segment(Task[SegmentConfig]):
     @override
     def augment(self, batch: Batch) -> tuple[Tensor, Tensor]:
         c = self.config
-        sizes = batch.sizes.cpu().float()
-        windows = augment.zoom_windows(sizes / sizes.amax(1, keepdim=True), c.zoom)
-        flip = augment.flips(len(sizes))
-        images = augment.sample(batch.images.float(), windows, flip, c.imgsz, fill=GREY)
+        images, windows, flip = augment.zoomed(batch, c.zoom, c.imgsz)
         masks = batch.targets[:, None].float()
         masks = augment.sample(masks, windows, flip, c.imgsz, mode="nearest", fill=IGNORE)
         return _normalised(255 * augment.jitter(images / 255, c.jitter)), masks[:, 0].round().long()
@@ -150,15 +147,9 @@ class Segment(Task[SegmentConfig]):
 
 
 def classes_at(scores: Tensor, height: int, width: int) -> Tensor:
-    """The best class of every pixel once scores are resized, a few rows at a time: large photos have many pixels.
+    """The best class of every pixel, (height, width) uint8 on the CPU, once scores (classes, H, W) are resized.
 
-    Args:
-        scores: (classes, H, W) float.
-        height: Of the result.
-        width: Likewise.
-
-    Returns:
-        (height, width) uint8 on the CPU.
+    A few rows at a time: large photos have many pixels.
     """
     rows = scores.shape[1]
     y = ((torch.arange(height, device=scores.device) + 0.5) * (rows / height) - 0.5).clamp(0, rows - 1)
