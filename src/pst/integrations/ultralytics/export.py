@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from pst.control import attention_layers, set_fusion, set_topk
+from pst.export.limits import check_request
 from pst.export.onnx_file import TRACED_OPSET, check_opset
 from pst.export.program import eval_mode
-from pst.export.limits import check_request
 from pst.integrations.ultralytics.export_check import agreement, eager, images, runner, verify
 from pst.integrations.ultralytics.export_write import (
     LEAST_STRIDE,
