@@ -166,6 +166,8 @@ def test_a_sweep_runs_k_0_once(tmp_path):
         ("gate", 2, 6),
         ("refine", 2, 6),
     ]
+    columns = ("fusion", "topk", "top1", "top5", "f1", "latency_ms", "peak_memory_mb", "images")
+    assert {tuple(row) for row in rows} == {columns}
 
 
 def test_a_file_of_another_program_is_refused(tmp_path):

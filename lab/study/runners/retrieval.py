@@ -151,9 +151,7 @@ def _derive(use: str, task: Task, model: Retriever, retrieval: Retrieval, genera
     derived = copy.deepcopy(model)
     pst.calibrate(derived, retrieval.draw(_CALIBRATION_IMAGES, generator).maps.split(_BATCH), device=task.device)
     if use == "tuned":
-        pst.set_fusion(derived, "gate")
-        pst.set_selection(derived, "mean")
-        pst.set_topk(derived, _TUNED_K)
+        pst.set_options(derived, topk=_TUNED_K, fusion="gate", selection="mean")
         with pst.freeze_except_gate(derived):
             _fit(task, derived, retrieval, _TUNING, generator)
     return derived.eval()

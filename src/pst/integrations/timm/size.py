@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 
+from pst.backbones.timm import check_known
 from pst.profile.flops import count_flops
 
 
@@ -36,8 +37,7 @@ def measure(name: str, **options: Any) -> ModelSize:
     Raises:
         ValueError: timm has no such model.
     """
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no model {name!r}: timm.list_models('*name*') searches by name")
+    check_known(name)
     with torch.device("meta"):
         model: Any = timm.create_model(name, **options).eval()
     channels, height, width = model.pretrained_cfg["input_size"]
