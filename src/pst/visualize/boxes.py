@@ -1,4 +1,8 @@
-"""Boxes with names on a picture, the same look for ground truth and predictions of any detector."""
+"""Boxes with names on a picture, the same look for ground truth and predictions of any detector.
+
+Drawn by Pillow. `torchvision.utils.draw_bounding_boxes` puts names over the objects, cuts them off at the right edge, and
+gives them no ground before torchvision 0.22, so that they cannot be read on a bright picture.
+"""
 
 from __future__ import annotations
 
