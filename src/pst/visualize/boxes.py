@@ -1,7 +1,7 @@
 """Boxes with names on a picture, the same look for ground truth and predictions of any detector.
 
-Drawn by Pillow. `torchvision.utils.draw_bounding_boxes` puts names over the objects, cuts them off at the right edge, and
-gives them no ground before torchvision 0.22, so that they cannot be read on a bright picture.
+Drawn by Pillow. `torchvision.utils.draw_bounding_boxes` writes names over the objects and cuts them off at the right
+edge of the picture; before torchvision 0.22 they have no ground and cannot be read on a bright one.
 """
 
 from __future__ import annotations
