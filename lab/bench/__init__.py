@@ -5,7 +5,7 @@ from lab.bench.plan import CHECK, FULL, QUICK, SUITES, Plan, measure_suite
 from lab.bench.roofline import Roofline, measure_roofline
 from lab.bench.suites import run_cases, run_models
 from pst.profile.flops import Work, count_work
-from pst.profile.memory import peak_memory, peak_memory_cuda
+from pst.profile.memory import added_memory, added_memory_cuda
 from pst.profile.timing import Timing, interleave
 
 __all__ = [
@@ -18,12 +18,12 @@ __all__ = [
     "Roofline",
     "Timing",
     "Work",
+    "added_memory",
+    "added_memory_cuda",
     "count_work",
     "interleave",
     "measure_roofline",
     "measure_suite",
-    "peak_memory",
-    "peak_memory_cuda",
     "run_cases",
     "run_models",
 ]

@@ -119,7 +119,7 @@ def step(forward: Callable[[Tensor, Tensor], Tensor], x: Tensor, upper: Tensor, 
 
 
 def one_call(kind: str, case: Case, *, warmup: bool = False) -> None:
-    """What `peak_memory` runs; with ``warmup`` on a map of 8×8."""
+    """What `added_memory` runs; with ``warmup`` on a map of 8×8."""
     if warmup:
         case = Case(8, case.channels, case.topk, case.layer, case.train)
     case.call(kind)()

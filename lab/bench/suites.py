@@ -12,7 +12,7 @@ from torch import nn
 
 from lab.bench.cases import KINDS, Case, one_call
 from lab.bench.roofline import Roofline
-from pst.profile.memory import peak_memory, peak_memory_cuda
+from pst.profile.memory import added_memory, added_memory_cuda
 from pst.profile.timing import Timing, interleave
 
 
@@ -98,7 +98,7 @@ def _run_case(case: Case, roofline: Roofline, seconds: float, min_runs: int, mem
 def _memory(case: Case, calls: dict[str, Callable[[], None]]) -> dict[str, float]:
     """Peak memory of both kinds in 10⁶ bytes; nothing on a CPU whose system does not tell it."""
     if case.device != "cpu":
-        return {kind: peak_memory_cuda(call) for kind, call in calls.items()}
+        return {kind: added_memory_cuda(call) for kind, call in calls.items()}
     if sys.platform != "linux":
         return {}
-    return {kind: peak_memory(one_call, kind, case, threads=torch.get_num_threads()) for kind in KINDS}
+    return {kind: added_memory(one_call, kind, case, threads=torch.get_num_threads()) for kind in KINDS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
@@ -12,26 +13,25 @@ import pst
 from lab.study.grid import Cell
 from lab.study.variants import Variant
 from pst.functional.selection import Random
+from pst.modules import Settings
 
 
 def apply(model: nn.Module, variant: Variant) -> nn.Module:
     """Set k, fusion, selection and constant gate of every PST layer; the model is changed and returned."""
-    if variant.k != 0:
-        pst.set_fusion(model, variant.fusion)  # pyright: ignore[reportArgumentType] checked there
-    pst.set_topk(model, variant.k)
     name, _, seed = variant.selection.partition(":")
-    pst.set_selection(model, Random(seed=int(seed)) if name == "random" else name)
+    rule = Random(seed=int(seed)) if name == "random" else name
+    fusion = {} if variant.k == 0 else {"fusion": variant.fusion}  # a model without a gate has its own
+    pst.set_options(model, topk=variant.k, selection=rule, **fusion)
     if variant.gate is not None:
         pst.set_gate(model, variant.gate)
     return model
 
 
 def prepare(model: nn.Module, recipe: Mapping[str, Any]) -> None:
-    """Set a recipe's fusion, rule and statistics on a model that is going to be trained by it."""
-    if "fusion" in recipe:
-        pst.set_fusion(model, recipe["fusion"])
-    if "selection" in recipe:
-        pst.set_selection(model, recipe["selection"])
+    """Set a recipe's options and statistics on a model that is going to be trained by it."""
+    names = {field.name for field in fields(Settings)} & recipe.keys()
+    if names:
+        pst.set_options(model, **{name: recipe[name] for name in names})
     if recipe.get("track_fine_statistics", False):
         pst.track_fine_statistics(model)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import pst
 from pst.control import attention_layers
+from pst.modules import Settings
 
 
 class Neck(nn.Module):
@@ -176,11 +177,32 @@ def test_copies_made_while_recording_are_recorded_until_it_ends(model, image):
     assert [len(records) for records in selected.values()] == [1, 1, 1]
 
 
+def test_options_are_set_together_and_the_others_stay(model):
+    pst.set_options(model, topk=3, selection="window")
+    pst.set_options(model, topk={"levels.p3": 5}, fusion="refine")
+    found = [layer.settings for layer in attention_layers(model).values()]
+    assert found == [Settings(k, "refine", "window") for k in (3, 3, 5)]
+
+
+@pytest.mark.parametrize("wrong", [{"topk": -1}, {"fusion": "add"}, {"selection": "best"}, {"topk": [1, 2]}])
+def test_of_several_options_none_is_set_where_one_is_wrong(model, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong)) if "topk" not in wrong else "k"):
+        pst.set_options(model, **{"topk": 4, "fusion": "refine", "selection": "mass"} | wrong)
+    assert {layer.settings for layer in attention_layers(model).values()} == {Settings()}
+
+
+def test_an_option_that_layers_do_not_have_is_named_with_those_they_have(model):
+    with pytest.raises(TypeError, match=r"no option k, rule: choose among topk, fusion, selection"):
+        pst.set_options(model, topk=4, k=8, rule="mass")
+    assert ks(model) == [0, 0, 0]
+
+
 # ----------------------------------------------------------------------------------------------------------- errors
 
 CALLS = {
     "set_topk": lambda model: pst.set_topk(model, 8),
     "set_fusion": lambda model: pst.set_fusion(model, "refine"),
+    "set_options": lambda model: pst.set_options(model, selection="mass"),
     "use_topk": lambda model: pst.use_topk(model, 8).__enter__(),
     "record_selection": lambda model: pst.record_selection(model).__enter__(),
 }

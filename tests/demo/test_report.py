@@ -14,7 +14,7 @@ from pst.demo.curves import draw_curves
 from pst.demo.pictures import Scene, letterbox
 from pst.demo.report import layer_title, render_report
 from pst.demo.stages import read_curves, training_seconds
-from pst.visualize import selection_panels
+from pst.visualize import Panel, selection_panels
 
 COLUMNS = {
     "epoch": [1.0, 2.0],
@@ -26,7 +26,18 @@ COLUMNS = {
 
 
 @pytest.fixture(scope="module")
-def report() -> str:
+def image() -> Image.Image:
+    return Image.new("RGB", (32, 32), (10, 20, 30))
+
+
+@pytest.fixture(scope="module")
+def panels(image) -> list[Panel]:
+    record = Selection(torch.tensor([[[0, 3], [1, 2]]]), (2, 2), (4, 4))
+    return selection_panels(image, {"model.model.11.blocks.0.attn": [record]})
+
+
+@pytest.fixture(scope="module")
+def report(image, panels) -> str:
     from pst.integrations.ultralytics import SweepRow
 
     rows = [
@@ -41,10 +52,7 @@ def report() -> str:
         )
         for fusion, k in (("none", 0), ("gate", 4), ("refine", 16))
     ]
-    image = Image.new("RGB", (32, 32), (10, 20, 30))
-    record = Selection(torch.tensor([[[0, 3], [1, 2]]]), (2, 2), (4, 4))
-    panels = selection_panels(image, {"model.model.11.blocks.0.attn": [record]})
-    scenes = [Scene(f"<{i}>.jpg", image, image, panels) for i in range(5)]
+    scenes = [Scene(f"<script>{i}</script>.jpg", image, image, panels) for i in range(5)]
     return render_report(
         headline={"mAP50": "0.123"},
         rows=rows,
@@ -68,9 +76,21 @@ def test_every_row_shows_every_figure(report, cells):
 
 
 def test_headline_and_facts_are_shown_and_escaped(report):
-    for text in ("<b>0.123</b><span>mAP50</span>", "<dt>seed</dt><dd>42</dd>", "<dd>a &amp; b</dd>", "&lt;0&gt;.jpg"):
+    for text in ("<b>0.123</b><span>mAP50</span>", "<dt>seed</dt><dd>42</dd>", "<dd>a &amp; b</dd>"):
         assert text in report
-    assert "<0>" not in report
+
+
+def test_a_name_with_a_script_in_it_is_shown_and_not_run(report):
+    assert report.count("&lt;script&gt;0&lt;/script&gt;.jpg") == 2  # its pictures and its selections
+    assert "<script" not in report
+
+
+def test_a_layer_with_a_script_for_a_name_is_not_run_either(panels):
+    panel = panels[0]._replace(layer='"><script>alert(1)</script>')
+    image = panel.image
+    page = render_report(headline={}, rows=[], curves=b"", scenes=[Scene("a", image, image, [panel])], facts={})
+    assert "<script" not in page
+    assert page.count("&gt;&lt;script&gt;") == 2  # title and alternative text
 
 
 def test_nothing_is_loaded_from_anywhere(report):
@@ -92,7 +112,12 @@ def test_the_reader_is_warned(report):
 
 
 def test_no_placeholder_is_left(report):
-    assert "$" not in re.sub(r"base64,[^\"]+", "", report)
+    text = re.sub(r"base64,[^\"]+", "", report)
+    assert not re.search(r"\{[{%#]|[%#}]\}", text.partition("</style>")[2])
+
+
+def test_every_panel_says_what_it_shows(report):
+    assert report.count("<b>layer 11, block 0, head 1</b><br>2 of 2×2 coarse tokens, over 4×4 fine ones<") == 3
 
 
 def test_curves_are_a_picture_with_both_panels():

@@ -186,7 +186,7 @@ def test_encoder_weights_are_timms(weights, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder_name": "resnet81"}, "timm has no network 'resnet81'"),
+        ({"encoder_name": "resnet81"}, "timm has no model 'resnet81'"),
         ({"encoder_depth": 2}, "encoder_depth must be 3, 4 or 5.*got 2"),
         ({"classes": 0}, "classes must be ≥ 1, got 0"),
         ({"activation": "relu6"}, "activation must be None, one of .*got 'relu6'"),

@@ -20,7 +20,7 @@ def test_environment_is_json_and_names_this_machine():
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A repository with one commit that the module believes to be installed in."""
-    module = tmp_path / "src" / "pst" / "environment.py"
+    module = tmp_path / "src" / "pst" / "profile" / "environment.py"
     module.parent.mkdir(parents=True)
     module.write_text("")
     monkeypatch.setattr(environment, "__file__", str(module))
@@ -39,7 +39,7 @@ def test_commit_is_the_checkouts_own_and_tells_of_changes(checkout):
     git(checkout, "commit", "-m", "one")
     head = git(checkout, "rev-parse", "HEAD")
     assert environment.commit() == head
-    (checkout / "src" / "pst" / "environment.py").write_text("changed")
+    (checkout / "src" / "pst" / "profile" / "environment.py").write_text("changed")
     assert environment.commit() == f"{head}-dirty"
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import pst
 import tiny_data
-from pst.io.checkpoints import load_safetensors
+from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.train import evaluate, fit, load_config, load_trained, loop, sweep
 from pst.train.losses import LossError
 from pst.train.models import build
@@ -166,11 +166,13 @@ def test_a_sweep_runs_k_0_once(tmp_path):
         ("gate", 2, 6),
         ("refine", 2, 6),
     ]
+    columns = ("fusion", "topk", "top1", "top5", "f1", "latency_ms", "peak_memory_mb", "images")
+    assert {tuple(row) for row in rows} == {columns}
 
 
 def test_a_file_of_another_program_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
-    pst.io.checkpoints.save_safetensors({"w": torch.ones(1)}, path, {})
+    save_safetensors({"w": torch.ones(1)}, path, {})
     with pytest.raises(ValueError, match="was not written by pst train"):
         load_trained(path)
     with pytest.raises(FileNotFoundError):

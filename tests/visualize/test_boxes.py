@@ -40,6 +40,15 @@ def test_the_tag_stays_in_the_picture_at_the_upper_edge():
     assert (below.sum(2) < 200).any()  # the letter
 
 
+def test_the_tag_stays_whole_at_the_right_edge():
+    def letters(left: float) -> int:
+        white = Image.new("RGB", (200, 50), "white")
+        drawn = np.asarray(draw_boxes(white, [(left, 30, left + 8, 45)], ["seven 0.93"], [0], scale=1))
+        return int((drawn.max(2) < 100).sum())
+
+    assert letters(191) == letters(20) > 50
+
+
 def test_no_box_leaves_the_picture_as_it_is():
     assert not np.asarray(draw_boxes(black(), [], [], [])).any()
 

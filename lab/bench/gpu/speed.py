@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lab.bench import Case, interleave, measure_roofline, peak_memory_cuda, run_models
+from lab.bench import Case, added_memory_cuda, interleave, measure_roofline, run_models
 from lab.bench.gpu.correctness import Save, attempt
 from pst.control import set_topk
 
@@ -53,7 +53,7 @@ def _module(case: Case, peaks: Any, seconds: float) -> dict[str, Any]:
     if "textbook" in times:
         record["speedup"] = times["textbook"].median / times["pst"].median
     if case.device != "cpu":
-        record |= {f"{kind}_mb": peak_memory_cuda(call) for kind, call in calls.items()}
+        record |= {f"{kind}_mb": added_memory_cuda(call) for kind, call in calls.items()}
     return record
 
 

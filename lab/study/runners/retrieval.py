@@ -20,10 +20,11 @@ from torch import Tensor, nn
 import pst
 from lab.study import recipes as attention
 from lab.study.bootstrap import pack, resample_weights, weighted_mean
-from lab.study.costs import count_gflops, peak_memory
 from lab.study.runners.retrieval_model import Retriever
 from lab.study.runners.retrieval_task import SIDE, Retrieval
 from lab.study.worker import Task
+from pst.profile.flops import count_flops
+from pst.profile.memory import peak_memory
 
 _KNOWN = {
     "data": {"landmarks", "width", "code", "shared", "train"},
@@ -77,7 +78,7 @@ def run(task: Task) -> Mapping[str, Any]:
     generator = torch.Generator().manual_seed(task.cell.seed)
     training = _train(task, model, retrieval, lesson, generator)
     image = retrieval.draw(1, generator).maps
-    counts = {v.name: count_gflops(attention.apply(model, v), image) for v in attention.counted(task.cell)}
+    counts = {v.name: count_flops(attention.apply(model, v), image) / 1e9 for v in attention.counted(task.cell)}
     uses = dict.fromkeys(v.use for v in task.cell.variants)
     models = {use: _derive(use, task, model, retrieval, generator) for use in uses}
     return {
@@ -150,9 +151,7 @@ def _derive(use: str, task: Task, model: Retriever, retrieval: Retrieval, genera
     derived = copy.deepcopy(model)
     pst.calibrate(derived, retrieval.draw(_CALIBRATION_IMAGES, generator).maps.split(_BATCH), device=task.device)
     if use == "tuned":
-        pst.set_fusion(derived, "gate")
-        pst.set_selection(derived, "mean")
-        pst.set_topk(derived, _TUNED_K)
+        pst.set_options(derived, topk=_TUNED_K, fusion="gate", selection="mean")
         with pst.freeze_except_gate(derived):
             _fit(task, derived, retrieval, _TUNING, generator)
     return derived.eval()

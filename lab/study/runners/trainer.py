@@ -16,10 +16,11 @@ from torch import Tensor, nn
 import pst
 from lab.study import recipes as attention
 from lab.study.bootstrap import Detections, average_precision, mean_iou, pack, resample_weights, weighted_mean
-from lab.study.costs import count_gflops, peak_memory
 from lab.study.worker import Task
 from pst.control import attention_layers
 from pst.io.files import write_text
+from pst.profile.flops import count_flops
+from pst.profile.memory import peak_memory
 from pst.train import Config, load_config, load_trained
 from pst.train.evaluate import Evaluation
 from pst.train.loop import Trainer
@@ -40,7 +41,7 @@ def run(task: Task) -> Mapping[str, Any]:
     has_pst = cell.settings["evaluations"] is not None
     inputs = described.inputs(torch.zeros(1, *_image_shape(described), dtype=torch.uint8))
     variants = attention.counted(cell)
-    counts = {v.name: count_gflops(attention.apply(model, v) if has_pst else model, inputs) for v in variants}
+    counts = {v.name: count_flops(attention.apply(model, v) if has_pst else model, inputs) / 1e9 for v in variants}
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "gflops": {name: round(count, 4) for name, count in counts.items()},

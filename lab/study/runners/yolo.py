@@ -123,9 +123,7 @@ def derive(use: str, model: nn.Module, task: Task, overrides: dict[str, Any]) ->
     images = _first(batches(derived, folder, task.cell.seed), _CALIBRATION_BATCHES)
     pst.calibrate(derived, images)
     if use == "tuned":
-        pst.set_fusion(derived, "gate")
-        pst.set_selection(derived, "mean")
-        pst.set_topk(derived, _TUNED_K)
+        pst.set_options(derived, topk=_TUNED_K, fusion="gate", selection="mean")
         derived.train()
         with pst.freeze_except_gate(derived):
             tune_gate(derived, pst.gate_parameters(derived), batches(derived, folder, task.cell.seed), _TUNED_LR)

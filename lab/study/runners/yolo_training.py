@@ -14,11 +14,11 @@ from torch import nn
 import pst
 from lab.study import recipes as attention
 from lab.study.bootstrap import average_precision
-from lab.study.costs import peak_memory
 from lab.study.grid import Cell
 from lab.study.matching import match
 from lab.study.worker import Task
 from pst.io.files import replacing, write_text
+from pst.profile.memory import peak_memory
 
 if TYPE_CHECKING:
     from lab.study.runners.yolo_cells import CellTrainer

@@ -18,6 +18,14 @@ from pst.backbones.channels import check_channels
 PROBE = (96, 128)  # a size that no network has as its one fixed size
 
 
+def check_known(name: str) -> None:
+    """Raise ValueError with names like it unless timm has a model ``name``, with or without a tag."""
+    if not timm.is_model(name):
+        near = get_close_matches(name.partition(".")[0], timm.list_models(), 3)
+        like = f"names like it are {', '.join(near)}" if near else "timm.list_models('*name*') searches by name"
+        raise ValueError(f"timm has no model {name!r}: {like}")
+
+
 class TimmBody(nn.Module):
     """All feature maps of a timm network, NCHW; see `pst.backbones.build_body`.
 
@@ -114,9 +122,7 @@ def _plan(
     name: str, coarsest: int, options: dict[str, Any]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Indices, reductions, channels of the maps up to ``coarsest``, asked of a network before weights are loaded."""
-    if not timm.is_model(name):
-        near = get_close_matches(name.partition(".")[0], timm.list_models(), 3)
-        raise ValueError(f"timm has no network {name!r}; names like it: {near}")
+    check_known(name)
     network: Any = timm.create_model(name, pretrained=False, **options)
     reductions, channels = tuple(network.feature_info.reduction()), tuple(network.feature_info.channels())
     if any(a >= b for a, b in pairwise(reductions)) or coarsest not in reductions:

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo and print where the report is."""
     require("ultralytics", "demo")
     require("sklearn", "demo")
+    require("jinja2", "demo")
     from pst.demo import run as run_demo
 
     with host_errors(f"train and validate on {getattr(args, 'data', 'the embedded digits')}"):

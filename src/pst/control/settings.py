@@ -5,17 +5,51 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeAlias
+from dataclasses import fields, replace
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from pst.control.layers import attention_layers, find_gates, sync_copies
 from pst.functional.attention import Fusion
-from pst.functional.checks import check_fusion, check_share, check_topk
-from pst.functional.selection import SelectionRule, check_selection
+from pst.functional.checks import check_share, check_topk
+from pst.functional.selection import SelectionRule
 from pst.modules.attention import PyramidSparseAttention
+from pst.modules.settings import Settings
 
 Topk: TypeAlias = "int | list[int] | tuple[int, ...] | Mapping[str, int]"
+
+
+def set_options(model: nn.Module, **options: Any) -> None:
+    """Set several options of every PST layer in ``model`` at once; the others stay as they are.
+
+    Args:
+        model: Any Module with PST layers inside, a YOLO object included.
+        **options: Fields of `pst.modules.settings.Settings`: ``topk``, in any form that `set_topk` takes, ``fusion``,
+            ``selection``.
+
+    Raises:
+        TypeError: ``model`` is not a Module, there is no such option, or a value is of the wrong type.
+        ValueError: ``model`` holds no PST layer, a value is wrong, or ``fusion`` is "gate" and a layer has no gate.
+            Whatever is raised, nothing was changed.
+
+    Example:
+        >>> set_options(model, topk=8, fusion="refine")
+    """
+    layers = attention_layers(model)
+    known = [field.name for field in fields(Settings)]
+    if unknown := sorted(options.keys() - known):
+        raise TypeError(f"PST layers have no option {', '.join(unknown)}: choose among {', '.join(known)}")
+    ks = _topk_of_layers(layers, options["topk"]) if "topk" in options else {}
+    settings = {
+        name: replace(layer.settings, **options | ({"topk": ks[name]} if ks else {})) for name, layer in layers.items()
+    }
+    missing = [name for name, new in settings.items() if new.fusion == "gate" and layers[name].gate is None]
+    if missing:
+        raise ValueError(f'fusion="gate" needs a gate, but these layers were built with "refine": {missing}')
+    for name, layer in layers.items():
+        layer.settings = settings[name]
+    sync_copies(model)
 
 
 def set_topk(model: nn.Module, k: Topk) -> None:
@@ -32,11 +66,7 @@ def set_topk(model: nn.Module, k: Topk) -> None:
         ValueError: ``model`` holds no PST layer, a k is negative, their number is not that of the layers, or a name
             is of no module with PST layers. Then nothing is changed.
     """
-    layers = attention_layers(model)
-    ks = _topk_of_layers(layers, k)
-    for name, layer in layers.items():
-        layer.topk = ks[name]
-    sync_copies(model)
+    set_options(model, topk=k)
 
 
 def _topk_of_layers(layers: Mapping[str, PyramidSparseAttention], k: Topk) -> dict[str, int]:
@@ -68,10 +98,7 @@ def set_selection(model: nn.Module, selection: str | SelectionRule) -> None:
         TypeError: ``model`` is not a Module, or ``selection`` no rule.
         ValueError: ``model`` holds no PST layer, or the name is unknown.
     """
-    check_selection(selection)
-    for layer in attention_layers(model).values():
-        layer.selection = selection
-    sync_copies(model)
+    set_options(model, selection=selection)
 
 
 def set_gate(model: nn.Module, share: float) -> None:
@@ -120,13 +147,7 @@ def set_fusion(model: nn.Module, fusion: Fusion) -> None:
         ValueError: ``model`` holds no PST layer, ``fusion`` is unknown, or it is "gate" and a layer has no gate.
             Then nothing is changed.
     """
-    check_fusion(fusion)
-    layers = attention_layers(model)
-    if fusion == "gate":
-        find_gates(model)  # refuses
-    for layer in layers.values():
-        layer.fusion = fusion
-    sync_copies(model)
+    set_options(model, fusion=fusion)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pst.demo.curves import draw_curves  # here, so that what the report needs is missed before the training
+from pst.demo.report import render_report
 from pst.demo.settings import GRID, Settings
 from pst.demo.workspace import Workspace
 from pst.io.files import check_folder, write_text
@@ -80,10 +82,8 @@ def run(
 
 
 def _report(settings: Settings, data: str | Path, workspace: Workspace, rows: list[SweepRow]) -> str:
-    from pst.demo.curves import draw_curves
     from pst.demo.facts import describe, headline
     from pst.demo.pictures import draw_scenes, read_labels
-    from pst.demo.report import render_report
     from pst.demo.stages import read_curves, training_seconds
     from pst.integrations.ultralytics import YOLO
 

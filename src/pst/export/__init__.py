@@ -4,10 +4,10 @@ A YOLO model goes through `pst.integrations.ultralytics.export`, which builds on
 """
 
 from pst.export.compare import Difference, compare
+from pst.export.limits import FORMATS, MAX_TOPK, Format, check_request
 from pst.export.onnx_file import newest_opset, to_onnx
 from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
 from pst.export.program import to_pt2
-from pst.export.rules import FORMATS, MAX_TOPK, Format, check_request
 from pst.export.runtime import load
 
 __all__ = [

@@ -53,7 +53,7 @@ def version_of(distribution: str) -> str | None:
 
 def commit() -> str | None:
     """Commit of the checkout that pst runs from, with "-dirty" when tracked files changed; None outside one."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:

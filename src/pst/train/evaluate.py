@@ -14,8 +14,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from pst.data.dataset import Batch, Images
+from pst.profile.sweep import Evaluated, grid, run_sweep
 from pst.train.batches import as_it_is, worker_errors
-from pst.train.models import has_pst, load_trained, set_attention
+from pst.train.models import load_trained, set_attention
 from pst.train.start import start
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def evaluate(
         ValueError: They do not fit, or a setting is wrong.
     """
     task, model = load_trained(source, **overrides)
-    set_attention(model, topk=topk, fusion=fusion, selection=selection)
-    return Evaluation(task, split).run(model, topk=topk, fusion=fusion, selection=selection)
+    options: dict[str, Any] = {"topk": topk, "fusion": fusion, "selection": selection}
+    set_attention(model, task.config, **options)
+    return Evaluation(task, split).run(model, **options)
 
 
 def sweep(
@@ -71,18 +73,20 @@ def sweep(
     Arguments and errors as in `evaluate`, with several k and fusions.
 
     Yields:
-        "fusion" ("none" for k = 0), "topk", the metrics, "ms/image", "images" (their number).
+        "fusion" ("none" for k = 0), "topk", the metrics, "latency_ms" (per image), "peak_memory_mb" (see
+        `pst.profile.memory.peak_memory`), "images" (their number).
     """
+    grid(topk, fusion)  # wrong ones are refused before anything is loaded
     task, model = load_trained(source, **overrides)
-    pairs = [("none", 0)] if 0 in topk or not has_pst(model) else []
-    if has_pst(model):
-        pairs += [(name, k) for name in fusion for k in topk if k > 0]
+    set_attention(model, task.config, topk=0, fusion="gate", selection=selection)
     evaluation = Evaluation(task, split)
-    for name, k in pairs:
-        set_attention(model, topk=k, fusion="gate" if name == "none" else name, selection=selection)
-        result = evaluation.run(model)
-        row = {"fusion": name, "topk": k, **result["metrics"]}
-        yield {**row, "ms/image": result["ms_per_image"], "images": len(result["images"])}
+
+    def measure(_: str) -> Evaluated:
+        found = evaluation.run(model)
+        return Evaluated(found["metrics"], found["ms_per_image"], len(found["images"]))
+
+    device = evaluation.accelerator.device
+    return (row.flat() for row in run_sweep(model, measure, topk=topk, fusion=fusion, device=device))
 
 
 class Evaluation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pst.control.layers import find_attention
 from pst.io.files import explained, first_line
 from pst.io.model_config import at_most, check_model_config
 from pst.io.transfer import check_finite, load_weights
+from pst.modules import Settings
 from pst.train.config import Config
 from pst.train.settings import load_config
 from pst.train.state import BEST, LAST, STATE, read_weights, save_weights
@@ -32,20 +34,22 @@ def has_pst(model: nn.Module) -> bool:
     return bool(find_attention(model))
 
 
-def set_attention(model: nn.Module, *, topk: int = 0, fusion: str = "gate", selection: str = "mean") -> None:
-    """Set k, fusion and selection rule of every PST layer; a plain model takes k = 0 alone.
+def set_attention(model: nn.Module, config: Config, **options: Any) -> None:
+    """Set every option of every PST layer: as ``options`` say, else as the configuration does.
+
+    A plain model takes k = 0 alone. The fusion "gate", the default, is not asked of a model without a gate at k = 0.
 
     Raises:
         ValueError: A value is wrong, or k > 0 for a model without PST layers.
     """
+    asked = {f.name: getattr(config, f.name) for f in fields(Settings) if hasattr(config, f.name)} | options
     if not has_pst(model):
-        if topk:
-            raise ValueError(f"{type(model).__name__} has no PST layer: topk must be 0, got {topk}")
+        if asked["topk"]:
+            raise ValueError(f"{type(model).__name__} has no PST layer: topk must be 0, got {asked['topk']}")
         return
-    pst.set_topk(model, topk)
-    if fusion != "gate" or topk:
-        pst.set_fusion(model, fusion)  # pyright: ignore[reportArgumentType] checked there
-    pst.set_selection(model, selection)
+    if not asked["topk"] and asked["fusion"] == "gate":
+        del asked["fusion"]
+    pst.set_options(model, **asked)
 
 
 def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
@@ -54,7 +58,7 @@ def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
     model = make_model(task, pretrained=c.pretrained and fresh)
     if c.weights is not None and fresh:
         start_from(task, model, c.weights)
-    set_attention(model, topk=c.topk, fusion=c.fusion, selection=c.selection)
+    set_attention(model, c)
     prepare_attention(model, c)
     return model
 

@@ -59,7 +59,7 @@ def predict_images(
         ValueError: The file is no model of `fit`, or two images share a name.
     """
     task, model = load_trained(source, **overrides)
-    set_attention(model, topk=topk, fusion=fusion, selection=selection)
+    set_attention(model, task.config, topk=topk, fusion=fusion, selection=selection)
     files, out = list_images(images), Path(out)
     pictures = plan_pictures(files, out, masks=task.config.task == "segment")
     accelerator = start(task.config)

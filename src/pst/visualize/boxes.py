@@ -1,4 +1,8 @@
-"""Boxes with names on a picture, the same look for ground truth and predictions of any detector."""
+"""Boxes with names on a picture, the same look for ground truth and predictions of any detector.
+
+Drawn by Pillow. `torchvision.utils.draw_bounding_boxes` writes names over the objects and cuts them off at the right
+edge of the picture; before torchvision 0.22 they have no ground and cannot be read on a bright one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the models here have in common: feature maps of a timm backbone, and timm's own methods handed on to it."""
+"""What the models here have in common: a timm backbone, and timm's own methods handed on to it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import timm
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from pst.backbones.channels import asked_channels, check_channels, per_channel
+from pst.backbones.trunk import build_trunk, trunk_maps
 
 # where the weights of a whole timm model come from: no such weights exist for a model with PST
 _SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
@@ -44,29 +43,10 @@ class OnTimmBackbone(nn.Module):
     def __init__(self, backbone: str, out_indices: int | Sequence[int], *, pretrained: bool, **options: Any) -> None:
         super().__init__()
         self.in_chans = asked_channels(None, options)
-        if not timm.is_model(backbone):
-            raise ValueError(f"timm has no model {backbone!r}: timm.list_models('*name*') searches by name")
-        try:
-            getter: Any = timm.create_model(
-                backbone,
-                pretrained=pretrained,
-                features_only=True,
-                feature_cls="getter",
-                out_indices=out_indices,
-                **options,
-            )
-        except (AttributeError, TypeError) as error:
-            if "feature_" not in str(error):  # an option that the backbone does not know
-                raise
-            raise ValueError(f"timm {timm.__version__} has no feature maps of {backbone!r}: {error}") from error
-        if not hasattr(getter.model, "forward_intermediates"):
-            raise ValueError(f"timm {timm.__version__} has no feature maps of {backbone!r}: no forward_intermediates")
-        self.indices = sorted(i % len(getter.feature_info) for i in getter.feature_info.out_indices)
-        self.backbone: Any = getter.model
-        if hasattr(getattr(self.backbone, "head", None), "fc"):  # timm before 1.0.31 leaves its unused norms there
-            self.backbone.head = nn.Identity()
-        self.levels: FeatureInfo = getter.feature_info.from_other(tuple(self.indices))
-        self.pretrained_cfg = self.default_cfg = _config(backbone, dict(getter.pretrained_cfg), self.in_chans)
+        trunk = build_trunk(backbone, out_indices, pretrained=pretrained, **options)
+        self.backbone: Any = trunk.network
+        self.indices, self.levels = trunk.indices, trunk.levels
+        self.pretrained_cfg = self.default_cfg = _config(backbone, trunk.config, self.in_chans)
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """Images (B, in_chans, H, W) -> the backbone's maps (B, C_i, ~H/r_i, ~W/r_i), finest first.
@@ -75,9 +55,7 @@ class OnTimmBackbone(nn.Module):
             ValueError: The images have other channels.
         """
         check_channels(self.pretrained_cfg["architecture"], x, self.in_chans)
-        return self.backbone.forward_intermediates(
-            x, indices=self.indices, norm=False, output_fmt="NCHW", intermediates_only=True
-        )
+        return trunk_maps(self.backbone, self.indices, x)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's activations in the backward pass, where timm's model can."""

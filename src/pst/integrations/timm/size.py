@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+
+from pst.backbones.timm import check_known
+from pst.profile.flops import count_flops
 
 
 class ModelSize(NamedTuple):
@@ -17,7 +17,7 @@ class ModelSize(NamedTuple):
     Attributes:
         name: timm's.
         parameters: Of the whole model.
-        gflops: 10⁹ operations for one image, a multiply-add being two, both products of attention counted.
+        gflops: 10⁹ operations for one image, see `pst.profile.flops.count_flops`.
         image_size: (height, width) in pixels that ``gflops`` is for.
     """
 
@@ -37,18 +37,11 @@ def measure(name: str, **options: Any) -> ModelSize:
     Raises:
         ValueError: timm has no such model.
     """
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no model {name!r}: timm.list_models('*name*') searches by name")
+    check_known(name)
     with torch.device("meta"):
         model: Any = timm.create_model(name, **options).eval()
     channels, height, width = model.pretrained_cfg["input_size"]
     channels = options.get("in_chans", channels)  # timm's own models keep saying 3 there
     parameters = sum(p.numel() for p in model.parameters())
-    return ModelSize(name, parameters, _gflops(model, (channels, height, width)), (height, width))
-
-
-def _gflops(model: nn.Module, image: tuple[int, int, int]) -> float:
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # MATH: attention as the two products it is
-        model(torch.empty(1, *image, device="meta"))
-    return counter.get_total_flops() / 1e9
+    image = torch.empty(1, channels, height, width, device="meta")
+    return ModelSize(name, parameters, count_flops(model, image) / 1e9, (height, width))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pst.control import attention_layers, set_fusion, set_topk
+from pst.control import attention_layers, set_options
 from pst.control.layers import eval_mode
+from pst.export.limits import check_request
 from pst.export.onnx_file import TRACED_OPSET, check_opset
-from pst.export.rules import check_request
 from pst.integrations.ultralytics.export_check import agreement, eager, images, runner, verify
 from pst.integrations.ultralytics.export_write import (
     LEAST_STRIDE,
@@ -75,10 +75,8 @@ def export(
         ValueError: The format cannot do what was asked, see `pst.export.check_request`, or k and size do not fit.
     """
     yolo = open_model(model, YOLO, trust=trust)
-    if fusion is not None:
-        set_fusion(yolo, fusion)
-    if topk is not None:
-        set_topk(yolo, topk)
+    asked = {"topk": topk, "fusion": fusion}
+    set_options(yolo, **{name: value for name, value in asked.items() if value is not None})
     layers = attention_layers(yolo.model)
     topk = max(layer.topk for layer in layers.values())
     check_request(format, topk=topk, batch=batch, dynamic=dynamic, half=half, int8=int8, data=data)

@@ -12,19 +12,18 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from ultralytics.nn.modules.head import RTDETRDecoder
 
-from pst.control import set_fusion, set_topk
+from pst.control import set_options
 from pst.export.compare import Difference, compare
 from pst.export.runtime import Run, load
 from pst.integrations.ultralytics.export_write import Exported, first_tensor, open_model, raw_model
 from pst.integrations.ultralytics.yolo import YOLO
+from pst.profile.sweep import options
 
 
 def eager(model: str | Path | Any, exported: Exported, *, trust: bool = False) -> Run:
     """The model that ``exported`` was made of, with its k and fusion, as a function of a batch of images."""
     yolo = open_model(model, YOLO, trust=trust)
-    set_topk(yolo, exported.topk)
-    if exported.fusion != "none":
-        set_fusion(yolo, "gate" if exported.fusion == "gate" else "refine")
+    set_options(yolo, **options(exported.fusion, exported.topk))
     module = raw_model(yolo.model, exported.format)
     return lambda images: first_tensor(module(images))
 

@@ -1,4 +1,4 @@
-"""Floating point operations, those of attention included."""
+"""A YOLO model as it can be counted on."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.engine.model import Model
 from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import BaseModel
 
+from pst.profile.flops import count_flops
+
 
 def gflops(model: nn.Module, imgsz: int | Sequence[int] = 640) -> float:
-    """10⁹ operations, a multiply-add being two, of one prediction on one image.
+    """10⁹ operations of one prediction on one image, as `pst.profile.flops.count_flops` counts them.
 
-    Convolutions and matrix products are counted, and so are both products of attention, which published figures
-    leave out. ``model.info()`` shows the same for a model with PST layers. The fused model is counted: no batch norms,
-    and no heads that only training needs. Nothing is computed and ``model`` is not changed.
+    Both products of attention are in it, which published figures leave out. ``model.info()`` shows the same for a
+    model with PST layers. The fused model is counted: no batch norms, and no heads that only training needs. Nothing is
+    computed and ``model`` is not changed.
 
     Args:
         model: A YOLO object or its ``.model``, with k as it is set.
@@ -29,11 +29,7 @@ def gflops(model: nn.Module, imgsz: int | Sequence[int] = 640) -> float:
     Raises:
         TypeError: ``model`` is no Ultralytics model, or an exported one.
     """
-    module, image = without_values(model, imgsz)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # MATH: attention as the two products it is
-        module(image)
-    return counter.get_total_flops() / 1e9
+    return count_flops(*without_values(model, imgsz)) / 1e9
 
 
 def without_values(model: nn.Module, imgsz: int | Sequence[int] = 640) -> tuple[nn.Module, Tensor]:

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 from ultralytics.data import utils as host_data
 
-from pst.control import set_fusion, set_topk
-from pst.functional.attention import Fusion
+from pst.control import set_options
 from pst.integrations.ultralytics import dataset
 from pst.integrations.ultralytics.guard import protected
 from pst.integrations.ultralytics.known import class_names
 from pst.integrations.ultralytics.plugin import register
 from pst.integrations.ultralytics.yolo import YOLO
 from pst.io.safe_load import load, plain
+from pst.profile.sweep import grid, options
 
 # scale, mixup and copy_paste grow with the model, as in YOLOv12's published table
 _AUGMENTATION = {
@@ -25,7 +25,7 @@ _AUGMENTATION = {
 }
 _COCO_GAINS = {"n": 0.9, "s": 0.5, "m": 0.4}
 _IMAGENET_GAINS = {"resnet18": 6.5, "resnet50": 1.7, "resnet101": 1.0}
-_GRID: tuple[tuple[int, Fusion | None], ...] = ((0, None), (8, "gate"), (8, "refine"))
+_GRID = ((0, 8), ("gate", "refine"))
 
 COCO_SCALES = tuple(_AUGMENTATION)
 IMAGENET_MODELS = (*_IMAGENET_GAINS, "yolo11n", "yolo11s", "yolo11m")
@@ -157,10 +157,8 @@ def train_command(recipe: Recipe, data: str, folder: Path, extra: list[str]) -> 
 def evaluate(recipe: Recipe, best: Path, data: str, **val_args: Any) -> Iterator[Figure]:
     """Validate ``best.pt``: with k = 0 as it was trained, then with k = 8 in both fusions; a baseline once."""
     yolo = YOLO(best)
-    for topk, fusion in _GRID if "-pst" in recipe.model else ((None, None),):
-        if topk is not None:
-            set_topk(yolo, topk)
-        if fusion is not None:
-            set_fusion(yolo, fusion)
+    for own in [options(*entry) for entry in grid(*_GRID)] if "-pst" in recipe.model else [{}]:
+        if own:
+            set_options(yolo, **own)
         metrics: Any = yolo.val(data=data, imgsz=recipe.args["imgsz"], plots=False, **val_args)
-        yield Figure(topk, fusion, float(metrics.results_dict[recipe.metric]))
+        yield Figure(own.get("topk"), own.get("fusion"), float(metrics.results_dict[recipe.metric]))

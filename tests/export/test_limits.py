@@ -9,7 +9,7 @@ from pst.export import FORMATS, MAX_TOPK, check_request
 
 @pytest.fixture(autouse=True)
 def _everything_installed(monkeypatch):
-    monkeypatch.setattr("pst.export.rules.find_spec", lambda name: object())
+    monkeypatch.setattr("pst.export.limits.find_spec", lambda name: object())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -48,7 +48,7 @@ def test_one_message_says_what_else_to_do(name, asked, message):
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch):
-    monkeypatch.setattr("pst.export.rules.find_spec", lambda name: None if name == "nncf" else object())
+    monkeypatch.setattr("pst.export.limits.find_spec", lambda name: None if name == "nncf" else object())
     check_request("openvino")
     with pytest.raises(ImportError, match="openvino needs nncf: pip install nncf"):
         check_request("openvino", int8=True, data="d.yaml")

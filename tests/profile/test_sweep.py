@@ -1,0 +1,87 @@
+"""One sweep for every host: its order, what the model is set to, its rows, and what is refused before any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import pst
+from pst.control import attention_layers
+from pst.profile.sweep import Evaluated, Row, grid, options, run_sweep
+
+ALL: dict[str, Any] = {"topk": (4, 0, 8), "fusion": ("refine", "gate")}
+PLAN = [("none", 0), ("refine", 4), ("refine", 8), ("gate", 4), ("gate", 8)]
+
+
+def model(fusion: Any = "gate") -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 1), *(pst.PyramidSparseAttention(8, 1, fusion=fusion) for _ in range(2)))
+
+
+def sweep(model: nn.Module, seen: list[Any], **asked: Any) -> list[Row]:
+    def evaluate(name: str) -> Evaluated:
+        settings = {layer.settings for layer in attention_layers(model).values()}
+        seen.append((name, *((s.fusion, s.topk) for s in settings)))
+        return Evaluated({"top1": 0.25}, latency_ms=len(seen), images=7)
+
+    return list(run_sweep(model, evaluate, **(ALL | asked)))
+
+
+def test_k_0_comes_first_and_once_then_each_fusion():
+    assert grid(**ALL) == PLAN
+    assert grid((8,), ("gate",)) == [("gate", 8)]
+    assert [options(*entry) for entry in PLAN[:2]] == [{"topk": 0}, {"topk": 4, "fusion": "refine"}]
+
+
+def test_the_model_is_set_to_what_its_row_says():
+    seen: list[Any] = []
+    rows = sweep(model(), seen)
+    assert [(row.fusion, row.topk) for row in rows] == PLAN
+    assert [name for name, _ in seen] == [f"{fusion}-k{k}" for fusion, k in PLAN]
+    assert [settings for _, settings in seen[1:]] == PLAN[1:]
+    assert seen[0][1][1] == 0
+
+
+def test_a_row_has_one_form_for_tables_and_files():
+    row = sweep(model(), [])[1].flat()
+    assert list(row) == ["fusion", "topk", "top1", "latency_ms", "peak_memory_mb", "images"]
+    assert row["peak_memory_mb"] > 50
+    del row["peak_memory_mb"]
+    assert row == {"fusion": "refine", "topk": 4, "top1": 0.25, "latency_ms": 2, "images": 7}
+
+
+def test_the_peak_is_that_of_the_evaluation():
+    def evaluate(name: str) -> Evaluated:
+        block = np.ones(300_000_000 if name == "gate-k2" else 1, dtype=np.uint8)
+        return Evaluated({}, 1.0, int(block[-1]))
+
+    low, high, after = (row.peak_memory_mb for row in run_sweep(model(), evaluate, topk=(1, 2, 3), fusion=("gate",)))
+    assert high > max(low, after) + 200
+
+
+def test_a_plain_model_is_evaluated_once():
+    plain = nn.Conv2d(3, 3, 1)
+    rows = list(run_sweep(plain, lambda _: Evaluated({}, 1.0, 1), topk=(4, 8), fusion=("gate",)))
+    assert [(row.fusion, row.topk) for row in rows] == [("none", 0)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "text"),
+    [
+        ({"topk": (0, -1)}, ValueError, "topk must be ≥ 0"),
+        ({"topk": (0, 1.5)}, TypeError, "topk must be an integer"),
+        ({"fusion": ("add",)}, ValueError, "fusion must be one of"),
+        ({}, ValueError, "needs a gate"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(asked, kind, text):
+    seen: list[Any] = []
+    with pytest.raises(kind, match=text):
+        run_sweep(model("refine"), seen.append, **(ALL | asked))  # type: ignore[arg-type]
+    assert not seen
+
+
+def test_a_model_without_a_gate_has_a_row_for_k_0():
+    assert len(sweep(model("refine"), [], topk=(0,))) == 1
