@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.page import replace_between
 from pst.cli._common import Verbs, format_table, positive, require
 from pst.io.files import check_folder, check_ours, read_json, write_text
 
@@ -145,8 +146,7 @@ def _report(args: argparse.Namespace) -> int:
     if not suites:
         raise FileNotFoundError(f"no results in {args.out}: run python -m lab bench targets --out {args.out} first")
     text = args.page.read_text("utf-8")
-    if any(text.count(mark) != 1 for mark in _MARKS):
-        raise ValueError(f"{args.page} must hold the lines {_MARKS[0]} and {_MARKS[1]} once each")
+    replace_between(text, _MARKS, "", args.page)  # refuses before plots are written
     judged = read_json(args.out / "targets.json")["targets"]
     plots = []
     for name in ("module", "train"):
@@ -155,9 +155,7 @@ def _report(args: argparse.Namespace) -> int:
             plot_cases(
                 suites[name]["records"], args.page.parent / plots[-1], f"{name}: {suites[name]['hardware']['cpu']}"
             )
-    before, _, rest = text.partition(_MARKS[0])
-    after = rest.partition(_MARKS[1])[2]
-    write_text(args.page, f"{before}{_MARKS[0]}\n\n{page_part(judged, suites, plots)}\n\n{_MARKS[1]}{after}")
+    write_text(args.page, replace_between(text, _MARKS, page_part(judged, suites, plots), args.page))
     print(f"Written: {args.page}")
     return 0
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lab.study.grid import Study
 from lab.study.plots import png
-from lab.study.statistics import Estimate, difference, gain
+from lab.study.intervals import Estimate, difference, gain
 from lab.study.tables import Results, parse_row
 from lab.study.variants import k_order, many, ways
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import nn
 
 import pst
 from lab.study.grid import Cell
 from lab.study.variants import Variant
 from pst.functional.selection import Random
+
+_OPTIONS = ("fusion", "selection", "track_fine_statistics", "stochastic_topk")
 
 
 def apply(model: nn.Module, variant: Variant) -> nn.Module:
@@ -26,14 +30,25 @@ def apply(model: nn.Module, variant: Variant) -> nn.Module:
     return model
 
 
-def prepare(model: nn.Module, recipe: Mapping[str, Any]) -> None:
-    """Set a recipe's fusion, rule and statistics on a model that is going to be trained by it."""
-    if "fusion" in recipe:
-        pst.set_fusion(model, recipe["fusion"])
-    if "selection" in recipe:
-        pst.set_selection(model, recipe["selection"])
-    if recipe.get("track_fine_statistics", False):
-        pst.track_fine_statistics(model)
+def prepare(
+    model: nn.Module, recipe: Mapping[str, Any], generator: torch.Generator | None = None
+) -> AbstractContextManager[object]:
+    """Set what a recipe asks of PST layers on a model that is going to be trained by it.
+
+    Args:
+        model: It is changed.
+        recipe: Its other entries are not looked at.
+        generator: That k is drawn with, where the recipe draws it; None is PyTorch's global one.
+
+    Returns:
+        Ends the drawing of k when a with block of it ends.
+    """
+    from pst.train.models import prepare_attention
+
+    options = {name: recipe[name] for name in _OPTIONS if name in recipe}
+    if generator is not None and options.get("stochastic_topk") is not None:
+        options["stochastic_topk"] = {**options["stochastic_topk"], "generator": generator}
+    return prepare_attention(model, **options)
 
 
 def check(model: nn.Module, cell: Cell) -> None:

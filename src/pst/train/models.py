@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +62,12 @@ def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
     if c.weights is not None and fresh:
         start_from(task, model, c.weights)
     set_attention(model, topk=c.topk, fusion=c.fusion, selection=c.selection)
-    prepare_attention(model, c)
+    prepare_attention(
+        model,
+        track_fine_statistics=c.track_fine_statistics,
+        trainable=c.trainable,
+        stochastic_topk=c.stochastic_topk,
+    )
     return model
 
 
@@ -94,14 +101,37 @@ def restore(run: Path, state: dict[str, Any], model: nn.Module, optimizer: torch
         raise ValueError(f"{run / STATE} does not fit the model and optimizer of {run}: {said}") from error
 
 
-def prepare_attention(model: nn.Module, config: Config) -> None:
-    """What a configuration asks of PST layers while they train; to be called before the optimizer is made."""
-    if config.track_fine_statistics:
+def prepare_attention(
+    model: nn.Module,
+    *,
+    fusion: str | None = None,
+    selection: str | None = None,
+    track_fine_statistics: bool = False,
+    trainable: str = "all",
+    stochastic_topk: Mapping[str, Any] | None = None,
+) -> AbstractContextManager[object]:
+    """What is asked of PST layers while they train; to be called before the optimizer is made.
+
+    Args:
+        model: It is changed.
+        fusion: None leaves every layer its own.
+        selection: Likewise.
+        track_fine_statistics: Whether `pst.track_fine_statistics` is switched on.
+        trainable: "all", or "gate" for `pst.freeze_except_gate`.
+        stochastic_topk: Arguments of `pst.stochastic_topk`; None draws no k.
+
+    Returns:
+        Ends the drawing of k when a with block of it ends.
+    """
+    if fusion is not None:
+        pst.set_fusion(model, fusion)  # pyright: ignore[reportArgumentType] checked there
+    if selection is not None:
+        pst.set_selection(model, selection)
+    if track_fine_statistics:
         pst.track_fine_statistics(model)
-    if config.trainable == "gate":
+    if trainable == "gate":
         pst.freeze_except_gate(model)
-    if config.stochastic_topk is not None:
-        pst.stochastic_topk(model, **config.stochastic_topk)
+    return nullcontext() if stochastic_topk is None else pst.stochastic_topk(model, **stochastic_topk)
 
 
 def calibrate_run(task: Task[Any], model: nn.Module, images: Images, device: torch.device) -> None:
