@@ -100,7 +100,7 @@ def _choose(paths: Sequence[str | Path], only: str) -> list[tuple[Study, list[Ce
 
 
 def _prepare(cells: list[Cell], data_root: Path) -> None:
-    """Make the data sets that are made, and look for the others, before processes start that would all do it at once."""
+    """Make the data sets that are made, and look for the others, before processes start."""
     for cell in cells:
         made = cell.settings["data"].get("digits")
         if made is not None:

@@ -16,8 +16,8 @@ from lab.study.bootstrap import average_precision, pack, resample_weights
 from lab.study.derive import CALIBRATION_BATCHES, TUNED_LR, derive
 from lab.study.matching import ap_by_size, match
 from lab.study.runners.yolo_training import overrides_of, train
-from lab.study.variants import Variant
 from lab.study.task import Task
+from lab.study.variants import Variant
 from pst.control import attention_layers
 
 

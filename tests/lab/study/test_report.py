@@ -15,8 +15,8 @@ from lab.study import intervals
 from lab.study.bootstrap import pack
 from lab.study.grid import Cell, load_study
 from lab.study.report import write_report
-from lab.study.tables import group
 from lab.study.result_files import describe
+from lab.study.tables import group
 
 ROOT = Path(__file__).parents[3]
 STUDY = """
@@ -259,7 +259,7 @@ def test_several_studies_share_pictures(made, tmp_path):
 def test_one_seed_has_no_standard_deviation(made):
     study, _ = made
     seeds = [result(cell) for cell in load_study(study).cells if cell.model == "pst"][:1]
-    estimate = statistics.value(seeds, "k0")
+    estimate = intervals.value(seeds, "k0")
     assert (estimate.n, estimate.sd) == (1, None)
 
 

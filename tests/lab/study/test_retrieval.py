@@ -15,11 +15,13 @@ from torch import Tensor
 import pst
 from lab.study import latency
 from lab.study.bootstrap import unpack
+from lab.study.cell_process import runner
 from lab.study.grid import load_study
+from lab.study.result_files import describe
 from lab.study.runners import retrieval
 from lab.study.runners.retrieval_model import Retriever
 from lab.study.runners.retrieval_task import SIDE, Retrieval, Scenes
-from lab.study.worker import Task, describe, runner
+from lab.study.task import Task
 
 HERE = Path(__file__).parent
 STUDY, COMMITTED = HERE / "retrieval.yaml", HERE / "tiny-one-space-stochastic-refine-0.json"
