@@ -58,7 +58,7 @@ def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str
     sections: dict[str, list[Part]] = {study.name: list(_parts(study, results)) for study, results in grouped}
     if not any(sections.values()):
         raise FileNotFoundError(
-            f"no results of {[str(s) for s in studies]} in {results}: run `python -m lab study run`"
+            f"no results of {[str(s) for s in studies]} in {results}: run `python -m lab study run` first"
         )
     if len(grouped) > 1:
         pngs = {kind: overview(grouped, kind) for kind in ("methods", "fine")}

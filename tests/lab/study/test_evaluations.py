@@ -40,7 +40,7 @@ def test_every_evaluation_fits_its_model(path):
     assert cells
     for cell in cells.values():
         model = built(cell, path.parent)
-        for other in [c for c in load_study(path).cells if c.model == cell.model]:
+        for other in {c.variants: c for c in load_study(path).cells if c.model == cell.model}.values():
             attention.check(model, other)
 
 
