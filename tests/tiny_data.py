@@ -46,7 +46,7 @@ def yolo(root: Path, train: int = 8, val: int = 4) -> Path:
 
 
 def squares(root: Path) -> Path:
-    """data.yaml of a YOLO layout with eight 64 px images for each split: bright squares (0), dark ones (1), on noise."""
+    """data.yaml of eight 64 px images for each split: bright squares (0) and dark ones (1) on grey noise."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for sub in ("images", "labels"):

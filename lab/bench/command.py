@@ -92,8 +92,8 @@ def _plan(args: argparse.Namespace) -> Plan:
 def _measure(suites: tuple[str, ...], plan: Plan, out: Path) -> None:
     """Each suite into its own file as soon as it is done: a run that was stopped goes on with --only."""
     from lab.bench import measure_suite
-    from lab.bench.plots import plot_cases
-    from lab.bench.report import origin, tables
+    from lab.bench.speed_page import origin, tables
+    from lab.bench.speed_plots import plot_cases
 
     for name in suites:
         begin = time.monotonic()
@@ -111,7 +111,7 @@ def _measure(suites: tuple[str, ...], plan: Plan, out: Path) -> None:
 
 def _print_targets(folder: Path) -> None:
     """Judge every suite that ``folder`` holds, write targets.json beside them, print the table."""
-    from lab.bench.report import targets_table
+    from lab.bench.speed_page import targets_table
 
     judged = _judge(folder)
     write_text(folder / "targets.json", json.dumps(judged, indent=1, ensure_ascii=False) + "\n")
@@ -139,8 +139,8 @@ def _load(folder: Path) -> dict[str, Any]:
 def _report(args: argparse.Namespace) -> int:
     """Write the figures between the marks of the page again, and its plots."""
     require("matplotlib", "bench")
-    from lab.bench.plots import plot_cases
-    from lab.bench.report import page_part
+    from lab.bench.speed_page import page_part
+    from lab.bench.speed_plots import plot_cases
 
     suites = _load(args.out)
     if not suites:

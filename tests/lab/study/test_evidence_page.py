@@ -13,8 +13,8 @@ import torch
 
 from lab.study import intervals
 from lab.study.bootstrap import pack
+from lab.study.evidence_page import write_report
 from lab.study.grid import Cell, load_study
-from lab.study.report import write_report
 from lab.study.result_files import describe
 from lab.study.tables import group
 
