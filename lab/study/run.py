@@ -154,6 +154,7 @@ def _next(left: list[Order], failed_before: dict[str, int | None]) -> Order | No
 def _ended(each: Started, show: Show) -> list[Order]:
     """See to a process that ended; its order where that is to be looked at again, for another process had the cell."""
     order, code = each.order, each.process.exitcode
+    assert code is not None  # it ended
     if code == TAKEN:
         return [order]
     if code not in (0, FAILED):  # it could not write its error itself
