@@ -45,6 +45,25 @@ def yolo(root: Path, train: int = 8, val: int = 4) -> Path:
     return root
 
 
+def squares(root: Path) -> Path:
+    """data.yaml of eight 64 px images for each split: bright squares (0) and dark ones (1) on grey noise."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for sub in ("images", "labels"):
+            (root / sub / split).mkdir(parents=True)
+        for i in range(8):
+            image = rng.normal(128, 10, (64, 64, 3))
+            label, size = i % 2, 24
+            x, y = rng.integers(0, 64 - size, 2)
+            image[y : y + size, x : x + size] = 255 if label == 0 else 0
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / "images" / split / f"{i}.png")
+            box = (label, (x + size / 2) / 64, (y + size / 2) / 64, size / 64, size / 64)
+            (root / "labels" / split / f"{i}.txt").write_text(" ".join(map(str, box)) + "\n")
+    data = root / "data.yaml"
+    data.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: {{0: bright, 1: dark}}\n")
+    return data
+
+
 def yolo_line(label: int, box: tuple[int, ...], size: tuple[int, int]) -> str:
     (left, top, right, bottom), (width, height) = box, size
     numbers = (left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.page import replace_between
 from pst.cli._common import Verbs, format_table, positive, require
 from pst.io.files import check_folder, check_ours, read_json, write_text
 
@@ -91,8 +92,8 @@ def _plan(args: argparse.Namespace) -> Plan:
 def _measure(suites: tuple[str, ...], plan: Plan, out: Path) -> None:
     """Each suite into its own file as soon as it is done: a run that was stopped goes on with --only."""
     from lab.bench import measure_suite
-    from lab.bench.plots import plot_cases
-    from lab.bench.report import origin, tables
+    from lab.bench.speed_page import origin, tables
+    from lab.bench.speed_plots import plot_cases
 
     for name in suites:
         begin = time.monotonic()
@@ -110,7 +111,7 @@ def _measure(suites: tuple[str, ...], plan: Plan, out: Path) -> None:
 
 def _print_targets(folder: Path) -> None:
     """Judge every suite that ``folder`` holds, write targets.json beside them, print the table."""
-    from lab.bench.report import targets_table
+    from lab.bench.speed_page import targets_table
 
     judged = _judge(folder)
     write_text(folder / "targets.json", json.dumps(judged, indent=1, ensure_ascii=False) + "\n")
@@ -138,15 +139,14 @@ def _load(folder: Path) -> dict[str, Any]:
 def _report(args: argparse.Namespace) -> int:
     """Write the figures between the marks of the page again, and its plots."""
     require("matplotlib", "bench")
-    from lab.bench.plots import plot_cases
-    from lab.bench.report import page_part
+    from lab.bench.speed_page import page_part
+    from lab.bench.speed_plots import plot_cases
 
     suites = _load(args.out)
     if not suites:
         raise FileNotFoundError(f"no results in {args.out}: run python -m lab bench targets --out {args.out} first")
     text = args.page.read_text("utf-8")
-    if any(text.count(mark) != 1 for mark in _MARKS):
-        raise ValueError(f"{args.page} must hold the lines {_MARKS[0]} and {_MARKS[1]} once each")
+    replace_between(text, _MARKS, "", args.page)  # refuses before plots are written
     judged = read_json(args.out / "targets.json")["targets"]
     plots = []
     for name in ("module", "train"):
@@ -155,9 +155,7 @@ def _report(args: argparse.Namespace) -> int:
             plot_cases(
                 suites[name]["records"], args.page.parent / plots[-1], f"{name}: {suites[name]['hardware']['cpu']}"
             )
-    before, _, rest = text.partition(_MARKS[0])
-    after = rest.partition(_MARKS[1])[2]
-    write_text(args.page, f"{before}{_MARKS[0]}\n\n{page_part(judged, suites, plots)}\n\n{_MARKS[1]}{after}")
+    write_text(args.page, replace_between(text, _MARKS, page_part(judged, suites, plots), args.page))
     print(f"Written: {args.page}")
     return 0
 

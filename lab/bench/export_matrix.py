@@ -24,8 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lab.page import replace_between
 from pst.export import FORMATS, compare, newest_opset
 from pst.integrations.ultralytics import export as exports
+from pst.io.files import write_text
 from pst.profile.environment import environment, version_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,9 +182,8 @@ def write_page(result: dict[str, Any]) -> None:
         f"model and file in turn. torch {where['versions']['torch']}, ultralytics {where['versions']['ultralytics']}, "
         f"{versions}; commit {str(where['commit'])[:12]}; {result['updated']}."
     )
-    page = PAGE.read_text()
-    before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
-    PAGE.write_text(f"{before}{MARKS[0]}\n\n{about}\n\n{table(result)}\n\n{MARKS[1]}{after}")
+    page = PAGE.read_text(encoding="utf-8")
+    write_text(PAGE, replace_between(page, MARKS, f"{about}\n\n{table(result)}", PAGE))
 
 
 def _order(rows: dict[str, Any]) -> dict[str, Any]:
@@ -233,8 +234,7 @@ def _measure_all(args: argparse.Namespace, result: dict[str, Any]) -> None:
                 "rounds": ROUNDS, "shared_machine": True, "environment": environment(),
                 "updated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             }  # fmt: skip
-            RESULT.parent.mkdir(parents=True, exist_ok=True)
-            RESULT.write_text(json.dumps(result, indent=2) + "\n")
+            write_text(RESULT, json.dumps(result, indent=2) + "\n")
             print(key(case), row["status"], row.get("reason", ""), flush=True)
 
 

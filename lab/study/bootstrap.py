@@ -148,14 +148,13 @@ def mean_iou(confusion: Tensor, weights: Tensor) -> Tensor:
         weights: (R, I) float64.
 
     Returns:
-        (R,) mean over the classes that occur in the truth of the resample.
+        (R,) mean over the classes that occur in the truth of the resample; 0 where none does.
     """
+    from pst.train.tasks.segment import class_iou
+
     images, classes, _ = confusion.shape
     matrix = (weights @ confusion.double().reshape(images, -1)).reshape(-1, classes, classes)
-    hit = matrix.diagonal(dim1=1, dim2=2)
-    true = matrix.sum(2)
-    union = matrix.sum(1) + true - hit
-    return torch.where(true > 0, hit / union.clamp(min=1), 0).sum(1) / (true > 0).sum(1).clamp(min=1)
+    return class_iou(matrix).nanmean(1).nan_to_num(0)
 
 
 def pack(rows: Sequence[Tensor]) -> str:

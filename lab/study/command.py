@@ -20,12 +20,13 @@ def add_parser(verbs: Verbs) -> None:
     run = actions.add_parser(
         "run",
         help="train and evaluate every cell that has no result yet",
-        description="May be killed at any time and started several times, also on several machines, with one --out.",
+        description="One process for each cell. May be killed at any time, and started several times with one --out, "
+        "also on several machines if the file system of that folder has locks.",
     )
     run.add_argument("studies", type=Path, nargs="+", metavar="YAML", help="e.g. lab/studies/*.yaml")
     run.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="folder that holds the data sets")
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results and checkpoints")
-    run.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes on the device (%(default)s)")
+    run.add_argument("--jobs", type=positive, default=1, metavar="N", help="cells at a time (%(default)s)")
     run.add_argument("--filter", default="", metavar="TEXT", help="only cells with this in their names")
     run.add_argument("--deadline", type=positive, metavar="SECONDS", help="stop in an orderly way after this time")
     run.add_argument("--device", choices=("cpu", "cuda"), help="(cuda where there is one)")
@@ -46,6 +47,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     require("yaml", "train")
+    require("filelock", "bench")
     check_folder(args.out)
     from lab.study import run_studies
 
@@ -81,7 +83,7 @@ def _device(args: argparse.Namespace) -> str:
 def _report(args: argparse.Namespace) -> int:
     require("yaml", "train")
     require("matplotlib", "viz")
-    from lab.study.report import write_report
+    from lab.study.evidence_page import write_report
 
     check_folder(args.out)
     for path in write_report(args.studies, results=args.results, out=args.out):

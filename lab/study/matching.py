@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lab.study.bootstrap import Detections, average_precision
+from pst.train.tasks.boxes import THRESHOLDS
 
-THRESHOLDS = tuple(0.5 + 0.05 * i for i in range(10))
 SIZES = {"small": (0.0, 0.1), "medium": (0.1, 0.25), "large": (0.25, float("inf"))}  # √area over the longest side
 
 
@@ -27,7 +27,8 @@ def match(found: Sequence[Tensor], box: Tensor, label: Tensor, image: Tensor) ->
         The detections, and (D, T) int64: which of the G boxes each one matches at each of `THRESHOLDS`, −1 for none.
     """
     device, count = box.device, len(found)
-    thresholds = torch.linspace(0.5, 0.95, len(THRESHOLDS)).to(device)  # as Ultralytics rounds them, on every device
+    # As Ultralytics rounds them, on every device.
+    thresholds = torch.linspace(THRESHOLDS[0], THRESHOLDS[-1], len(THRESHOLDS)).to(device)
     sizes = torch.tensor([len(f) for f in found], device=device)
     boxes_in = torch.bincount(image, minlength=count)
     first = boxes_in.cumsum(0) - boxes_in
@@ -36,7 +37,7 @@ def match(found: Sequence[Tensor], box: Tensor, label: Tensor, image: Tensor) ->
     overlap = _iou(truth[..., :4], padded[..., :4]) * (truth[..., 4][:, :, None] == padded[..., 5][:, None])
     overlap = overlap * (torch.arange(truth.shape[1], device=device) < boxes_in[:, None])[:, :, None]
     valid = torch.arange(padded.shape[1], device=device) < sizes[:, None]
-    candidate = (overlap >= 0.5).any(1) & valid if truth.shape[1] else torch.zeros_like(valid)
+    candidate = (overlap >= THRESHOLDS[0]).any(1) & valid if truth.shape[1] else torch.zeros_like(valid)
     rank = candidate.long().cumsum(1) - 1
     matched = torch.full((*valid.shape, len(thresholds)), -1, dtype=torch.long, device=device)
     taken = torch.zeros(count, truth.shape[1], len(thresholds), dtype=torch.bool, device=device)

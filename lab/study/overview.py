@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lab.study.grid import Study
+from lab.study.intervals import Estimate, difference, gain
 from lab.study.plots import png
-from lab.study.statistics import Estimate, difference, gain
 from lab.study.tables import Results, parse_row
 from lab.study.variants import k_order, many, ways
 

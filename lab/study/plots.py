@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lab.study.statistics import Estimate, gain, value
+from lab.study.intervals import Estimate, gain, value
 from lab.study.tables import Results, latency, parse_row
 from lab.study.variants import k_order, ways
 

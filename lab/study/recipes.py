@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import nn
 
 import pst
@@ -14,6 +16,8 @@ from lab.study.grid import Cell
 from lab.study.variants import Variant
 from pst.functional.selection import Random
 from pst.modules import Settings
+
+_OPTIONS = ("track_fine_statistics", "stochastic_topk", *(field.name for field in fields(Settings)))
 
 
 def apply(model: nn.Module, variant: Variant) -> nn.Module:
@@ -27,13 +31,25 @@ def apply(model: nn.Module, variant: Variant) -> nn.Module:
     return model
 
 
-def prepare(model: nn.Module, recipe: Mapping[str, Any]) -> None:
-    """Set a recipe's options and statistics on a model that is going to be trained by it."""
-    names = {field.name for field in fields(Settings)} & recipe.keys()
-    if names:
-        pst.set_options(model, **{name: recipe[name] for name in names})
-    if recipe.get("track_fine_statistics", False):
-        pst.track_fine_statistics(model)
+def prepare(
+    model: nn.Module, recipe: Mapping[str, Any], generator: torch.Generator | None = None
+) -> AbstractContextManager[object]:
+    """Set what a recipe asks of PST layers on a model that is going to be trained by it.
+
+    Args:
+        model: It is changed.
+        recipe: Its other entries are not looked at.
+        generator: That k is drawn with, where the recipe draws it; None is PyTorch's global one.
+
+    Returns:
+        Ends the drawing of k when a with block of it ends.
+    """
+    from pst.train.models import prepare_attention
+
+    options = {name: recipe[name] for name in _OPTIONS if name in recipe}
+    if generator is not None and options.get("stochastic_topk") is not None:
+        options["stochastic_topk"] = {**options["stochastic_topk"], "generator": generator}
+    return prepare_attention(model, **options)
 
 
 def check(model: nn.Module, cell: Cell) -> None:

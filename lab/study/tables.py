@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.study.grid import Study
-from lab.study.statistics import Estimate, difference, gain, value
+from lab.study.intervals import Estimate, difference, gain, value
 from lab.study.variants import k_order, ways
 
 Results = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]  # (data, model, recipe) -> seeds

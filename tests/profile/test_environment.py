@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import pst
 from pst.profile import environment
 
 
@@ -19,11 +20,11 @@ def test_environment_is_json_and_names_this_machine():
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A repository with one commit that the module believes to be installed in."""
-    module = tmp_path / "src" / "pst" / "profile" / "environment.py"
+    """A folder that the package believes to be run from."""
+    module = tmp_path / "src" / "pst" / "__init__.py"
     module.parent.mkdir(parents=True)
     module.write_text("")
-    monkeypatch.setattr(environment, "__file__", str(module))
+    monkeypatch.setattr(pst, "__file__", str(module))
     return tmp_path
 
 
@@ -39,8 +40,13 @@ def test_commit_is_the_checkouts_own_and_tells_of_changes(checkout):
     git(checkout, "commit", "-m", "one")
     head = git(checkout, "rev-parse", "HEAD")
     assert environment.commit() == head
-    (checkout / "src" / "pst" / "profile" / "environment.py").write_text("changed")
+    (checkout / "src" / "pst" / "__init__.py").write_text("changed")
     assert environment.commit() == f"{head}-dirty"
+
+
+@pytest.mark.skipif(not (Path(__file__).parents[2] / ".git").exists(), reason="this is no checkout")
+def test_commit_is_found_where_the_module_really_is():
+    assert git(Path(__file__).parent, "rev-parse", "HEAD") == str(environment.commit()).removesuffix("-dirty")
 
 
 def test_commit_is_none_outside_a_checkout_of_ours(checkout):

@@ -20,8 +20,8 @@ from typing import Any
 
 from lab.bench.gpu.correctness import correctness
 from lab.bench.gpu.modes import backends, compiled, graphs
+from lab.bench.gpu.short_training import training
 from lab.bench.gpu.speed import classifiers, detectors, modules
-from lab.bench.gpu.training import training
 from pst.io.files import write_text
 from pst.profile.environment import environment
 

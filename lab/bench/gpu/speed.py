@@ -59,6 +59,7 @@ def _module(case: Case, peaks: Any, seconds: float) -> dict[str, Any]:
 
 def detectors(device: str, quick: bool, save: Save) -> None:
     """Whole YOLO detectors, batch norms folded, in float32 (TF32 off) and float16."""
+    from lab.study.runners import yolo_sums  # noqa: F401 lets models have Sum rows
     from pst.integrations.ultralytics import YOLO
 
     def build(name: str, k: int | None) -> nn.Module:

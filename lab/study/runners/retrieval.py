@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import pst
 from lab.study import recipes as attention
 from lab.study.bootstrap import pack, resample_weights, weighted_mean
+from lab.study.derive import TUNED_LR, derive
 from lab.study.runners.retrieval_model import Retriever
 from lab.study.runners.retrieval_task import SIDE, Retrieval
-from lab.study.worker import Task
+from lab.study.task import Task
 from pst.profile.flops import count_flops
 from pst.profile.memory import peak_memory
 
@@ -37,7 +37,6 @@ _IMAGES, _BATCH, _SEED = 100, 20, 10**6  # of the evaluation
 _WARMUP = 50  # steps
 _REPORTED = 50  # steps between two figures of the loss
 _CALIBRATION_IMAGES = 64
-_TUNED_K = 8
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Lesson:
             raise ValueError(f"phases must be [side ≥ 2, images ≥ 1, steps ≥ 1] each, got {self.phases!r}")
 
 
-_TUNING = Lesson(0.01, [[SIDE, 8, 100]])
+_TUNING = Lesson(TUNED_LR, [[SIDE, 8, 100]])
 
 
 def run(task: Task) -> Mapping[str, Any]:
@@ -107,11 +106,9 @@ def _train(
 ) -> dict[str, Any]:
     """Train the model by the cell's recipe; what that cost."""
     recipe = task.cell.settings["recipes"]
-    attention.prepare(model, recipe)
-    drawn = recipe.get("stochastic_topk", {"choices": [0]})  # [0]: k = 0 in every step
-    draws = torch.Generator().manual_seed(task.cell.seed)
+    drawing = attention.prepare(model, recipe, torch.Generator().manual_seed(task.cell.seed))
     began = time.perf_counter()
-    with pst.stochastic_topk(model, **drawn, generator=draws), peak_memory(task.device) as peak:
+    with drawing, peak_memory(task.device) as peak:
         loss = _fit(task, model, retrieval, lesson, generator)
     return {
         "seconds": round(time.perf_counter() - began, 1),
@@ -144,20 +141,19 @@ def _fit(task: Task, model: nn.Module, retrieval: Retrieval, lesson: Lesson, gen
     return [round(float(part.mean()), 4) for part in torch.stack(losses).split(_REPORTED)]
 
 
-def _derive(use: str, task: Task, model: Retriever, retrieval: Retrieval, generator: torch.Generator) -> Retriever:
-    """The model itself, or a copy that is calibrated, or calibrated and with its gate tuned."""
+def _derive(use: str, task: Task, model: Retriever, retrieval: Retrieval, generator: torch.Generator) -> nn.Module:
+    """The model itself, or what an evaluation needs instead, made of a copy."""
     if use == "trained":
         return model
-    derived = copy.deepcopy(model)
-    pst.calibrate(derived, retrieval.draw(_CALIBRATION_IMAGES, generator).maps.split(_BATCH), device=task.device)
-    if use == "tuned":
-        pst.set_options(derived, topk=_TUNED_K, fusion="gate", selection="mean")
-        with pst.freeze_except_gate(derived):
-            _fit(task, derived, retrieval, _TUNING, generator)
-    return derived.eval()
+    return derive(
+        copy.deepcopy(model),
+        use,
+        batches=lambda: retrieval.draw(_CALIBRATION_IMAGES, generator).maps.split(_BATCH),
+        tune=lambda derived: _fit(task, derived, retrieval, _TUNING, generator),
+    )
 
 
-def _evaluate(task: Task, models: Mapping[str, Retriever], retrieval: Retrieval) -> dict[str, Any]:
+def _evaluate(task: Task, models: Mapping[str, nn.Module], retrieval: Retrieval) -> dict[str, Any]:
     """Every variant on the same images."""
     scenes = retrieval.draw(_IMAGES, torch.Generator().manual_seed(_SEED))
     weights = resample_weights(task.cell.data, _IMAGES)

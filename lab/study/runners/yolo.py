@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,21 +13,12 @@ from torch import Tensor, nn
 import pst
 from lab.study import recipes as attention
 from lab.study.bootstrap import average_precision, pack, resample_weights
+from lab.study.derive import CALIBRATION_BATCHES, TUNED_LR, derive
 from lab.study.matching import ap_by_size, match
 from lab.study.runners.yolo_training import overrides_of, train
+from lab.study.task import Task
 from lab.study.variants import Variant
-from lab.study.worker import Task
 from pst.control import attention_layers
-
-_CALIBRATION_BATCHES = 8
-_TUNED_K = 8
-_TUNED_LR = 0.01
-
-
-def prepare_data(data: Path) -> None:
-    """Raise FileNotFoundError if the data set is not there."""
-    if not data.is_file():
-        raise FileNotFoundError(f"no data set {data}: name the folder that holds it with --data-root")
 
 
 def run(task: Task) -> Mapping[str, Any]:
@@ -96,7 +87,7 @@ class Evaluations:
         if self.task.cell.settings["evaluations"] is None:
             return self._models["trained"]
         if variant.use not in self._models:
-            self._models[variant.use] = derive(variant.use, self._models["trained"], self.task, overrides_of(self.task))
+            self._models[variant.use] = _derive(variant.use, self._models["trained"], self.task)
         model = self._models[variant.use]
         model = copy.deepcopy(model) if variant.gate is not None else model  # a constant gate overwrites the learned
         return attention.apply(model, variant)
@@ -114,21 +105,15 @@ class Evaluations:
         }
 
 
-def derive(use: str, model: nn.Module, task: Task, overrides: dict[str, Any]) -> nn.Module:
-    """A copy of the trained model that is calibrated, or calibrated and with its gate tuned for one epoch."""
+def _derive(use: str, model: nn.Module, task: Task) -> nn.Module:
+    """What an evaluation needs instead of the trained model, made of a copy."""
     from lab.study.runners.yolo_cells import batches, tune_gate
 
-    derived = copy.deepcopy(model)
-    folder = {**overrides, "save_dir": str(task.work / use)}
-    images = _first(batches(derived, folder, task.cell.seed), _CALIBRATION_BATCHES)
-    pst.calibrate(derived, images)
-    if use == "tuned":
-        pst.set_options(derived, topk=_TUNED_K, fusion="gate", selection="mean")
-        derived.train()
-        with pst.freeze_except_gate(derived):
-            tune_gate(derived, pst.gate_parameters(derived), batches(derived, folder, task.cell.seed), _TUNED_LR)
-    return derived.eval()
-
-
-def _first(data: Iterator[dict[str, Any]], count: int) -> list[Tensor]:
-    return [batch["img"] for _, batch in zip(range(count), data, strict=False)]
+    derived, seed = copy.deepcopy(model), task.cell.seed
+    overrides = {**overrides_of(task), "save_dir": str(task.work / use)}
+    return derive(
+        derived,
+        use,
+        batches=lambda: [b["img"] for b in islice(batches(derived, overrides, seed), CALIBRATION_BATCHES)],
+        tune=lambda m: tune_gate(m, pst.gate_parameters(m), batches(m, overrides, seed), TUNED_LR),
+    )

@@ -16,7 +16,7 @@ from lab.study import recipes as attention
 from lab.study.bootstrap import average_precision
 from lab.study.grid import Cell
 from lab.study.matching import match
-from lab.study.worker import Task
+from lab.study.task import Task
 from pst.io.files import replacing, write_text
 from pst.profile.memory import peak_memory
 
@@ -122,5 +122,3 @@ def _prepare(model: nn.Module, recipe: Mapping[str, Any], cell: Cell) -> None:
     """The recipe's options for the fine branch, set on the model to be trained; whether its evaluations will run."""
     attention.check(model, cell)
     attention.prepare(model, recipe)
-    if recipe.get("stochastic_topk") is not None:
-        pst.stochastic_topk(model, **recipe["stochastic_topk"])

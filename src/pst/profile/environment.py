@@ -8,6 +8,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import pst
+
 PACKAGES = ("numpy", "onnxruntime", "timm", "torch", "torchvision", "ultralytics")
 
 
@@ -33,12 +35,10 @@ def hardware() -> dict[str, object]:
 
 def versions() -> dict[str, str]:
     """Version of Python, of pst and of each package in `PACKAGES` that is installed; nothing is imported."""
-    from pst import __version__
-
     found = {name: version_of(name) for name in PACKAGES}
     return {
         "python": platform.python_version(),
-        "pst": __version__,
+        "pst": pst.__version__,
         **{name: version for name, version in found.items() if version is not None},
     }
 
@@ -53,7 +53,7 @@ def version_of(distribution: str) -> str | None:
 
 def commit() -> str | None:
     """Commit of the checkout that pst runs from, with "-dirty" when tracked files changed; None outside one."""
-    root = Path(__file__).resolve().parents[3]
+    root = Path(pst.__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

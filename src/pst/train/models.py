@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +61,12 @@ def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
     if c.weights is not None and fresh:
         start_from(task, model, c.weights)
     set_attention(model, c)
-    prepare_attention(model, c)
+    prepare_attention(
+        model,
+        track_fine_statistics=c.track_fine_statistics,
+        trainable=c.trainable,
+        stochastic_topk=c.stochastic_topk,
+    )
     return model
 
 
@@ -85,14 +92,33 @@ def restore(run: Path, state: dict[str, Any], model: nn.Module, optimizer: torch
         optimizer.load_state_dict(state["optimizer"])
 
 
-def prepare_attention(model: nn.Module, config: Config) -> None:
-    """What a configuration asks of PST layers while they train; to be called before the optimizer is made."""
-    if config.track_fine_statistics:
+def prepare_attention(
+    model: nn.Module,
+    *,
+    track_fine_statistics: bool = False,
+    trainable: str = "all",
+    stochastic_topk: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> AbstractContextManager[object]:
+    """What is asked of PST layers while they train; to be called before the optimizer is made.
+
+    Args:
+        model: It is changed.
+        track_fine_statistics: Whether `pst.track_fine_statistics` is switched on.
+        trainable: "all", or "gate" for `pst.freeze_except_gate`.
+        stochastic_topk: Arguments of `pst.stochastic_topk`; None draws no k.
+        **options: See `pst.set_options`.
+
+    Returns:
+        Ends the drawing of k when a with block of it ends.
+    """
+    if options:
+        pst.set_options(model, **options)
+    if track_fine_statistics:
         pst.track_fine_statistics(model)
-    if config.trainable == "gate":
+    if trainable == "gate":
         pst.freeze_except_gate(model)
-    if config.stochastic_topk is not None:
-        pst.stochastic_topk(model, **config.stochastic_topk)
+    return nullcontext() if stochastic_topk is None else pst.stochastic_topk(model, **stochastic_topk)
 
 
 def calibrate_run(task: Task[Any], model: nn.Module, images: Images, device: torch.device) -> None:

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+import tiny_data
 
 
 @pytest.fixture
@@ -42,25 +43,8 @@ class _Collector(logging.Handler):
 
 @pytest.fixture(scope="session")
 def boxes_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data.yaml of eight 64 px images for each split: bright squares (0) and dark ones (1) on grey noise."""
-    from PIL import Image
-
-    root = tmp_path_factory.mktemp("boxes")
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for folder in ("images", "labels"):
-            (root / folder / split).mkdir(parents=True)
-        for i in range(8):
-            image = rng.normal(128, 10, (64, 64, 3))
-            label, size = i % 2, 24
-            x, y = rng.integers(0, 64 - size, 2)
-            image[y : y + size, x : x + size] = 255 if label == 0 else 0
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / "images" / split / f"{i}.png")
-            box = (label, (x + size / 2) / 64, (y + size / 2) / 64, size / 64, size / 64)
-            (root / "labels" / split / f"{i}.txt").write_text(" ".join(map(str, box)) + "\n")
-    data = root / "data.yaml"
-    data.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: {{0: bright, 1: dark}}\n")
-    return data
+    """data.yaml of eight images for each split."""
+    return tiny_data.squares(tmp_path_factory.mktemp("boxes"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab.__main__ import main
-from lab.bench.report import page_part, tables, targets_table
+from lab.bench.speed_page import page_part, tables, targets_table
 from lab.bench.targets import TARGETS, judge
 
 ROOT = Path(__file__).resolve().parents[3]

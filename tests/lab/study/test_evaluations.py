@@ -40,7 +40,7 @@ def test_every_evaluation_fits_its_model(path):
     assert cells
     for cell in cells.values():
         model = built(cell, path.parent)
-        for other in [c for c in load_study(path).cells if c.model == cell.model]:
+        for other in {c.variants: c for c in load_study(path).cells if c.model == cell.model}.values():
             attention.check(model, other)
 
 
@@ -84,3 +84,20 @@ def test_a_recipe_is_set_on_every_layer():
     attention.prepare(model, {"fusion": "refine", "selection": "window", "track_fine_statistics": True})
     assert [(m.fusion, m.selection) for m in layers] == [("refine", "window")] * 2
     assert all(m.fine_statistics is not None for m in layers)
+
+
+def test_k_is_drawn_until_the_recipes_block_ends():
+    recipe = {"stochastic_topk": {"choices": [3], "share": 1.0}, "train": {"epochs": 2}}
+    draws = torch.Generator().manual_seed(0)
+    before = draws.get_state()
+    layer = pst.PyramidSparseAttention(16, 2)
+    maps = torch.randn(2, 16, 4, 4), torch.randn(2, 16, 2, 2)
+    with attention.prepare(layer, recipe, draws):
+        layer.train()(*maps)
+        assert layer.drawn_topk == 3
+        assert not torch.equal(draws.get_state(), before)  # not the global generator's numbers
+    assert layer.drawn_topk is None
+    after = draws.get_state()
+    layer(*maps)
+    assert layer.drawn_topk is None
+    assert torch.equal(draws.get_state(), after)

@@ -15,11 +15,13 @@ from torch import Tensor
 import pst
 from lab.study import latency
 from lab.study.bootstrap import unpack
+from lab.study.cell_process import runner
 from lab.study.grid import load_study
+from lab.study.result_files import describe
 from lab.study.runners import retrieval
 from lab.study.runners.retrieval_model import Retriever
 from lab.study.runners.retrieval_task import SIDE, Retrieval, Scenes
-from lab.study.worker import Task, describe, runner
+from lab.study.task import Task
 
 HERE = Path(__file__).parent
 STUDY, COMMITTED = HERE / "retrieval.yaml", HERE / "tiny-one-space-stochastic-refine-0.json"
@@ -209,7 +211,8 @@ def test_latency_of_a_made_task_is_refused(tmp_path):
         latency.measure(STUDY, tmp_path)
 
 
-def test_the_same_cell_gives_the_same_figures(tmp_path):
+def test_the_same_cell_gives_the_same_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(retrieval, "_IMAGES", 20)
     short = ("[[2, 32, 150], [3, 16, 50]]", "[[2, 8, 3], [3, 4, 2]]")
     first, second = (run(tmp_path, *short) for _ in range(2))
     assert first["training"]["loss"] == second["training"]["loss"]

@@ -78,8 +78,9 @@ def test_validating_on_the_way_is_recorded_and_changes_no_weight(plain, boxes_da
     assert plain.curve == []
     logged = json.loads(trainer.log_path.read_text())
     assert [epoch.get("value") for epoch in logged] == [None, 0.25, 0.25]
+    same = trainer.trained().state_dict()
     for name, t in plain.trained().state_dict().items():
-        assert torch.equal(trainer.trained().state_dict()[name], t), name
+        assert torch.equal(same[name], t), name
     with pytest.raises(ValueError, match="val_every is a number of epochs, at least 1, got 0"):
         CellTrainer(overrides(boxes_data, tmp_path / "never"), val_every=0, **watched)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import lab
 from lab.study.runners.yolo_sums import SumRow
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -26,6 +28,16 @@ def build(row: list[Any], **top: Any) -> nn.Module:
     }
     model: Any = tasks.DetectionModel
     return model(copy.deepcopy(d), verbose=False)
+
+
+def test_every_file_that_builds_a_detector_can_build_one_with_sums():
+    """The parser reads such a row only once `yolo_sums` was imported, and no test may be needed for that."""
+    root = Path(lab.__file__).parent
+    builds = re.compile(r"\b(import YOLO|DetectionModel\(str|class \w+\(DetectionTrainer)\b")
+    files = {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in root.rglob("*.py")}
+    builders = {name for name, text in files.items() if builds.search(text)}
+    assert {"study/latency.py", "study/runners/yolo_cells.py", "study/selection_pictures.py"} <= builders
+    assert [name for name in sorted(builders) if "import yolo_sums" not in files[name]] == []
 
 
 def test_a_plain_sum():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -131,19 +132,30 @@ class Segment(Task[SegmentConfig]):
     @override
     def metrics(self, records: Sequence[Record], split: Split) -> dict[str, float]:
         confusion = torch.tensor([record["confusion"] for record in records], dtype=torch.float64).sum(0)
-        hit, real, found = confusion.diag(), confusion.sum(1), confusion.sum(0)
-        present = real > 0
-        iou = hit[present] / (real + found - hit)[present]
-        names = [name for name, here in zip(self.classes, present.tolist(), strict=True) if here]
+        iou = class_iou(confusion)
+        found = {name: value for name, value in zip(self.classes, iou.tolist(), strict=True) if not math.isnan(value)}
         return {
-            "miou": float(iou.mean()),
-            "accuracy": float(hit.sum() / confusion.sum()),
-            **{f"iou_{name}": value for name, value in zip(names, iou.tolist(), strict=True)},
+            "miou": float(iou.nanmean()),
+            "accuracy": float(confusion.diag().sum() / confusion.sum()),
+            **{f"iou_{name}": value for name, value in found.items()},
         }
 
     @override
     def columns(self, records: Sequence[Record], split: Split) -> dict[str, list[Any]]:
         return {"confusion": [record["confusion"] for record in records]}
+
+
+def class_iou(confusion: Tensor) -> Tensor:
+    """Intersection over union of each class: pixels that are of it and were given to it, over those that are or were.
+
+    Args:
+        confusion: (..., C, C) float, pixels of each true class (row) given to each class (column).
+
+    Returns:
+        (..., C) in [0, 1]; NaN for a class that does not occur in the truth.
+    """
+    hit, real, found = confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)
+    return (hit / (real + found - hit)).where(real > 0, float("nan"))
 
 
 def classes_at(scores: Tensor, height: int, width: int) -> Tensor:

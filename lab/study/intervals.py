@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,12 @@ def difference(
 
 def _replicates(result: Mapping[str, Any], variant: str) -> np.ndarray:
     names = list(result["evaluations"])
-    return unpack(result["replicates"], len(names))[names.index(variant)]
+    return _table(result["replicates"], len(names))[names.index(variant)]
+
+
+@lru_cache(maxsize=64)  # a table asks for every variant of a few results
+def _table(text: str, variants: int) -> np.ndarray:
+    return unpack(text, variants)
 
 
 def _draw(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -7,16 +7,15 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import pst
 from lab.study import recipes as attention
 from lab.study.bootstrap import Detections, average_precision, mean_iou, pack, resample_weights, weighted_mean
-from lab.study.worker import Task
+from lab.study.derive import CALIBRATION_BATCHES, TUNED_K, TUNED_LR, derive
+from lab.study.task import Task
 from pst.control import attention_layers
 from pst.io.files import write_text
 from pst.profile.flops import count_flops
@@ -25,10 +24,10 @@ from pst.train import Config, load_config, load_trained
 from pst.train.evaluate import Evaluation
 from pst.train.loop import Trainer
 from pst.train.state import LAST, STATE, save_weights
+from pst.train.tasks.boxes import THRESHOLDS
 
 METRICS = {"classify": ("top1", "top-1"), "segment": ("miou", "mIoU"), "detect": ("map", "mAP50-95")}
-_CALIBRATION_BATCHES = 8
-_TUNING = {"trainable": "gate", "epochs": 1, "warmup_epochs": 0, "topk": 8, "fusion": "gate", "lr": 0.01}
+_TUNING = {"trainable": "gate", "epochs": 1, "warmup_epochs": 0, "topk": TUNED_K, "fusion": "gate", "lr": TUNED_LR}
 
 
 def run(task: Task) -> Mapping[str, Any]:
@@ -122,7 +121,7 @@ def _evaluate(task: Task, config: Config, model: nn.Module) -> dict[str, Any]:
         for variant in [v for v in cell.variants if v.imgsz == imgsz]:
             task.say(f"evaluating {variant.name}")
             if variant.use not in models:
-                models[variant.use] = _derive(variant.use, model, config)
+                models[variant.use] = _derive(variant.use, config, next(model.parameters()).device)
             one = models[variant.use]
             if cell.settings["evaluations"] is not None:
                 one = attention.apply(copy.deepcopy(one) if variant.gate is not None else one, variant)
@@ -157,7 +156,7 @@ def _detections(columns: Mapping[str, list[Any]], device: str) -> tuple[Detectio
     """The trainer's columns of a detector as one table, and which detections count at which threshold."""
     sizes = torch.tensor([len(scores) for scores in columns["scores"]])
     flat = {name: list(itertools.chain(*columns[name])) for name in ("scores", "labels", "hits", "ignored")}
-    bits = 2 ** torch.arange(10)
+    bits = 2 ** torch.arange(len(THRESHOLDS))
     ignored = torch.tensor(flat["ignored"], dtype=torch.long)[:, None] & bits != 0
     truth = [(int(c), i) for i, objects in enumerate(columns["objects"]) for c, n in objects.items() for _ in range(n)]
     detections = Detections(
@@ -171,24 +170,33 @@ def _detections(columns: Mapping[str, list[Any]], device: str) -> tuple[Detectio
     return detections, (~ignored).to(device) if ignored.any() else None
 
 
-def _derive(use: str, model: nn.Module, config: Config) -> nn.Module:
-    """A copy of the trained model that is calibrated, or calibrated and with its gate tuned for one epoch."""
+def _derive(use: str, config: Config, device: torch.device) -> nn.Module:
+    """What an evaluation needs instead of the trained model, made of its file anew."""
     described, derived = load_trained(config.run_dir / LAST, cache="none", check_images=False)
-    data, device = described.dataset("train"), next(model.parameters()).device
-    count = min(_CALIBRATION_BATCHES * config.batch, len(data))
+    data = described.dataset("train")
+    count = min(CALIBRATION_BATCHES * config.batch, len(data))
     starts = range(0, count, config.batch)
-    batches = (data.__getitems__(range(i, min(i + config.batch, count))).images.to(device) for i in starts)
-    pst.calibrate(derived.to(device), (described.inputs(batch) for batch in batches))
-    if use == "calibrated":
-        return derived
-    folder = config.run_dir.parent / use
+    return derive(
+        derived.to(device),
+        use,
+        batches=lambda: (
+            described.inputs(data.__getitems__(range(i, min(i + config.batch, count))).images.to(device))
+            for i in starts
+        ),
+        tune=lambda model: _tune(model, described.classes, config),
+    )
+
+
+def _tune(model: nn.Module, classes: tuple[str, ...], config: Config) -> None:
+    """One epoch of the trainer over the gate, from the model's weights, which it gets back."""
+    folder = config.run_dir.parent / "tuned"
     folder.mkdir(exist_ok=True)
     start = folder / "start.safetensors"
-    save_weights(start, derived.cpu(), config, described.classes)
+    save_weights(start, model, config, classes)
     options: dict[str, Any] = {**_TUNING, "out": str(folder), "weights": str(start), "calibrate": 0, "val_every": 1}
     trainer = Trainer(replace(config, stochastic_topk=None, track_fine_statistics=False, **options), resume=True)
     while not trainer.done:
         trainer.train_epoch()
         trainer.finish_epoch()
     trainer.finish()
-    return load_trained(Path(folder) / LAST)[1].to(device)
+    model.load_state_dict(load_trained(folder / LAST)[1].state_dict())

@@ -51,7 +51,7 @@ def detector(images: list[int]) -> tuple[dict[str, list[Any]], float]:
 
 @pytest.mark.parametrize("images", [list(range(8)), [0, 2, 3, 5, 7]])
 def test_weights_of_one_and_zero_give_cocos_figure_for_these_images(images):
-    from lab.study.runners.trainer import _score
+    from lab.study.runners.pst_train import _score
 
     columns, expected = detector(images)
     weights = torch.zeros(1, 8, dtype=torch.float64)
@@ -84,8 +84,8 @@ def test_a_cell_is_trained_validated_on_the_way_and_evaluated_by_block(tmp_path:
     """Two epochs on sixteen made pictures; the second point of the curve is the model that is evaluated."""
     from PIL import Image
 
-    from lab.study import worker
-    from lab.study.runners import trainer
+    from lab.study.runners import pst_train
+    from lab.study.task import Task
 
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 4)):
@@ -104,7 +104,7 @@ def test_a_cell_is_trained_validated_on_the_way_and_evaluated_by_block(tmp_path:
         "cells: [{data: a, model: pst, recipe: r}]\n"
     )
     (cell,) = load_study(study).cells
-    result = trainer.run(worker.Task(cell, tmp_path, tmp_path, tmp_path / "work", "cpu", lambda _: None))
+    result = pst_train.run(Task(cell, tmp_path, tmp_path, tmp_path / "work", "cpu", lambda _: None))
     assert [name.split(".")[-2:] for name in result["layers"]] == [["0", "attn"], ["1", "attn"]]
     assert list(result["evaluations"]) == ["k0", "k1-refine", "k1,0-refine", "k0,1-refine"]
     flops = result["gflops"]

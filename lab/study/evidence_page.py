@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lab.page import replace_between
 from lab.study import plots, tables
 from lab.study.grid import Study, load_study
 from lab.study.overview import overview
@@ -57,7 +58,7 @@ def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str
     sections: dict[str, list[Part]] = {study.name: list(_parts(study, results)) for study, results in grouped}
     if not any(sections.values()):
         raise FileNotFoundError(
-            f"no results of {[str(s) for s in studies]} in {results}: run `python -m lab study run`"
+            f"no results of {[str(s) for s in studies]} in {results}: run `python -m lab study run` first"
         )
     if len(grouped) > 1:
         pngs = {kind: overview(grouped, kind) for kind in ("methods", "fine")}
@@ -65,7 +66,7 @@ def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str
     page = out / PAGE
     text = page.read_text(encoding="utf-8") if page.is_file() else _empty_page(list(sections))
     for name, parts in sections.items():
-        text = _insert(text, name, "\n\n".join(_markdown(part) for part in parts), page)
+        text = replace_between(text, _marks(name), "\n\n".join(_markdown(part) for part in parts), page)
     pictures = [part for parts in sections.values() for part in parts if not isinstance(part, Table)]
     for name, png in pictures:
         with replacing(out / _ASSETS / name) as part:
@@ -114,23 +115,11 @@ def _parts(study: Study, every: Results) -> Iterator[Part]:
 
 
 def _empty_page(names: Sequence[str]) -> str:
-    return "# Evidence\n" + "".join(f"\n{_begin(name)}\n{_end(name)}\n" for name in names)
+    return "# Evidence\n" + "".join("\n{}\n{}\n".format(*_marks(name)) for name in names)
 
 
-def _begin(name: str) -> str:
-    return f"<!-- study {name} begin -->"
-
-
-def _end(name: str) -> str:
-    return f"<!-- study {name} end -->"
-
-
-def _insert(page: str, name: str, text: str, path: Path) -> str:
-    if page.count(_begin(name)) != 1 or page.count(_end(name)) != 1:
-        raise ValueError(f"{path} needs the lines {_begin(name)} and {_end(name)}, once each, where the tables go")
-    before, rest = page.split(_begin(name))
-    _, after = rest.split(_end(name))
-    return f"{before}{_begin(name)}\n\n{text}\n\n{_end(name)}{after}"
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- study {name} begin -->", f"<!-- study {name} end -->"
 
 
 def _markdown(part: Part) -> str:

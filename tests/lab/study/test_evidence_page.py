@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from lab.study import statistics
+from lab.study import intervals
 from lab.study.bootstrap import pack
+from lab.study.evidence_page import write_report
 from lab.study.grid import Cell, load_study
-from lab.study.report import write_report
+from lab.study.result_files import describe
 from lab.study.tables import group
-from lab.study.worker import describe
 
 ROOT = Path(__file__).parents[3]
 STUDY = """
@@ -189,7 +189,7 @@ def test_a_page_without_markers_and_a_folder_without_results_are_refused(made, t
     study, results = made
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/evidence.md").write_text("# No markers\n")
-    with pytest.raises(ValueError, match="needs the lines <!-- study demo begin -->"):
+    with pytest.raises(ValueError, match="must hold the lines <!-- study demo begin -->"):
         write_report([study], results=results, out=tmp_path / "docs")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="run `python -m lab study run` first"):
@@ -200,18 +200,18 @@ def test_an_interval_is_paired(made):
     """Noise that all variants share falls out of a gain, and stays in a figure's own spread."""
     study, _ = made
     seeds = [result(cell) for cell in load_study(study).cells if cell.model == "pst"]
-    gain = statistics.gain(seeds, "k8-refine")
+    gain = intervals.gain(seeds, "k8-refine")
     assert gain.mean == pytest.approx(0.01)
     assert (gain.low, gain.high) == (pytest.approx(0.01), pytest.approx(0.01))
     assert gain.excludes_zero
-    assert not statistics.gain(seeds, "k8-gate").excludes_zero
+    assert not intervals.gain(seeds, "k8-gate").excludes_zero
 
 
 def test_a_difference_of_trainings_has_the_spread_of_their_seeds(made):
     study, _ = made
     cells = load_study(study).cells
     own, other = ([result(c) for c in cells if c.model == model] for model in ("pst", "pan"))
-    estimate = statistics.difference(own, "k0", other, "k0")
+    estimate = intervals.difference(own, "k0", other, "k0")
     assert estimate.mean == pytest.approx(0.02)
     assert estimate.low is not None
     assert estimate.high is not None
@@ -259,7 +259,7 @@ def test_several_studies_share_pictures(made, tmp_path):
 def test_one_seed_has_no_standard_deviation(made):
     study, _ = made
     seeds = [result(cell) for cell in load_study(study).cells if cell.model == "pst"][:1]
-    estimate = statistics.value(seeds, "k0")
+    estimate = intervals.value(seeds, "k0")
     assert (estimate.n, estimate.sd) == (1, None)
 
 
