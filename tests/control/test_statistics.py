@@ -197,7 +197,7 @@ def test_a_calibrated_layer_compiles_and_is_exported_when_fused():
     expected = layer(*maps)
     torch.compiler.reset()
     assert_close(torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")(*maps), expected, 1e-10)
-    assert_close(torch.export.export(fused(layer), maps).module()(*maps), expected, 1e-10)
+    assert_close(torch.export.export(fused(layer), maps, strict=False).module()(*maps), expected, 1e-10)
 
 
 class GroupNormConv(nn.Module):
