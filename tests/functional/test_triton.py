@@ -37,7 +37,6 @@ modes = pytest.mark.parametrize("mode", MODES)
 
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run in this process")
-@pytest.mark.skipif(torch.__version__ < "2.6", reason="the kernel refuses this PyTorch")
 def test_in_the_interpreter():
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

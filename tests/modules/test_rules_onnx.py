@@ -24,7 +24,6 @@ CASES = [
 ]
 
 
-@pytest.mark.skipif(not hasattr(torch.export.Dim, "DYNAMIC"), reason="this torch.export wants a name for each size")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(("rule", "fusion"), CASES)

@@ -12,7 +12,6 @@ from torch import Tensor
 HEAD_WIDTHS = (16, 32, 64, 128)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _INSTALLED = find_spec("triton") is not None
-_OLD = torch.__version__ < "2.6"  # with Triton 3.1 or older, whose interpreter fails the kernel's tests
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when it is imported; runs on the CPU
 
 LARGE = 2**28  # logits, B·h·N·M: below, the time goes into launches, of which SDPA needs fewer
@@ -81,8 +80,6 @@ def refusal_of_triton(query: Tensor) -> str | None:
         return f"Triton needs a CUDA GPU, and the query is on {query.device}"
     if not _INSTALLED:
         return "Triton is not installed"
-    if _OLD:
-        return f"Triton's kernel needs PyTorch 2.6 (with Triton 3.2) or newer, and this is {torch.__version__}"
     if query.dtype not in DTYPES:
         return f"Triton's kernel is for float16, bfloat16 and float32, and the query is {query.dtype}"
     if query.shape[-1] not in HEAD_WIDTHS:
