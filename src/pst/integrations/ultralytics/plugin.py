@@ -20,7 +20,7 @@ from ultralytics.utils import torch_utils as host_torch
 
 from pst import modules as pst_modules
 from pst.control.layers import find_attention, register_wrapper
-from pst.integrations.ultralytics import checkpoints, compat, flops, guard, layer, models, parser, training
+from pst.integrations.ultralytics import checkpoints, compat, flops, guard, layer, parser, training, zoo
 from pst.integrations.ultralytics.known import own_classes
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
 from pst.io.files import first_line
@@ -35,7 +35,7 @@ def register() -> None:
 
     These functions of Ultralytics are wrapped, and do what they did for models without PST layers:
 
-    - ``parse_model`` and ``yaml_model_load``, which build models (see `parser` and `models`);
+    - ``parse_model`` and ``yaml_model_load``, which build models (see `parser` and `zoo`);
     - what reads checkpoints, caches of labels and YAMLs of data sets, which changes only where our `YOLO` and our
       command use Ultralytics: there nothing that a file holds is executed (see `guard`);
     - ``Model.train``, ``BaseTrainer.resume_training`` and ``generate_ddp_file``, for k and fusion, and for the
@@ -126,7 +126,7 @@ def _parse_model(original: parser.ParseModel, d: dict[str, Any], ch: int, verbos
 def _yaml_model_load(original: Any, path: str | Path) -> dict[str, Any]:
     """A model of ours by its bare name; a file of that name comes first, and every other path is the host's."""
     path = Path(path)
-    d = None if path.exists() or path.parent != Path() else models.load_by_name(path.name, original)
+    d = None if path.exists() or path.parent != Path() else zoo.load_by_name(path.name, original)
     return original(path) if d is None else d
 
 
