@@ -20,7 +20,7 @@ from ultralytics.utils import torch_utils as host_torch
 
 from pst import modules as pst_modules
 from pst.control.layers import find_attention, register_wrapper
-from pst.integrations.ultralytics import checkpoints, compat, flops, guard, layer, parser, training, zoo
+from pst.integrations.ultralytics import checkpoints, compat, flops, guard, host_training, layer, parser, zoo
 from pst.integrations.ultralytics.known import own_classes
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
 from pst.io.files import first_line
@@ -39,7 +39,7 @@ def register() -> None:
     - what reads checkpoints, caches of labels and YAMLs of data sets, which changes only where our `YOLO` and our
       command use Ultralytics: there nothing that a file holds is executed (see `guard`);
     - ``Model.train``, ``BaseTrainer.resume_training`` and ``generate_ddp_file``, for k and fusion, and for the
-      processes of multi-GPU training (see `training`);
+      processes of multi-GPU training (see `host_training`);
     - ``get_flops``, so that ``model.info()`` and loggers show the figure of `gflops`.
 
     Warns once when Ultralytics is outside the tested range 8.4.x.
@@ -77,9 +77,9 @@ def _hooks() -> list[tuple[Any, str, tuple[str, ...], Callable[..., Any]]]:
         (host_tasks, "yaml_model_load", ("path",), _yaml_model_load),
         (host_model, "yaml_model_load", ("path",), _yaml_model_load),
         *((owner, *hook[1:]) for hook in READERS for owner in _importers(hook[0], hook[1])),
-        (host_model.Model, "train", ("self", "trainer"), training.train),
-        (BaseTrainer, "resume_training", ("self", "ckpt"), training.resume),
-        (host_dist, "generate_ddp_file", ("trainer",), training.ddp_file),
+        (host_model.Model, "train", ("self", "trainer"), host_training.train),
+        (BaseTrainer, "resume_training", ("self", "ckpt"), host_training.resume),
+        (host_dist, "generate_ddp_file", ("trainer",), host_training.ddp_file),
         (host_torch, "get_flops", ("model", "imgsz"), _get_flops),
     ]
 
