@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import tiny_data
-from pst.data.boxes import read_boxes
+from pst.data.detection import read_boxes
 from pst.train.tasks.instances import draw_segments
 
 coco_mask = pytest.importorskip("faster_coco_eval.core.mask")

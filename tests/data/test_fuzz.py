@@ -11,7 +11,7 @@ from PIL import Image
 
 import fuzz
 import tiny_data
-from pst.data.boxes import read_boxes
+from pst.data.detection import read_boxes
 from pst.data.images import CorruptImageError, centre_square, decode, letterbox
 from pst.data.masks import read_mask, read_masks
 from pst.data.yaml_file import read_mapping

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import tiny_data
-from pst.data.boxes import read_boxes
+from pst.data.detection import read_boxes
 from pst.data.folder import read_folder
 from pst.data.masks import read_masks
 from pst.data.walk import list_images

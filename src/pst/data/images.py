@@ -25,7 +25,7 @@ class Split(NamedTuple):
 
     Attributes:
         images: n files.
-        targets: n targets: a class index, a `pst.data.boxes.Boxes`, or the file of a mask.
+        targets: n targets: a class index, a `pst.data.objects.Boxes`, or the file of a mask.
         classes: Names, in the order of the indices.
     """
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 from typing_extensions import override
 
-from pst.data.boxes import read_boxes
 from pst.data.dataset import Batch
+from pst.data.detection import read_boxes
 from pst.data.images import GREY, Sample, Split, decode, letterbox
 from pst.data.objects import Boxes
 from pst.train import augment
