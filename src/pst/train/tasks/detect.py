@@ -18,7 +18,7 @@ from pst.data.objects import Boxes
 from pst.train import augment
 from pst.train.config import DetectConfig
 from pst.train.tasks.base import Record, Task
-from pst.train.tasks.boxes import coco_metrics, match
+from pst.train.tasks.detection_metrics import coco_metrics, match
 from pst.train.tasks.instances import draw_segments
 
 _LOG = logging.getLogger(__name__)
