@@ -13,9 +13,13 @@ from types import ModuleType
 MOVED = {
     "pst.calibration": "pst.control.statistics",
     "pst.checkpoint": "pst.io.checkpoints",
+    "pst.data.boxes": "pst.data.detection",
     "pst.environment": "pst.profile.environment",
     "pst.files": "pst.io.files",
     "pst.hub": "pst.io.hub",
+    "pst.integrations.torchvision.hub": "pst.integrations.torchvision.pst_detector",
+    "pst.integrations.ultralytics.models": "pst.integrations.ultralytics.zoo",
+    "pst.train.pictures": "pst.train.predict",
     "pst.tuning": "pst.control.training",
 }
 GONE = {
