@@ -15,7 +15,7 @@ STAMP := $(VENV)/.setup-done
 PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types format package bench bench-check docs clean
+.PHONY: help setup demo test test-all lint types format package bench bench-check study docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench: setup ## measure speed and memory against the targets, ten minutes (ARGS 
 
 bench-check: setup ## the ratios of the targets again, two minutes; says which are missed
 	$(PY) -m lab bench check $(ARGS)
+
+study: setup ## docs/evidence.md from the studies' results (ARGS="run lab/studies/levels.yaml --data-root ..." trains)
+	$(PY) -m lab study $(or $(ARGS),report lab/studies/*.yaml --results lab/results/study --out docs)
 
 docs: setup ## the documentation, as build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict

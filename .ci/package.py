@@ -18,6 +18,7 @@ SDIST = (
     "lab",
     "tests",
     "docs",
+    "hatch_build.py",
     "README.md",
     "LICENSE",
     "Makefile",
@@ -43,9 +44,13 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     """The wheel holds the package alone, the sdist all that its tests need."""
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.partition("/")[0] for name in archive.namelist()}
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        readme = archive.read(metadata).decode().partition("\n\n")[2]
     strange = sorted(top for top in tops if top != "pst" and not top.endswith(".dist-info"))
     if strange:
         sys.exit(f"{wheel.name} holds {strange}, which is no part of the package")
+    if relative := re.findall(r"\]\((?!https?://|#)[^)]*\)", readme):
+        sys.exit(f"{wheel.name} has links in its description that lead nowhere outside of the repository: {relative}")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     missing = [entry for entry in SDIST if not any(name == entry or name.startswith(f"{entry}/") for name in names)]

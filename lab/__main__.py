@@ -13,12 +13,17 @@ from pst.cli._run import add_debug, run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; arguments and exit codes are those of `pst.cli.main`."""
+    return run(build_parser(), sys.argv[1:] if argv is None else argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of both verbs; parsed arguments carry the verb's handler as ``run``."""
     parser = argparse.ArgumentParser(prog="python -m lab", description="Measurements behind the figures of pst.")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in (bench, study):
         verb.add_parser(verbs)
     add_debug(parser, verbs)
-    return run(parser, sys.argv[1:] if argv is None else argv)
+    return parser
 
 
 if __name__ == "__main__":

@@ -242,13 +242,12 @@ class ModuleBattery:
             assert_close(actual, expected, 1e-10)
         total(outputs).backward()
 
-    @pytest.mark.skipif(not hasattr(torch.export.Dim, "DYNAMIC"), reason="this torch.export wants a name for each size")
     def test_export_runs_at_other_sizes_than_traced(self, variant):
         module = self.module(variant, torch.float64)
         traced = self.maps(self.odd_sizes[0], batch=3, dtype=torch.float64)
         free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
         dynamic = convert(traced, lambda _: free)
-        program = torch.export.export(module, traced, dynamic_shapes=dynamic).module()
+        program = torch.export.export(module, traced, dynamic_shapes=dynamic, strict=False).module()
         for sizes, n in ((self.sizes, 2), *((odd, 1) for odd in self.odd_sizes if self.exportable(odd))):
             maps = self.maps(sizes, batch=n, dtype=torch.float64)
             for actual, expected in zip(leaves(program(*maps)), leaves(module(*maps)), strict=True):
@@ -380,9 +379,9 @@ class AttentionBattery(ModuleBattery):
         calls = []
         for layer in attention_layers(module).values():
             layer.kv.register_forward_hook(lambda layer, *_: calls.append(layer))
-        with Watch() as watch:
+        with pst.record_selection(module) as selected:
             module(*maps)
-        assert not {"sort", "topk", "gather", "index", "scatter"} & set(watch.operators)
+        assert not any(selected.values())
         assert len(calls) == len(set(calls)) == len(attention_layers(module))
 
     def test_gumbel_is_off_in_eval(self):

@@ -94,19 +94,25 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> 
 
 
 class Watch(TorchDispatchMode):
-    """Records every operator that runs, backward included, and the elements of its largest tensor in memory."""
+    """Counts the elements that are computed, backward included: all of them, and those of the largest tensor.
+
+    A view of a tensor that is there already counts for nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.operators: list[str] = []
+        self.written = 0
         self.largest = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **({} if kwargs is None else kwargs))
-        self.operators.append(func._schema.name.removeprefix("aten::"))
+        kwargs = {} if kwargs is None else kwargs
+        out = func(*args, **kwargs)
+        known = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for t in tree_leaves(out):
-            if isinstance(t, Tensor):
-                self.largest = max(self.largest, t.untyped_storage().nbytes() // t.element_size())
+            if isinstance(t, Tensor) and t.untyped_storage()._cdata not in known:
+                elements = t.untyped_storage().nbytes() // t.element_size()
+                self.written += elements
+                self.largest = max(self.largest, elements)
         return out
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lab.study.bootstrap import Detections, average_precision
-from pst.train.tasks.boxes import THRESHOLDS
+from pst.train.tasks.detection_metrics import THRESHOLDS
 
 SIZES = {"small": (0.0, 0.1), "medium": (0.1, 0.25), "large": (0.25, float("inf"))}  # √area over the longest side
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pst import _moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "PST",

@@ -13,9 +13,15 @@ from types import ModuleType
 MOVED = {
     "pst.calibration": "pst.control.statistics",
     "pst.checkpoint": "pst.io.checkpoints",
+    "pst.data.boxes": "pst.data.detection",
     "pst.environment": "pst.profile.environment",
+    "pst.export.rules": "pst.export.limits",
     "pst.files": "pst.io.files",
     "pst.hub": "pst.io.hub",
+    "pst.integrations.torchvision.hub": "pst.integrations.torchvision.pst_detector",
+    "pst.integrations.ultralytics.models": "pst.integrations.ultralytics.zoo",
+    "pst.train.pictures": "pst.train.predict",
+    "pst.train.tasks.boxes": "pst.train.tasks.detection_metrics",
     "pst.tuning": "pst.control.training",
 }
 GONE = {

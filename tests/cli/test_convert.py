@@ -32,12 +32,10 @@ def test_tells_what_it_converted(authors: Path, tmp_path: Path, capsys: pytest.C
     assert main(["convert", str(authors), str(target)]) == 0
     state, metadata = load_safetensors(target)
     numbers = sum(t.numel() for t in state.values())
-    assert capsys.readouterr().out.splitlines() == [
-        f"model        yolo11n-pst.yaml (detect), {numbers:,} numbers",
-        "classes      80: kind 0, kind 1, kind 2, kind 3, kind 4, kind 5, kind 6, kind 7, …",
-        "written by   PST authors' fork of ultralytics 8.3.105",
-        f"Written: {target}",
-    ]
+    out = capsys.readouterr().out
+    for part in ("yolo11n-pst.yaml", "detect", f"{numbers:,}", "80: kind 0, kind 1,", "8.3.105", str(target)):
+        assert part in out
+    assert "kind 79" not in out  # only the first few
     assert metadata["model"] == "yolo11n-pst.yaml"
 
 
@@ -46,7 +44,7 @@ def test_origin_is_told_after_two_conversions_too(
 ) -> None:
     assert main(["convert", str(authors), str(tmp_path / "a.pt")]) == 0
     assert main(["convert", str(tmp_path / "a.pt"), str(tmp_path / "b.safetensors")]) == 0
-    assert capsys.readouterr().out.count("written by   PST authors' fork of ultralytics 8.3.105") == 2
+    assert capsys.readouterr().out.count("PST authors' fork of ultralytics 8.3.105") == 2
 
 
 def test_malicious_checkpoint_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import tiny_data
-from pst.data.boxes import read_boxes
-from pst.train.tasks.boxes import draw_segments
+from pst.data.detection import read_boxes
+from pst.train.tasks.detection_metrics import draw_segments
 
 coco_mask = pytest.importorskip("faster_coco_eval.core.mask")
 

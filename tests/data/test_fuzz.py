@@ -11,12 +11,12 @@ from PIL import Image
 
 import fuzz
 import tiny_data
-from pst.data.boxes import read_boxes
+from pst.data.detection import read_boxes
 from pst.data.images import centre_square, decode, letterbox
 from pst.data.masks import read_mask, read_masks
 from pst.data.yaml_file import read_mapping
 from pst.io.image_file import MOST_PIXELS, CorruptImageError, read_size
-from pst.train.tasks.boxes import draw_segments
+from pst.train.tasks.detection_metrics import draw_segments
 
 ANY = (ValueError, FileNotFoundError, CorruptImageError)
 PIXELS = np.random.default_rng(0).integers(0, 255, (12, 20, 3), dtype=np.uint8)

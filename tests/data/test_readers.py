@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import tiny_data
-from pst.data.boxes import read_boxes
 from pst.data.dataset import Images
+from pst.data.detection import read_boxes
 from pst.data.folder import read_folder
 from pst.data.images import Sample, centre_square, decode, letterbox
 from pst.data.masks import read_mask, read_masks

@@ -8,7 +8,7 @@ import json
 import pytest
 
 import tiny_data
-from pst.data.boxes import read_boxes
+from pst.data.detection import read_boxes
 from pst.data.masks import read_masks
 from pst.data.text import listed, read_lines, read_text, shown
 

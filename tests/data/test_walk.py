@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import tiny_data
-from pst.data.boxes import read_boxes
+from pst.data.detection import read_boxes
 from pst.data.folder import read_folder
 from pst.data.masks import read_masks
 from pst.data.walk import list_images
-from pst.train import picture_files
+from pst.train import prediction_files
 
 
 def picture(file):
@@ -83,7 +83,7 @@ def test_system_files_are_neither_images_nor_classes(tmp_path):
     inputs = tmp_path / "inputs"
     picture(inputs / "a.png")
     leave_system_files(inputs)
-    assert names(picture_files.list_images([inputs])) == ["a.png"]
+    assert names(prediction_files.list_images([inputs])) == ["a.png"]
 
 
 def test_a_loop_in_each_kind_of_data_set(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tiny_data
-from pst.data.boxes import read_boxes
+from pst.data.detection import read_boxes
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def weighted_mean(pairs):
 
 
 def oracle(a: Attention, topk: int, fusion: str):
-    """The spec, one query at a time, in scalar loops: shares no code with either implementation."""
+    """docs/method.md, one query at a time, in scalar loops: shares no code with either implementation."""
     batch, heads, height, width, d = a.query.shape
     rows, columns = a.key.shape[2:4]
     out = torch.zeros_like(a.query)

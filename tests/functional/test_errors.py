@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 import torch
 
+from messages import says
 from pst.functional import pyramid_sparse_attention, select_tokens
 from pst.functional.selection import Selected
 from tensors import Attention, Watch
@@ -23,51 +23,48 @@ def zeros(*shape: int, **kind) -> torch.Tensor:
     return torch.zeros(shape, **kind)
 
 
-SWAPPED = (
-    "the fine map must be at least as large as the coarse one, got fine {} and coarse (3, 4): "
-    "is the order of the two maps swapped?"
-)
+SWAPPED = "fine {} … coarse (3, 4) … swapped"
 MAP, COARSE = (2, 2, 6, 8, 4), (2, 2, 3, 4, 4)
 BAD_ARGUMENTS = {
     "query without heads": (
         {"query": zeros(2, 6, 8, 4)},
         ValueError,
-        "query must be (batch, heads, height, width, head width), got shape (2, 6, 8, 4)",
+        "query … got … (2, 6, 8, 4)",
     ),
     "flat key": (
         {"key": zeros(2, 2, 12, 4)},
         ValueError,
-        "key must be (batch, heads, height, width, head width), got shape (2, 2, 12, 4)",
+        "key … got … (2, 2, 12, 4)",
     ),
     "key and value of two shapes": (
         {"value": zeros(2, 2, 3, 4, 5)},
         ValueError,
-        "key and value must have one shape, got (2, 2, 3, 4, 4) and (2, 2, 3, 4, 5)",
+        "key … value … (2, 2, 3, 4, 4) … (2, 2, 3, 4, 5)",
     ),
     "batch": (
         {"query": zeros(3, 2, 6, 8, 4)},
         ValueError,
-        "batch size differs: query has 3, key and value 2",
+        "batch … query … 3 … 2",
     ),
     "heads": (
         {"query": zeros(2, 3, 6, 8, 4)},
         ValueError,
-        "number of heads differs: query has 3, key and value 2",
+        "heads … 3 … 2",
     ),
     "head width": (
         {"query": zeros(2, 2, 6, 8, 5)},
         ValueError,
-        "head width differs: query has 5, key and value 4",
+        "head width … 5 … 4",
     ),
     "empty fine map": (
         {"query": zeros(2, 2, 0, 8, 4)},
         ValueError,
-        "maps must not be empty, got fine (0, 8) and coarse (3, 4)",
+        "empty … (0, 8) … (3, 4)",
     ),
     "empty coarse map": (
         {"key": zeros(2, 2, 3, 0, 4), "value": zeros(2, 2, 3, 0, 4)},
         ValueError,
-        "maps must not be empty, got fine (6, 8) and coarse (3, 0)",
+        "empty … (6, 8) … (3, 0)",
     ),
     "fine map lower than the coarse one": (
         {"query": zeros(2, 2, 2, 8, 4)},
@@ -82,19 +79,19 @@ BAD_ARGUMENTS = {
     "integers": (
         {"query": zeros(*MAP, dtype=torch.int64)},
         TypeError,
-        "query, key and value must share one float dtype of 16 bits or more, got torch.int64 and torch.int64",
+        "dtype … torch.int64 … torch.int64",
     ),
     "dtype": (
         {"key": zeros(*COARSE, dtype=torch.float64)},
         TypeError,
-        "query, key and value must share one float dtype of 16 bits or more, got torch.float32 and torch.float64",
+        "dtype … torch.float32 … torch.float64",
     ),
     "device": (
         {"value": zeros(*COARSE, device="meta")},
         ValueError,
-        "value is on meta but the query on cpu: move them to one device",
+        "value … meta … cpu",
     ),
-    "no tensor": ({"key": None}, TypeError, "key must be a tensor, got NoneType"),
+    "no tensor": ({"key": None}, TypeError, "key … tensor … NoneType"),
     "8 bits": (
         {"query": zeros(*MAP, dtype=torch.float8_e4m3fn)},
         TypeError,
@@ -106,91 +103,91 @@ BAD_ARGUMENTS = {
     "no width": (
         {"query": zeros(2, 2, 6, 8, 0), "key": zeros(2, 2, 3, 4, 0), "value": zeros(2, 2, 3, 4, 0)},
         ValueError,
-        "the head width must be ≥ 1, got a query of shape (2, 2, 6, 8, 0)",
+        "head width … (2, 2, 6, 8, 0)",
     ),
-    "text for a scale": ({"scale": "1"}, TypeError, "scale must be a number, or None for 1/√4, got '1'"),
-    "infinite scale": ({"scale": float("inf")}, ValueError, "scale must be finite, got inf"),
+    "text for a scale": ({"scale": "1"}, TypeError, "scale … number … '1'"),
+    "infinite scale": ({"scale": float("inf")}, ValueError, "scale … finite … inf"),
     "generator": (
         {"generator": 0},
         TypeError,
-        "generator must be a torch.Generator, or None for PyTorch's own, got 0",
+        "generator … torch.Generator … got 0",
     ),
-    "observer": ({"observer": []}, TypeError, "observer must be a function of the selected indices, got []"),
+    "observer": ({"observer": []}, TypeError, "observer … function … []"),
     "one fine map": (
         {"fine": (zeros(*MAP),)},
         TypeError,
-        "fine must be (key, value), two tensors, or a function of positions, got tuple of ['Tensor']",
+        "fine … (key, value) … function … tuple",
     ),
     "a gate's weight alone": (
         {"gate": zeros(4, 8)},
         TypeError,
-        "gate must be (weight, bias), two tensors, or a function of both branches, got Tensor",
+        "gate … (weight, bias) … function … Tensor",
     ),
-    "float k": ({"topk": 2.0}, TypeError, "topk must be an integer, got 2.0 (float)"),
-    "text k": ({"topk": "8"}, TypeError, "topk must be an integer, got '8' (str)"),
-    "no k": ({"topk": None}, TypeError, "topk must be an integer, got None (NoneType)"),
+    "float k": ({"topk": 2.0}, TypeError, "topk … integer … 2.0"),
+    "text k": ({"topk": "8"}, TypeError, "topk … integer … '8'"),
+    "no k": ({"topk": None}, TypeError, "topk … integer … None"),
     "bool k": (
         {"topk": True},
         TypeError,
-        "topk must be an integer, got True: use 0 to switch fine attention off, 8 for on",
+        "topk … integer … True",
     ),
-    "negative k": ({"topk": -1}, ValueError, "topk must be ≥ 0, got -1: use 0 for coarse attention alone"),
-    "fusion": ({"fusion": "add"}, ValueError, "fusion must be one of ['gate', 'refine'], got 'add'"),
+    "negative k": ({"topk": -1}, ValueError, "topk … got -1"),
+    "fusion": ({"fusion": "add"}, ValueError, "fusion … gate … refine … got 'add'"),
     "selection": (
         {"selection": "max"},
         ValueError,
-        "selection must be one of ['gumbel', 'mass', 'mean', 'nucleus', 'random', 'window'], got 'max'",
+        "selection … mean … got 'max'",
     ),
-    "impl": ({"impl": "fast"}, ValueError, "impl must be one of ['auto', 'fused', 'triton', 'reference'], got 'fast'"),
+    "impl": ({"impl": "fast"}, ValueError, "impl … fused … got 'fast'"),
     "no fine tokens": (
         {"fine": None},
         ValueError,
-        "topk=2 needs the fine keys and values: pass fine=(key, value), or topk=0",
+        "topk=2 … fine=(key, value)",
     ),
     "no gate": (
         {"gate": None},
         ValueError,
-        'fusion="gate" with topk > 0 needs gate=(weight, bias) or a gate to call; fusion="refine" needs none',
+        "gate … gate=(weight, bias) … refine",
     ),
     "shape of the fine keys": (
         {"fine": (zeros(2, 2, 6, 7, 4), zeros(*MAP))},
         ValueError,
-        "fine key must have the query's shape (2, 2, 6, 8, 4), got (2, 2, 6, 7, 4)",
+        "fine key … (2, 2, 6, 8, 4) … got (2, 2, 6, 7, 4)",
     ),
     "shape of the fine values": (
         {"fine": (zeros(*MAP), zeros(2, 2, 6, 8, 3))},
         ValueError,
-        "fine value must have the query's shape (2, 2, 6, 8, 4), got (2, 2, 6, 8, 3)",
+        "fine value … (2, 2, 6, 8, 4) … got (2, 2, 6, 8, 3)",
     ),
     "dtype of the fine keys": (
         {"fine": (zeros(*MAP, dtype=torch.float16), zeros(*MAP))},
         TypeError,
-        "fine key is torch.float16 but the query torch.float32: give both one dtype",
+        "fine key … torch.float16 … torch.float32",
     ),
     "device of the fine values": (
         {"fine": (zeros(*MAP), zeros(*MAP, device="meta"))},
         ValueError,
-        "fine value is on meta but the query on cpu: move them to one device",
+        "fine value … meta … cpu",
     ),
     "shape of the gate's weight": (
         {"gate": (zeros(4, 4), zeros(4))},
         ValueError,
-        "gate must be weight (4, 8) and bias (4,) for head width 4, got (4, 4) and (4,)",
+        "gate … (4, 8) … (4,) … got (4, 4) … (4,)",
     ),
     "shape of the gate's bias": (
         {"gate": (zeros(4, 8), zeros(4, 1))},
         ValueError,
-        "gate must be weight (4, 8) and bias (4,) for head width 4, got (4, 8) and (4, 1)",
+        "gate … (4, 8) … (4,) … got (4, 8) … (4, 1)",
     ),
     "dtype of the gate": (
         {"gate": (zeros(4, 8, dtype=torch.float64), zeros(4))},
         TypeError,
-        "gate weight is torch.float64 but the query torch.float32: give both one dtype",
+        "gate weight … torch.float64 … torch.float32",
     ),
     "device of the gate": (
         {"gate": (zeros(4, 8), zeros(4, device="meta"))},
         ValueError,
-        "gate bias is on meta but the query on cpu: move them to one device",
+        "gate bias … meta … cpu",
     ),
 }
 
@@ -199,10 +196,9 @@ BAD_ARGUMENTS = {
 @pytest.mark.parametrize(("change", "kind", "text"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
 def test_bad_arguments_are_refused_before_any_work(change, kind, text, impl):
     bad = {"impl": impl} | arguments() | change
-    views = {"view", "_unsafe_view", "reshape"}
-    with Watch() as watch, pytest.raises(kind, match=f"^{re.escape(text)}$"):
+    with Watch() as watch, pytest.raises(kind, match=says(text)):
         pyramid_sparse_attention(**bad)
-    assert set(watch.operators) <= views
+    assert watch.written == 0
 
 
 def test_what_the_bad_arguments_start_from_is_good():
@@ -216,12 +212,7 @@ def test_options_are_checked_even_when_k_is_0(option):
 
 
 def test_select_tokens_refuses_an_unknown_rule():
-    with pytest.raises(
-        ValueError,
-        match=re.escape(
-            "selection must be one of ['gumbel', 'mass', 'mean', 'nucleus', 'random', 'window'], got 'max'"
-        ),
-    ):
+    with pytest.raises(ValueError, match=says("selection … mean … got 'max'")):
         select_tokens(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 3, 2), 1, scale=1.0, selection="max")
 
 
@@ -260,22 +251,22 @@ BAD_CALLS = {
 @pytest.mark.parametrize("impl", ["fused", "reference"])
 @pytest.mark.parametrize(("change", "kind", "text"), BAD_CALLS.values(), ids=BAD_CALLS)
 def test_functions_that_answer_wrongly_are_refused(change, kind, text, impl):
-    with pytest.raises(kind, match=re.escape(text)):
+    with pytest.raises(kind, match=says(text)):
         pyramid_sparse_attention(**({"impl": impl} | arguments() | change))
 
 
 @pytest.mark.parametrize(
     ("change", "kind", "text"),
     [
-        ({"topk": -1}, ValueError, "topk must be ≥ 0, got -1"),
+        ({"topk": -1}, ValueError, "topk … got -1"),
         ({"topk": 0}, ValueError, "topk must be ≥ 1"),
         ({"selection": "window", "size": (3, 3)}, ValueError, "size hold N=4 positions"),
         ({"key": zeros(1, 1, 3, 3)}, ValueError, "the same but for N and M"),
-        ({"query": None}, TypeError, "query must be a tensor, got NoneType"),
+        ({"query": None}, TypeError, "query … tensor … NoneType"),
         ({"scale": None, "generator": 1}, TypeError, "generator must be a torch.Generator"),
     ],
 )
 def test_select_tokens_refuses(change, kind, text):
     good = {"query": zeros(1, 1, 4, 2), "key": zeros(1, 1, 3, 2), "topk": 1, "scale": 1.0}
-    with pytest.raises(kind, match=re.escape(text)):
+    with pytest.raises(kind, match=says(text)):
         select_tokens(**(good | change))

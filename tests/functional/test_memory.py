@@ -25,7 +25,7 @@ def test_memory_grows_with_the_number_of_tokens_alone(fine, coarse, topk, fusion
         out = a()
         if backward:
             out.backward(torch.ones_like(out))
-    assert any("dot_product" in name for name in watch.operators)
+    assert watch.largest >= a.query.numel()  # the result was seen
     # the gate looks at both branches side by side: twice the query map
     assert watch.largest <= 2 * a.query.numel()
     logits = 2 * 2 * fine[0] * fine[1] * coarse[0] * coarse[1]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from messages import says
 from pst.functional import mass_scores, select_tokens
 from pst.functional.grid import block_grid, block_index, join_blocks, split_blocks
 from pst.functional.selection import (
@@ -355,32 +355,32 @@ def test_rules_have_a_plain_form(rule):
 
 NAMES = "['gumbel', 'mass', 'mean', 'nucleus', 'random', 'window']"
 BAD = {
-    "name": (lambda: check_selection("max"), ValueError, f"selection must be one of {NAMES}, got 'max'"),
+    "name": (lambda: check_selection("max"), ValueError, "selection … mean … got 'max'"),
     "class": (
         lambda: check_selection(Window),  # pyright: ignore[reportArgumentType]
         TypeError,
-        "selection must be a rule, got its class Window: write Window()",
+        "class Window … Window()",
     ),
     "number": (
         lambda: check_selection(8),  # pyright: ignore[reportArgumentType]
         TypeError,
-        f"selection must be one of {NAMES} or a rule with a method select, got 8 (int)",
+        "selection … mean … select … got 8",
     ),
-    "no blocks": (lambda: Window(grid=0), ValueError, "grid must be ≥ 1, got 0"),
-    "half a block": (lambda: Window(grid=1.5), TypeError, "grid must be an integer, got 1.5"),  # pyright: ignore[reportArgumentType]
-    "seed": (lambda: Random(seed="a"), TypeError, "seed must be an integer, got 'a'"),  # pyright: ignore[reportArgumentType]
-    "no mass": (lambda: Nucleus(0), ValueError, "p must be a share of the mass, above 0 and at most 1, got 0"),
+    "no blocks": (lambda: Window(grid=0), ValueError, "grid … got 0"),
+    "half a block": (lambda: Window(grid=1.5), TypeError, "grid … integer … 1.5"),  # pyright: ignore[reportArgumentType]
+    "seed": (lambda: Random(seed="a"), TypeError, "seed … integer … 'a'"),  # pyright: ignore[reportArgumentType]
+    "no mass": (lambda: Nucleus(0), ValueError, "p must … above 0 … at most 1 … got 0"),
     "too much mass": (
         lambda: Nucleus(1.1),
         ValueError,
-        "p must be a share of the mass, above 0 and at most 1, got 1.1",
+        "p must … above 0 … at most 1 … got 1.1",
     ),
 }
 
 
 @pytest.mark.parametrize(("make", "kind", "text"), BAD.values(), ids=BAD)
 def test_bad_rules_are_refused(make, kind, text):
-    with pytest.raises(kind, match=f"^{re.escape(text)}$"):
+    with pytest.raises(kind, match=says(text)):
         make()
 
 

@@ -252,13 +252,12 @@ def test_traced_onnx_runs_at_another_size(k, tmp_path):
 @every_encoder
 def test_torch_export_gives_the_same_result(encoder):
     model = build(encoder, topk=4, encoder_depth=3).eval()
-    program = torch.export.export(model, (torch.rand(1, 3, 64, 80),)).module()
+    program = torch.export.export(model, (torch.rand(1, 3, 64, 80),), strict=False).module()
     x = torch.rand(1, 3, 64, 80)
     torch.testing.assert_close(program(x), model(x))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(torch.export.Dim, "DYNAMIC"), reason="this torch.export wants a name for each size")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the exporter's own
 def test_onnx_by_torch_export_runs_at_odd_sizes(tmp_path):
     pytest.importorskip("onnxscript")

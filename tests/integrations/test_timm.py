@@ -341,11 +341,10 @@ def test_learns_a_handful_of_images():
 
 
 @pytest.mark.parametrize("kind", [{"num_classes": 3}, {"features_only": True, "out_indices": 2}])
-@pytest.mark.skipif(not hasattr(torch.export.Dim, "DYNAMIC"), reason="this torch.export wants a name for each size")
 def test_export_runs_at_other_sizes_than_traced(kind):
     model = create("test_resnet", topk=2, **kind).eval()
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    program = torch.export.export(model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=(free,)).module()
+    program = torch.export.export(model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=(free,), strict=False).module()
     for size in ((1, 3, 160, 128), (3, 3, 101, 131)):
         x = torch.randn(size)
         for actual, expected in zip(leaves(program(x)), leaves(model(x)), strict=True):

@@ -335,7 +335,7 @@ def test_raw_heads_are_what_the_detector_sees(name):
 @pytest.mark.parametrize("name", ["fcos", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def test_raw_heads_export(name):
     raw = RawHeads(detector(name, topk=8)).eval()
-    program = torch.export.export(raw, (torch.rand(2, 3, 64, 64),)).module()
+    program = torch.export.export(raw, (torch.rand(2, 3, 64, 64),), strict=False).module()
     x = torch.rand(2, 3, 64, 64)
     for actual, expected in zip(program(x), raw(x), strict=True):
         torch.testing.assert_close(actual, expected)

@@ -11,6 +11,7 @@ from torch import nn
 
 import golden
 import pst
+from messages import says
 from pst.io.checkpoints import from_authors, load_safetensors, save_safetensors, to_authors
 
 PREFIXES = ["", "model.11.", "neck.levels.0."]
@@ -169,16 +170,14 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path):
 
 def test_a_missing_folder_is_refused(tmp_path):
     folder = tmp_path / "missing"
-    text = f"no folder {folder}: make it first"
-    with pytest.raises(FileNotFoundError, match=f"^{re.escape(text)}$"):
+    with pytest.raises(FileNotFoundError, match=says(f"{folder} … no folder … a.safetensors")):
         save_safetensors({}, folder / "a.safetensors", {})
 
 
 @pytest.mark.parametrize("call", [lambda p: save_safetensors({}, p, {}), load_safetensors], ids=["save", "load"])
 def test_without_safetensors_it_says_what_to_install(call, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    text = "reading and writing checkpoints needs safetensors: pip install safetensors"
-    with pytest.raises(ImportError, match=f"^{text}$"):
+    with pytest.raises(ImportError, match="pip install safetensors"):
         call(tmp_path / "a.safetensors")
 
 

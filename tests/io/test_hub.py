@@ -18,7 +18,7 @@ from pst.control import attention_layers
 from pst.functional.selection import Nucleus, Window
 from pst.integrations.segmentation import PSTSegmenter
 from pst.integrations.timm import PSTClassifier, PSTFeatures
-from pst.integrations.torchvision.hub import PSTDetector
+from pst.integrations.torchvision import PSTDetector
 from pst.io.hub import PSTHubMixin
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from functools import partial
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import pst
 from battery import AttentionBattery, filled, total
+from messages import says
 from pst.control import attention_layers
 from pst.modules import ConvNormAct
 from tensors import Watch, assert_close
@@ -224,17 +224,17 @@ BAD_SETTINGS = {
     "channels twice": ({"in_channels_list": [8]}, ValueError, "give the channels of each map once, as in_channels"),
     "no levels": ({"in_channels": []}, ValueError, "in_channels must hold the channels of each map, at least one"),
     "zero channels": ({"in_channels": [8, 0]}, ValueError, "in_channels must hold the channels of each map"),
-    "width": ({"out_channels": 80}, ValueError, "int(out_channels · expansion) must be a multiple of head_dim=32"),
+    "width": ({"out_channels": 80}, ValueError, "out_channels … multiple … head_dim=32"),
     "a class": ({"extra_blocks": LastLevelMaxPool}, TypeError, "extra_blocks must be a Module, such as LastLevel"),
-    "share": ({"share": "all"}, ValueError, "share must be one of ['none', 'attention'], got 'all'"),
+    "share": ({"share": "all"}, ValueError, "share … none … attention … got 'all'"),
     "two norms": (
         {"norm_layer": nn.Identity, "conv": partial(ConvNormAct)},
         ValueError,
-        "give norm_layer or conv, not both",
+        "norm_layer … conv",
     ),
-    "k": ({"topk": (1, 2, 3)}, ValueError, "topk must be an integer or 2 of them, finest level first, got [1, 2, 3]"),
-    "negative k": ({"topk": (1, -2)}, ValueError, "topk must be ≥ 0, got -2"),
-    "not a k": ({"topk": (1, 2.5)}, TypeError, "topk must be an integer, got 2.5 (float)"),
+    "k": ({"topk": (1, 2, 3)}, ValueError, "topk … 2 … got [1, 2, 3]"),
+    "negative k": ({"topk": (1, -2)}, ValueError, "topk … got -2"),
+    "not a k": ({"topk": (1, 2.5)}, TypeError, "topk … integer … 2.5"),
     "reductions": ({"reductions": (4, 8)}, ValueError, "reductions must be 3 numbers, the finest level's first, got ["),
     "coarse first": ({"reductions": (16, 8, 4)}, ValueError, "reductions must be 3 numbers, the finest level's first"),
 }
@@ -244,7 +244,7 @@ BAD_SETTINGS = {
 def test_bad_settings_are_refused(settings, kind, text):
     good: dict[str, Any] = {"in_channels": CHANNELS, "out_channels": 64, "reductions": (4, 8, 16)}
     assert pst.PSTPyramid(**good).reductions == (4, 8, 16)
-    with pytest.raises(kind, match=f"^{re.escape(text)}"):
+    with pytest.raises(kind, match=says(text)):
         pst.PSTPyramid(**(good | settings))
 
 
@@ -254,14 +254,14 @@ def zeros(*sizes: int, channels=CHANNELS, batch=1, **kind: Any) -> list[Tensor]:
 
 BAD_MAPS = {
     "tensor": (torch.zeros(1, 8, 8, 8), TypeError, CONTAINER.format("Tensor")),
-    "too few": (zeros(8, 4, channels=(8, 12)), ValueError, "expected 3 maps, finest first, got 2"),
-    "coarsest first": (zeros(2, 4, 8)[::-1], ValueError, "map 0 must be (batch, 8, height, width), got shape (1, 16,"),
+    "too few": (zeros(8, 4, channels=(8, 12)), ValueError, "3 maps … finest first … got 2"),
+    "coarsest first": (zeros(2, 4, 8)[::-1], ValueError, "map 0 … 8 … got … (1, 16,"),
     "sizes": (zeros(2, 4, 8), ValueError, "the fine map must be at least as large as the coarse one, got fine (2, 2)"),
-    "batch": ([*zeros(8, 4, 2)[:2], torch.zeros(2, 16, 2, 2)], ValueError, "batch size differs: x has 1, upper 2"),
+    "batch": ([*zeros(8, 4, 2)[:2], torch.zeros(2, 16, 2, 2)], ValueError, "batch … x … 1 … 2"),
     "dtype": (
         [*zeros(8, 4, 2)[:2], torch.zeros(1, 16, 2, 2).double()],
         TypeError,
-        "x is torch.float32 but upper torch.float64: give both one dtype",
+        "x … torch.float32 … upper … torch.float64",
     ),
 }
 
@@ -269,6 +269,6 @@ BAD_MAPS = {
 @pytest.mark.parametrize(("inputs", "kind", "text"), BAD_MAPS.values(), ids=BAD_MAPS)
 def test_bad_maps_are_refused_before_any_work(inputs, kind, text):
     model = pst.PSTPyramid(CHANNELS, 64)
-    with Watch() as watch, pytest.raises(kind, match=f"^{re.escape(text)}"):
+    with Watch() as watch, pytest.raises(kind, match=says(text)):
         model(inputs)
-    assert watch.operators == []
+    assert watch.written == 0

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pst.train import evaluate, fit, load_config, load_trained
 from pst.train.augment import jitter
-from pst.train.pictures import predict_images
+from pst.train.predict import predict_images
 from train_runs import TASKS, settings
 
 

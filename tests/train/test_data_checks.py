@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import tiny_data
 from pst.io.image_file import read_size
 from pst.train import fit, load_config
-from pst.train.pictures import predict_images
+from pst.train.predict import predict_images
 from pst.train.tasks import make_task
 from pst.train.tasks.segment import classes_at
 

@@ -24,7 +24,7 @@ from pst.train import Config, load_config, load_trained
 from pst.train.evaluate import Evaluation
 from pst.train.loop import Trainer
 from pst.train.state import LAST, STATE, save_weights
-from pst.train.tasks.boxes import THRESHOLDS
+from pst.train.tasks.detection_metrics import THRESHOLDS
 
 METRICS = {"classify": ("top1", "top-1"), "segment": ("miou", "mIoU"), "detect": ("map", "mAP50-95")}
 _TUNING = {"trainable": "gate", "epochs": 1, "warmup_epochs": 0, "topk": TUNED_K, "fusion": "gate", "lr": TUNED_LR}

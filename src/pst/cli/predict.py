@@ -29,7 +29,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, and say where the result is."""
     require("accelerate", "train")
-    from pst.train.pictures import predict_images
+    from pst.train.predict import predict_images
 
     out = Path("runs/predict") / args.model.stem if args.out is None else args.out
     options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device")}

@@ -1,1 +1,1 @@
-"""Readers of data sets in folders, YOLO, COCO and masks, and an embedded set that needs no download."""
+"""Readers of people's own data, in folders, YOLO, COCO and masks; and an embedded set, which needs no download."""

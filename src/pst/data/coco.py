@@ -1,4 +1,4 @@
-"""Images and COCO JSON; `pst.data.boxes` says how a data file points at them."""
+"""Images and COCO JSON; `pst.data.detection` says how a data file points at them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and text labels as Ultralytics lays them out; `pst.data.boxes` says how."""
+"""Images and text labels as Ultralytics lays them out; `pst.data.detection` says how."""
 
 from __future__ import annotations
 

@@ -87,13 +87,13 @@ def _gather_children(inputs: Inputs, fine: FineTokens, selected: Selected) -> _C
 
 
 def _attended(attention: Callable[..., Tensor], query: Tensor, children: _Children, scale: float) -> Tensor:
-    """Softmax over the children alone (spec, step 4)."""
+    """Softmax over the children alone (docs/method.md, step 4)."""
     bias = None if children.valid is None else _exclusion_bias(children.valid, query.dtype)
     return attention(query, children.key.to(query.dtype), children.value.to(query.dtype), bias=bias, scale=scale)
 
 
 def _refined(query: Tensor, key: Tensor, value: Tensor, children: _Children, scale: float) -> Tensor:
-    """One softmax over the tokens not chosen and the children of the chosen (spec, last section)."""
+    """One softmax over the tokens not chosen and the children of the chosen (docs/method.md, "Refine")."""
     bias, key, value = _without_parents(query, key, value, children, query.dtype)
     return softmax_attention(
         query,
@@ -144,7 +144,7 @@ def _for_each_block(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, 
 
 
 def gate_fusion(coarse: Tensor, fine: Tensor, gate: Gate) -> Tensor:
-    """o = g·o_f + (1 − g)·o_c with g = σ(W [o_c ; o_f] + b) (spec, step 5).
+    """o = g·o_f + (1 − g)·o_c with g = σ(W [o_c ; o_f] + b) (docs/method.md, step 5).
 
     Works in the (B, N, h, d) memory order that attention kernels write, and never subtracts the two branches in
     float16, so that no intermediate of it exceeds the larger of them.
@@ -160,7 +160,7 @@ def gate_fusion(coarse: Tensor, fine: Tensor, gate: Gate) -> Tensor:
 
 
 def refinement_bias(children: _Children, tokens: int, dtype: torch.dtype) -> Tensor:
-    """Logit bias that replaces each selected coarse token by its children (spec, last section).
+    """Logit bias that replaces each selected coarse token by its children (docs/method.md, "Refine").
 
     Args:
         children: The fine tokens.

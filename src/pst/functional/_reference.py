@@ -144,7 +144,7 @@ def _random_scores(seed: int, logits: Tensor) -> Tensor:
 def _refined(
     logits: Tensor, value: Tensor, fine_logits: Tensor, fine_value: Tensor, chosen: Tensor, owner: Tensor
 ) -> Tensor:
-    """Spec, last section: one softmax over the tokens not chosen and the children of the chosen."""
+    """docs/method.md, "Refine": one softmax over the tokens not chosen and the children of the chosen."""
     kept = torch.ones(len(value), dtype=torch.bool, device=value.device)
     kept[chosen] = False
     siblings = torch.bincount(owner, minlength=len(value))[owner]

@@ -45,7 +45,7 @@ def pyramid_sparse_attention(
     observer: Callable[[Tensor], None] | None = None,
     impl: Implementation = "auto",
 ) -> Tensor:
-    """Coarse-to-fine attention between two pyramid levels (arXiv 2505.12772, section 3; spec steps 2-5).
+    """Coarse-to-fine attention between two pyramid levels (arXiv 2505.12772, section 3; docs/method.md, steps 2-5).
 
     Every query attends to all coarse tokens; with ``topk`` > 0 also to the finer children of the ``topk`` coarse
     tokens that score highest for its image and head. Position (y, x) of the fine map is a child of the coarse

@@ -17,7 +17,7 @@ _PRIME = 2**31 - 1  # x -> x⁵ permutes the residues of this one, and a product
 
 
 def mean_logit_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Mean over all queries of the attention logits, without forming the N×M logits (spec, step 3).
+    """Mean over all queries of the attention logits, without forming the N×M logits (docs/method.md, step 3).
 
     Uses mean_i(q_i·k_j) = (mean_i q_i)·k_j.
 

@@ -147,6 +147,7 @@ RULES: dict[str, Callable[..., SelectionRule]] = {
     "window": Window,
 }
 _DEFAULTS = {name: rule() for name, rule in RULES.items()}
+_OWN = tuple(RULES.values())  # PyTorch 2.6 cannot compile a look-up among the values of a dict
 
 
 def check_selection(selection: str | SelectionRule) -> SelectionRule:
@@ -179,7 +180,7 @@ def selected_by(rule: SelectionRule, tokens: Tokens) -> Selected:
     """
     selected = rule.select(tokens)
     name = type(rule).__name__
-    if type(rule) in RULES.values():
+    if type(rule) in _OWN:
         return selected
     if not isinstance(selected, Selected):
         raise TypeError(f"{name} must return a Selected, got {type(selected).__name__}")

@@ -37,7 +37,7 @@ def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The gate's weight goes from Conv1d's (d, 2d, 1) to Linear's (d, 2d). A state dict of ours is returned unchanged.
 
     Args:
-        state_dict: Of a PST layer or of a whole model (spec, "Names in the authors' state dicts").
+        state_dict: Of a PST layer or of a whole model (docs/method.md, "Names in state dicts").
 
     Returns:
         A new dict, in the same order; tensors are shared, not copied.

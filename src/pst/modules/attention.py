@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 
 class PyramidSparseAttention(nn.Module):
-    """Queries from a finer map attend to a coarser one, then to children of its top-k tokens (spec, "Attn").
+    """Queries from a finer map attend to a coarser one, then to children of its top-k tokens.
 
-    The same ``kv`` projection serves both levels, so a module trained with k = 0 runs with any k. ``settings``, or
-    ``topk``, ``fusion`` and ``selection`` one by one, may be set at any time and are no part of the state dict.
+    The steps are those of docs/method.md, "Attention". The same ``kv`` projection serves both levels, so a module
+    trained with k = 0 runs with any k. ``settings``, or ``topk``, ``fusion`` and ``selection`` one by one, may be set
+    at any time and are no part of the state dict.
 
     ``q``, ``kv``, ``pe``, ``proj`` and ``gate`` are called, each with a whole map, and never looked into: any Module of
     the same shapes may take their place.

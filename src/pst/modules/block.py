@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PSTBlock(nn.Module):
-    """z = x + Attn(x, u); out = z + MLP(z) (spec, "PST").
+    """z = x + Attn(x, u); out = z + MLP(z) (docs/method.md, "The layer").
 
     Args:
         dim: C, channels of both maps and of the output.

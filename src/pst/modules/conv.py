@@ -22,7 +22,7 @@ class ConvFactory(Protocol):
 
 
 class ConvNormAct(nn.Module):
-    """Conv2d without bias, BatchNorm2d, SiLU: CN of the spec; CN° with ``act=False``.
+    """Conv2d without bias, BatchNorm2d, SiLU: CN of docs/method.md; CN° with ``act=False``.
 
     Args:
         in_channels: Channels of the input map.

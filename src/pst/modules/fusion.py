@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PST(nn.Module):
-    """Pyramid Sparse Transformer layer (arXiv 2505.12772; P²HCT in v3; spec, "PST").
+    """Pyramid Sparse Transformer layer (arXiv 2505.12772; P²HCT in v3; docs/method.md, "The layer").
 
     Reduces both maps to C = int(out_channels · expansion) channels, runs ``depth`` blocks in which the finer map
     attends to the coarser one, and projects the concatenation of all of their outputs.

@@ -46,7 +46,7 @@ def evaluate(
         the forward pass; "images", the names of the n files; "columns", name -> n entries, one for each image:
 
         - classify: "target", "predicted", "correct" (0 or 1);
-        - detect: "scores", "labels", "hits", "ignored", "objects", see `pst.train.tasks.boxes.match`;
+        - detect: "scores", "labels", "hits", "ignored", "objects", see `pst.train.tasks.detection_metrics.match`;
         - segment: "confusion", rows are the true classes, columns the predicted ones, in pixels.
 
     Raises:

@@ -17,7 +17,7 @@ from pst.integrations.ultralytics import YOLO
 from pst.integrations.ultralytics import export as exports
 from pst.integrations.ultralytics.export_check import nearest_queries
 from pst.integrations.ultralytics.export_write import raw_model
-from pst.integrations.ultralytics.models import model_zoo
+from pst.integrations.ultralytics.zoo import model_zoo
 
 if find_spec("onnx") is None or find_spec("onnxruntime") is None or find_spec("onnxslim") is None:
     pytest.skip("the export extra is not installed", allow_module_level=True)

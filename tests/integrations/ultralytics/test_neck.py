@@ -11,8 +11,8 @@ from ultralytics.nn import tasks
 from ultralytics.utils import DEFAULT_CFG
 
 from pst.control import attention_layers
-from pst.integrations.ultralytics import YOLO, PSTRow, model_zoo, models, pst_neck
-from pst.integrations.ultralytics.models import host_name
+from pst.integrations.ultralytics import YOLO, PSTRow, model_zoo, pst_neck, zoo
+from pst.integrations.ultralytics.zoo import host_name
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -152,7 +152,7 @@ def test_training_step_of_larger_models(name: str, host_warnings: list[str]) -> 
 def test_dictionary_rebuilds_the_model_without_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a checkpoint and the processes of a multi-GPU run do."""
     model = YOLO(name).model
-    monkeypatch.setattr(models, "load_by_name", None)
+    monkeypatch.setattr(zoo, "load_by_name", None)
     again = type(model)(copy.deepcopy(model.yaml), verbose=False)
     assert str(again) == str(model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from lab.__main__ import main
 from lab.bench.speed_page import page_part, tables, targets_table
 from lab.bench.targets import TARGETS, judge
+from messages import says
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS, PAGE = ROOT / "lab" / "results", ROOT / "docs" / "speed.md"
@@ -112,7 +114,7 @@ def test_commands_measure_judge_and_write_the_page(
     out, page = tmp_path / "out", tmp_path / "speed.md"
     assert main(["bench", "targets", "--only", "module,model", "--out", str(out)]) == 0  # misses are no error
     printed = capsys.readouterr().out
-    assert "missed: attention, N = 100 and 400, any k: speed / textbook's 0.77×, wanted ≥ 0.85×" in printed
+    assert re.search(says("missed … N = 100 and 400 … 0.77× … ≥ 0.85×"), printed)
     assert json.loads((out / "module.json").read_text("utf-8")) == suites["module"]
     assert json.loads((out / "targets.json").read_text("utf-8"))["targets"] == judge(suites)
     page.write_text("before\n<!-- figures: made by lab bench report -->\noutdated\n<!-- end of figures -->\nafter\n")

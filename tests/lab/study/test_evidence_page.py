@@ -192,7 +192,7 @@ def test_a_page_without_markers_and_a_folder_without_results_are_refused(made, t
     with pytest.raises(ValueError, match="must hold the lines <!-- study demo begin -->"):
         write_report([study], results=results, out=tmp_path / "docs")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="run `python -m lab study run` first"):
+    with pytest.raises(FileNotFoundError, match=r"no results .*python -m lab study run"):
         write_report([study], results=tmp_path / "empty", out=tmp_path / "docs")
 
 

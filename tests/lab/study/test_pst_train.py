@@ -27,7 +27,7 @@ VARIANT = Variant(k=2, fusion="refine", selection="random:3", gate=None, imgsz=N
 def detector(images: list[int]) -> tuple[dict[str, list[Any]], float]:
     """Columns of a detector over eight images, a crowd among the objects; COCO's own figure for some of them."""
     from pst.data.images import Boxes
-    from pst.train.tasks.boxes import coco_metrics, match
+    from pst.train.tasks.detection_metrics import coco_metrics, match
 
     torch.manual_seed(1)
     records, truth = [], []

@@ -21,7 +21,7 @@ _WIDTHS = {"resnet50": 256}  # the paper's; the rule below gives the paper's 256
 
 
 class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classification", tags=["timm"]):
-    """A timm backbone with the paper's classification neck (spec, "ResNet-18/50/101-cls-PST").
+    """A timm backbone with the paper's classification neck (docs/timm.md, "Classification").
 
     With C3 and C4 the maps of the last two stages, w the width and s the ratio of their reductions, usually 2:
 

@@ -2,8 +2,8 @@
 
 from pst.integrations.torchvision.backbone import PyramidBackbone, pst_backbone
 from pst.integrations.torchvision.detectors import anchors, faster_rcnn, fcos, mask_rcnn, retinanet
-from pst.integrations.torchvision.hub import PSTDetector
 from pst.integrations.torchvision.outputs import Detections, RawHeads
+from pst.integrations.torchvision.pst_detector import PSTDetector
 
 __all__ = [
     "Detections",

@@ -8,12 +8,12 @@ from pst.integrations.ultralytics.convert import convert_checkpoint, read_checkp
 from pst.integrations.ultralytics.evaluate import SweepRow, sweep
 from pst.integrations.ultralytics.flops import gflops
 from pst.integrations.ultralytics.layer import PSTRow
-from pst.integrations.ultralytics.models import ZooModel, bundled_models, model_zoo
 from pst.integrations.ultralytics.neck import pst_neck
 from pst.integrations.ultralytics.plugin import register, unregister
 from pst.integrations.ultralytics.portable import Checkpoint
 from pst.integrations.ultralytics.size import ModelSize, measure
 from pst.integrations.ultralytics.yolo import YOLO
+from pst.integrations.ultralytics.zoo import ZooModel, bundled_models, model_zoo
 
 __all__ = [
     "YOLO",

@@ -12,7 +12,7 @@ from torch import Tensor
 from ultralytics.nn import tasks as host_tasks
 
 from pst.integrations.ultralytics import parser
-from pst.integrations.ultralytics.models import host_name, load_by_name, model_zoo
+from pst.integrations.ultralytics.zoo import host_name, load_by_name, model_zoo
 from pst.io.transfer import Shapes, shapes
 
 _FROM_DATA = ("nc", "channels", "kpt_shape")  # entries of a YAML that a training sets as its data wants

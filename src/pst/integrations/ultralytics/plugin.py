@@ -20,7 +20,7 @@ from ultralytics.utils import torch_utils as host_torch
 
 from pst import modules as pst_modules
 from pst.control.layers import find_attention, register_wrapper
-from pst.integrations.ultralytics import checkpoints, compat, flops, guard, layer, models, parser, training
+from pst.integrations.ultralytics import checkpoints, compat, flops, guard, host_training, layer, parser, zoo
 from pst.integrations.ultralytics.known import own_classes
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
 from pst.io.files import explained
@@ -35,11 +35,11 @@ def register() -> None:
 
     These functions of Ultralytics are wrapped, and do what they did for models without PST layers:
 
-    - ``parse_model`` and ``yaml_model_load``, which build models (see `parser` and `models`);
+    - ``parse_model`` and ``yaml_model_load``, which build models (see `parser` and `zoo`);
     - what reads checkpoints, caches of labels and YAMLs of data sets, which changes only where our `YOLO` and our
       command use Ultralytics: there nothing that a file holds is executed (see `guard`);
     - ``Model.train``, ``BaseTrainer.resume_training`` and ``generate_ddp_file``, for k and fusion, and for the
-      processes of multi-GPU training (see `training`);
+      processes of multi-GPU training (see `host_training`);
     - ``get_flops``, so that ``model.info()`` and loggers show the figure of `gflops`.
 
     Warns once when Ultralytics is outside the tested range 8.4.x.
@@ -77,9 +77,9 @@ def _hooks() -> list[tuple[Any, str, tuple[str, ...], Callable[..., Any]]]:
         (host_tasks, "yaml_model_load", ("path",), _yaml_model_load),
         (host_model, "yaml_model_load", ("path",), _yaml_model_load),
         *((owner, *hook[1:]) for hook in READERS for owner in _importers(hook[0], hook[1])),
-        (host_model.Model, "train", ("self", "trainer"), training.train),
-        (BaseTrainer, "resume_training", ("self", "ckpt"), training.resume),
-        (host_dist, "generate_ddp_file", ("trainer",), training.ddp_file),
+        (host_model.Model, "train", ("self", "trainer"), host_training.train),
+        (BaseTrainer, "resume_training", ("self", "ckpt"), host_training.resume),
+        (host_dist, "generate_ddp_file", ("trainer",), host_training.ddp_file),
         (host_torch, "get_flops", ("model", "imgsz"), _get_flops),
     ]
 
@@ -121,7 +121,7 @@ def _parse_model(original: parser.ParseModel, d: dict[str, Any], ch: int, verbos
 def _yaml_model_load(original: Any, path: str | Path) -> dict[str, Any]:
     """A model of ours by its bare name; a file of that name comes first, and every other path is the host's."""
     path = Path(path)
-    d = None if path.exists() or path.parent != Path() else models.load_by_name(path.name, original)
+    d = None if path.exists() or path.parent != Path() else zoo.load_by_name(path.name, original)
     return original(path) if d is None else d
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 from typing_extensions import override
 
-from pst.data.boxes import read_boxes
 from pst.data.dataset import Batch
+from pst.data.detection import read_boxes
 from pst.data.images import Boxes, Sample, Split, decode, letterbox
 from pst.train import augment
 from pst.train.config import DetectConfig
 from pst.train.tasks.base import Record, Task
-from pst.train.tasks.boxes import coco_metrics, draw_segments, match
+from pst.train.tasks.detection_metrics import coco_metrics, draw_segments, match
 
 _LOG = logging.getLogger(__name__)
 _LEAST_SHARE = 0.25  # of a box that must be left of it in an augmented image

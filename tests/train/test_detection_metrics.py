@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pst.data.images import Boxes
-from pst.train.tasks.boxes import THRESHOLDS, coco_metrics, match
+from pst.train.tasks.detection_metrics import THRESHOLDS, coco_metrics, match
 
 CLASSES = ("a", "b", "c")
 

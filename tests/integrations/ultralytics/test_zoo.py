@@ -14,7 +14,7 @@ import golden
 import pst
 from pst import cli
 from pst.integrations.ultralytics import YOLO, model_zoo
-from pst.integrations.ultralytics.models import host_name
+from pst.integrations.ultralytics.zoo import host_name
 from pst.io.checkpoints import from_authors, to_authors
 
 pytestmark = pytest.mark.usefixtures("registered")

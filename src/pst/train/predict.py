@@ -14,7 +14,7 @@ from torch import Tensor
 from pst.data.images import decode
 from pst.io.files import write_text
 from pst.train.models import load_trained, set_attention
-from pst.train.picture_files import PREDICTIONS, list_images, plan_pictures, write_picture
+from pst.train.prediction_files import PREDICTIONS, list_images, plan_pictures, write_picture
 from pst.train.start import start
 from pst.visualize.boxes import class_color, draw_boxes
 

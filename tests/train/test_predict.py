@@ -12,8 +12,8 @@ from PIL import Image
 from pst.cli import main
 from pst.io.image_file import CorruptImageError
 from pst.train import fit, load_config
-from pst.train.picture_files import list_images, plan_pictures, write_picture
-from pst.train.pictures import predict_images
+from pst.train.predict import predict_images
+from pst.train.prediction_files import list_images, plan_pictures, write_picture
 from train_runs import settings
 
 
