@@ -68,7 +68,7 @@ def run_exports(names: Sequence[str], *, imgsz: int, seconds: float, roofline: R
 def build(name: str) -> Any:
     """A YOLO object by a name as `run_detectors` takes it."""
     with _undisturbed():
-        from lab.study.runners import yolo_sums  # noqa: F401 lets models have Sum rows
+        from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
         from pst.integrations.ultralytics import YOLO
 
         stem, _, k = name.partition(" k=")

@@ -83,7 +83,7 @@ def _pass(model: nn.Module, inputs: Any) -> Callable[[], object]:
 def _build(cell: Cell, folder: Path, imgsz: int, batch: int) -> tuple[nn.Module, Tensor | list[Tensor]]:
     """An untrained model of a cell, convolutions and BatchNorms fused where the host does so, and its input."""
     if cell.runner == "ultralytics":
-        from lab.study.runners import yolo_sums  # noqa: F401 lets models have Sum rows
+        from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
         from pst.integrations.ultralytics import YOLO
 
         yaml = str(cell.settings["models"]["yaml"])

@@ -19,7 +19,7 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import metrics, ops
 
 import pst
-from lab.study.runners import yolo_sums  # noqa: F401 lets models have Sum rows
+from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
 from pst.integrations.ultralytics import YOLO
 from pst.profile.environment import environment
 

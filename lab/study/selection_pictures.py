@@ -21,7 +21,7 @@ from torchvision.ops import box_iou
 from ultralytics.nn.tasks import DetectionModel
 
 import pst
-from lab.study.runners import yolo_sums  # noqa: F401 lets models have Sum rows
+from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
 from lab.study.runners.yolo_cached_val import CachedValidation
 from pst.control import Selection
 from pst.integrations.ultralytics import register

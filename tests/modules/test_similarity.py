@@ -103,4 +103,4 @@ def test_any_layer_takes_the_option_and_a_plain_one_refuses_it_later():
     with pytest.raises(ValueError, match='build it with similarity="cosine"'):
         plain.settings = pst.modules.Settings(similarity="cosine")
     with pytest.raises(ValueError, match="similarity must be one of"):
-        pst.PyramidSparseAttention(16, 2, similarity="euclid")
+        pst.PyramidSparseAttention(16, 2, similarity="euclid")  # type: ignore[arg-type]

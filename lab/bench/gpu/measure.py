@@ -89,7 +89,7 @@ def _start(name: str, limit: float, args: argparse.Namespace) -> dict[str, Any]:
                 error = None if code == 0 else f"exit code {code}: {log.read_text(errors='replace')[-2000:]}"
             except subprocess.TimeoutExpired:
                 error = f"stopped after {limit:.0f} s: {log.read_text(errors='replace')[-1000:]}"
-        section = json.loads(part.read_text()) if part.exists() else {"records": []}
+        section: dict[str, Any] = json.loads(part.read_text()) if part.exists() else {"records": []}
     section["seconds"] = round(time.monotonic() - begin, 1)
     if error is not None:
         section |= {"status": "failed", "error": section.get("error", error)}

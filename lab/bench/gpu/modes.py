@@ -129,4 +129,4 @@ def _layer(device: str, dtype: torch.dtype, k: int, fusion: Any, side: int) -> t
     x, upper = (
         torch.randn(4, 128, s, s).to(device, dtype, memory_format=torch.channels_last) for s in (side, side // 2)
     )
-    return module.to(device, dtype, memory_format=torch.channels_last), (x, upper)
+    return module.to(device, dtype).to(memory_format=torch.channels_last), (x, upper)

@@ -49,7 +49,7 @@ def training(device: str, quick: bool, save: Save) -> None:
 
 def _train(device: str, precision: str, k: int, textbook: bool, steps: int, batch: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    net = Net(k, textbook).to(device, memory_format=torch.channels_last)
+    net = Net(k, textbook).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     dtype = getattr(torch, precision)
     scaler = torch.amp.GradScaler(device, enabled=dtype is torch.float16)

@@ -59,7 +59,7 @@ def _module(case: Case, peaks: Any, seconds: float) -> dict[str, Any]:
 
 def detectors(device: str, quick: bool, save: Save) -> None:
     """Whole YOLO detectors, batch norms folded, in float32 (TF32 off) and float16."""
-    from lab.study.runners import yolo_sums  # noqa: F401 lets models have Sum rows
+    from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
     from pst.integrations.ultralytics import YOLO
 
     def build(name: str, k: int | None) -> nn.Module:
@@ -81,7 +81,7 @@ def classifiers(device: str, quick: bool, save: Save) -> None:
     """ResNets of timm with and without PST, in float32 (TF32 off) and float16."""
     import timm
 
-    import pst.integrations.timm  # noqa: F401 registers the models
+    import pst.integrations.timm  # noqa: F401  # pyright: ignore[reportUnusedImport] registers the models
 
     def build(name: str, k: int | None) -> nn.Module:
         model = timm.create_model(name)

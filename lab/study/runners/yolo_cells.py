@@ -14,7 +14,7 @@ from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
-from lab.study.runners import yolo_sums  # noqa: F401 lets models have Sum rows
+from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
 from lab.study.runners.yolo_bfloat16 import train_in_bfloat16
 from pst.integrations.ultralytics.guard import protected
 from pst.integrations.ultralytics.plugin import register

@@ -30,8 +30,8 @@ def set_options(model: nn.Module, **options: Any) -> None:
 
     Raises:
         TypeError: ``model`` is not a Module, there is no such option, or a value is of the wrong type.
-        ValueError: ``model`` holds no PST layer, a value is wrong, or ``fusion`` is "gate" and a layer has no gate.
-            Whatever is raised, nothing was changed.
+        ValueError: ``model`` holds no PST layer, a value is wrong, or needs what a layer was built without, as "gate" a
+            gate. Whatever is raised, nothing was changed.
 
     Example:
         >>> set_options(model, topk=8, fusion="refine")
@@ -44,9 +44,9 @@ def set_options(model: nn.Module, **options: Any) -> None:
     settings = {
         name: replace(layer.settings, **options | ({"topk": ks[name]} if ks else {})) for name, layer in layers.items()
     }
-    missing = [name for name, new in settings.items() if new.fusion == "gate" and layers[name].gate is None]
-    if missing:
-        raise ValueError(f'fusion="gate" needs a gate, but these layers were built with "refine": {missing}')
+    lacking = {name: said for name, new in settings.items() if (said := layers[name].lacks(new))}
+    if lacking:
+        raise ValueError(f"{list(lacking)}: each of these layers {next(iter(lacking.values()))}")
     for name, layer in layers.items():
         layer.settings = settings[name]
     sync_copies(model)

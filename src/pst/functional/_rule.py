@@ -75,6 +75,15 @@ def ranked(scores: Tensor) -> Tensor:
     return torch.nan_to_num(scores, math.inf, math.inf, math.inf)
 
 
+def _in_onnx_export() -> bool:
+    """`torch.onnx.is_in_onnx_export`, which Dynamo, the exporter's second way, takes for False."""
+    return torch.onnx.is_in_onnx_export()
+
+
+# As torch.compiler.assume_constant_result, whose import of Dynamo would take as long as all of pst's.
+_in_onnx_export._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def highest(scores: Tensor, topk: int) -> Tensor:
     """Indices of the highest scores: not finite ones first, then highest first, equal ones in index order.
 
@@ -85,7 +94,7 @@ def highest(scores: Tensor, topk: int) -> Tensor:
     Returns:
         (..., min(k, M)) int64.
     """
-    if torch.onnx.is_in_onnx_export():  # ONNX has no stable sort, but its TopK takes the lower index of a tie
+    if _in_onnx_export():  # ONNX has no stable sort, but its TopK takes the lower index of a tie
         return scores.topk(min(topk, scores.shape[-1])).indices
     if torch.jit.is_tracing():  # Core ML cannot read the stable overload; on the CPU this one is stable as well
         return scores.sort(dim=-1, descending=True).indices[..., :topk]

@@ -94,7 +94,9 @@ def pyramid_sparse_attention(
         tokens = _checked(fine, query) if callable(fine) else _tokens_of(fine, query)
         weights = gate if gate is None or callable(gate) else _check_gate(gate, query)
     out = attend(
-        *(t.flatten(2, 3) for t in (query, key, value)),
+        query.flatten(2, 3),
+        key.flatten(2, 3),
+        value.flatten(2, 3),
         tokens,
         weights,
         fine_size=(query.shape[2], query.shape[3]),

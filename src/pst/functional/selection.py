@@ -213,7 +213,7 @@ def from_plain(plain: object) -> object:
         TypeError: ``plain`` is a list of something else, or the rule has other settings.
         ValueError: There is no such rule.
     """
-    if type(plain) not in (tuple, list):  # a rule of the user's may be a named tuple
+    if not isinstance(plain, (tuple, list)) or type(plain) not in (tuple, list):  # a user's rule may be a named tuple
         return plain
     if len(plain) != 2 or not isinstance(plain[0], str) or not isinstance(plain[1], dict):
         raise TypeError(f"a selection rule is a name, or a name and its settings, got {plain!r:.80}")

@@ -88,11 +88,17 @@ class PyramidSparseAttention(nn.Module):
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
-        if settings.fusion == "gate" and self.gate is None:
-            raise ValueError('this module was built with fusion="refine" and has no gate: build it with fusion="gate"')
-        if settings.similarity == "cosine" and self.log_scale is None:
-            raise ValueError('this module has no scale to learn: build it with similarity="cosine"')
+        if lacking := self.lacks(settings):
+            raise ValueError(f"this module {lacking}")
         self._settings = settings
+
+    def lacks(self, settings: Settings) -> str:
+        """What settings need that this layer was built without, as the rest of a sentence; "" for nothing."""
+        if settings.fusion == "gate" and self.gate is None:
+            return 'was built with fusion="refine" and has no gate: build it with fusion="gate"'
+        if settings.similarity == "cosine" and self.log_scale is None:
+            return 'was built without a scale to learn: build it with similarity="cosine"'
+        return ""
 
     @property
     def topk(self) -> int:
@@ -220,7 +226,7 @@ class PyramidSparseAttention(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         state = {k: v for k, v in super().__getstate__().items() if k not in ("generator", "drawn_topk")}
-        return state | {"_settings": self._settings.plain()}  # plain: a pickle names no class of ours but layers
+        return {**state, "_settings": self._settings.plain()}  # plain: a pickle names no class of ours but layers
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_settings" not in state:  # a pickle of version 0.1

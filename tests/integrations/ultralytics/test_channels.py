@@ -11,9 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from pst.integrations.ultralytics import YOLO, convert_checkpoint, gflops, sweep
+from pst.integrations.ultralytics import YOLO, convert_checkpoint, gflops, read_checkpoint, sweep
 from pst.integrations.ultralytics import export as exports
-from pst.integrations.ultralytics.checkpoints import build, read_checkpoint
+from pst.integrations.ultralytics.build import build
 
 
 def data(root: Path, channels: int) -> Path:

@@ -21,7 +21,7 @@ BACKBONE = 11  # rows
 
 @cache
 def built(name: str) -> Any:
-    from lab.study.runners import yolo_sums  # noqa: F401 lets models have Sum rows
+    from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
     from pst.integrations.ultralytics import YOLO
 
     return YOLO(MODELS / f"{name}.yaml")

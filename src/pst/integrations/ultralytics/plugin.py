@@ -27,7 +27,10 @@ from pst.io.files import explained
 
 _originals: dict[tuple[Any, str], Any] = {}
 # What reads files, as in `guard.REPLACED`.
-READERS = ((patches, "torch_load", (), checkpoints.torch_load), *guard.REPLACED)
+READERS: tuple[tuple[Any, str, tuple[str, ...], Callable[..., Any]], ...] = (
+    (patches, "torch_load", (), checkpoints.torch_load),
+    *guard.REPLACED,
+)
 
 
 def register() -> None:
@@ -76,7 +79,7 @@ def _hooks() -> list[tuple[Any, str, tuple[str, ...], Callable[..., Any]]]:
         (host_tasks, "parse_model", ("d", "ch", "verbose"), _parse_model),
         (host_tasks, "yaml_model_load", ("path",), _yaml_model_load),
         (host_model, "yaml_model_load", ("path",), _yaml_model_load),
-        *((owner, *hook[1:]) for hook in READERS for owner in _importers(hook[0], hook[1])),
+        *((owner, name, begin, ours) for home, name, begin, ours in READERS for owner in _importers(home, name)),
         (host_model.Model, "train", ("self", "trainer"), host_training.train),
         (BaseTrainer, "resume_training", ("self", "ckpt"), host_training.resume),
         (host_dist, "generate_ddp_file", ("trainer",), host_training.ddp_file),
