@@ -18,16 +18,15 @@ PST = Path(sys.executable).with_name("pst")
 def host(monkeypatch):
     """Stand-ins for Ultralytics' entry point and our plugin; lists what happened, in order."""
     events: list[object] = []
-    ultralytics, cfg, plugin = (ModuleType(n) for n in ("ultralytics", "cfg", "plugin"))
-    vars(cfg)["entrypoint"] = lambda: events.append(list(sys.argv))
+    plugin, adapters_host = (ModuleType(n) for n in ("plugin", "host"))
+    vars(adapters_host)["entrypoint"] = lambda: events.append(list(sys.argv))
     vars(plugin)["register"] = lambda: events.append("register")
     vars(plugin)["guard"] = SimpleNamespace(told=nullcontext, protected=lambda on: nullcontext(events.append(on)))
-    monkeypatch.setitem(sys.modules, "ultralytics", ultralytics)
-    monkeypatch.setitem(sys.modules, "ultralytics.cfg", cfg)
     monkeypatch.setitem(sys.modules, "pst.integrations.ultralytics", plugin)
+    monkeypatch.setitem(sys.modules, "pst.integrations.ultralytics.host", adapters_host)
     monkeypatch.setattr("pst.cli.yolo.require", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["pytest"])
-    events.append(cfg)
+    events.append(adapters_host)
     return events
 
 

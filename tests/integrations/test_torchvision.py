@@ -170,7 +170,7 @@ def test_anchors_follow_the_levels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet81"}, "no network 'resnet81'; names like it: .*resnet18"),
+        ({"name": "resnet81"}, "timm has no model 'resnet81': names like it are .*resnet18"),
         ({"name": "resnet81", "library": "torchvision"}, "no network 'resnet81'; names like it: .*resnet18"),
         ({"name": "vit_tiny_patch16_224"}, r"reductions \[16, 16, 16\]; wanted are rising"),
         ({"name": "vit_b_16", "library": "torchvision"}, "no feature maps of several resolutions"),
