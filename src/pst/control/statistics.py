@@ -112,7 +112,7 @@ class _Moments:
         """Forward pre-hook of an attention layer: take in its fine map."""
         hook = self.norm.register_forward_pre_hook(self._take_in)
         try:
-            layer.kv(maps[0])
+            layer.kv(maps[2] if len(maps) > 2 else maps[0])
         finally:
             hook.remove()
 

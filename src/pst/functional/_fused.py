@@ -33,7 +33,7 @@ def fused(
     if inputs.observer is not None:
         inputs.observer(selected.marked())
     children = _gather_children(inputs, fine, selected)
-    own = query if selected.grid is None else split_blocks(query, inputs.fine_size, selected.grid)
+    own = query if selected.grid is None else split_blocks(query, inputs.query_size, selected.grid)
     gate = gate if inputs.fusion == "gate" else None
     linear = gate if isinstance(gate, LinearGate) else None  # the one gate that the kernel applies on its way
     mixed = gate if kernel is None or linear is None else None
@@ -44,7 +44,7 @@ def fused(
     else:
         out = _refined(own, key, value, children, scale)
     if selected.grid is not None:
-        out = join_blocks(out, inputs.fine_size, selected.grid)
+        out = join_blocks(out, inputs.query_size, selected.grid)
     return out if mixed is None else gate_fusion(attention(query, key, value, scale=scale), out, mixed)
 
 

@@ -43,7 +43,7 @@ def _with_children(inputs: Inputs, fine: FineTokens, logits: Tensor) -> Tensor:
         selected, grid = _select(inputs, logits)
     if inputs.observer is not None:
         inputs.observer(selected[:, :, 0] if grid is None else selected)
-    block = _block_of(inputs.fine_size, (1, 1) if grid is None else grid).to(query.device)
+    block = _block_of(inputs.query_size, (1, 1) if grid is None else grid).to(query.device)
     owner = parent_index(inputs.fine_size, inputs.coarse_size, device=query.device)
     everywhere = torch.arange(len(owner), device=query.device).expand(*query.shape[:2], -1)
     fine_key, fine_value = (_wide(t) for t in fine(everywhere))
@@ -85,12 +85,12 @@ def _select(inputs: Inputs, logits: Tensor) -> tuple[Tensor, Size | None]:
         (B, h, G, min(k, M)) flat coarse indices for each of G blocks of queries, highest score first, −1 where
         unused; and the rows and columns of blocks. Where all queries share one selection G = 1 and these are None.
     """
-    rule, (height, width) = inputs.rule, inputs.fine_size
+    rule, (height, width) = inputs.rule, inputs.query_size
     if not isinstance(rule, (Gumbel, Mass, Mean, Nucleus, Random, Window)):
         asked = selected_by(rule, inputs.tokens())
         return asked.marked() if asked.grid is not None else asked.marked()[:, :, None], asked.grid
     grid = (min(rule.grid, height), min(rule.grid, width)) if isinstance(rule, Window) else None
-    block = _block_of(inputs.fine_size, (1, 1) if grid is None else grid).to(logits.device)
+    block = _block_of(inputs.query_size, (1, 1) if grid is None else grid).to(logits.device)
     scores = ranked(torch.stack([_scores(inputs, logits[:, :, block == i]) for i in block.unique()], 2))
     selected = scores.argsort(dim=-1, descending=True, stable=True)[..., : inputs.topk]
     return _nucleus(scores, selected, rule.p) if isinstance(rule, Nucleus) else selected, grid

@@ -55,9 +55,10 @@ class Inputs(NamedTuple):
     scale: float
     generator: torch.Generator | None
     observer: Callable[[Tensor], None] | None
-    fine_size: tuple[int, int]  # (H, W), N = H·W
+    query_size: tuple[int, int]  # (H, W), N = H·W
+    fine_size: tuple[int, int]  # (Hf, Wf), of the children
     coarse_size: tuple[int, int]  # (Hu, Wu), M = Hu·Wu
 
     def tokens(self) -> Tokens:
         """What the rule selects from."""
-        return Tokens(self.query, self.key, self.topk, self.scale, self.fine_size, self.generator)
+        return Tokens(self.query, self.key, self.topk, self.scale, self.query_size, self.generator)

@@ -15,12 +15,15 @@ from pst.functional._reference import reference
 from pst.functional._types import FineTokens, Gate, Inputs, LinearGate
 from pst.functional.checks import (
     autocasts,
+    check_fine,
     check_implementation,
     check_kind,
     check_maps,
     check_options,
     check_pair_of_tensors,
     check_scale,
+    check_size,
+    check_sizes,
     check_topk,
 )
 from pst.functional.grid import Size
@@ -36,6 +39,7 @@ def pyramid_sparse_attention(
     value: Tensor,
     fine: tuple[Tensor, Tensor] | FineTokens | None = None,
     *,
+    fine_size: Size | None = None,
     topk: int = 0,
     fusion: Fusion = "gate",
     gate: tuple[Tensor, Tensor] | Gate | None = None,
@@ -49,19 +53,22 @@ def pyramid_sparse_attention(
 
     Every query attends to all coarse tokens; with ``topk`` > 0 also to the finer children of the ``topk`` coarse
     tokens that score highest for its image and head. Position (y, x) of the fine map is a child of the coarse
-    token (⌊y·Hu/H⌋, ⌊x·Wu/W⌋), so any ratio ≥ 1 and odd sizes work.
+    token (⌊y·Hu/Hf⌋, ⌊x·Wu/Wf⌋), so any ratio ≥ 1 and odd sizes work. In a pyramid the fine map is that of the
+    queries; coarse and fine map may as well be of another frame or photo, and of a size of their own.
 
     NaN and infinities spread as in PyTorch's softmax over the tokens that take part: children of tokens that were not
     selected take none, nor in "refine" the selected tokens. A token whose score is not finite is selected first.
 
-    Letters: B batch, h heads, d head width, (H, W) fine size, (Hu, Wu) coarse size, M = Hu·Wu.
+    Letters: B batch, h heads, d head width, (H, W) size of the query map, (Hf, Wf) of the fine and (Hu, Wu) of the
+    coarse one, M = Hu·Wu.
 
     Args:
         query: (B, h, H, W, d). Float dtype; every tensor has this dtype and device.
         key: (B, h, Hu, Wu, d).
         value: (B, h, Hu, Wu, d).
-        fine: Keys and values of the fine map, (B, h, H, W, d) each, or a function that returns them for flat
+        fine: Keys and values of the fine map, (B, h, Hf, Wf, d) each, or a function that returns them for flat
             fine indices: (B, h, T) int64 -> two of (B, h, T, d). Needed when ``topk`` > 0, else unused.
+        fine_size: (Hf, Wf) of the map that a function reads; None means the query's. Two maps say it themselves.
         topk: k, the number of coarse tokens to refine; more than M means M; 0 is coarse attention alone.
         fusion: "gate" mixes the coarse and the fine result with a learned gate (the paper); "refine" replaces the
             selected tokens by their children inside one softmax and has no parameters.
@@ -89,9 +96,16 @@ def pyramid_sparse_attention(
     check_maps(query, key, value)
     topk = check_topk(topk)
     check_options(fusion, impl, fine, gate, topk, generator, observer)
+    query_size = (query.shape[2], query.shape[3])
+    if fine is None or callable(fine):
+        fine_size = query_size if fine_size is None else check_size("fine_size", fine_size)
+    else:
+        fine = check_fine(fine, query)
+        fine_size = (fine[0].shape[2], fine[0].shape[3])
+    check_sizes(fine_size, (key.shape[2], key.shape[3]))
     tokens, weights = None, None
     if topk > 0 and fine is not None:
-        tokens = _checked(fine, query) if callable(fine) else _tokens_of(fine, query)
+        tokens = _checked(fine, query) if callable(fine) else gather_tokens(*(t.flatten(2, 3) for t in fine))
         weights = gate if gate is None or callable(gate) else _check_gate(gate, query)
     out = attend(
         query.flatten(2, 3),
@@ -99,7 +113,8 @@ def pyramid_sparse_attention(
         value.flatten(2, 3),
         tokens,
         weights,
-        fine_size=(query.shape[2], query.shape[3]),
+        query_size=query_size,
+        fine_size=fine_size,
         coarse_size=(key.shape[2], key.shape[3]),
         topk=topk,
         fusion=fusion,
@@ -119,6 +134,7 @@ def attend(
     fine: FineTokens | None,
     gate: Gate | None,
     *,
+    query_size: Size,
     fine_size: Size,
     coarse_size: Size,
     topk: int,
@@ -131,13 +147,15 @@ def attend(
 ) -> Tensor:
     """The entrance behind `pyramid_sparse_attention`, for tokens that were checked, or made by a layer.
 
-    ``query`` is (B, h, N, d) with N = H·W of ``fine_size``, ``key`` and ``value`` are (B, h, M, d) with M = Hu·Wu of
+    ``query`` is (B, h, N, d) with N = H·W of ``query_size``, ``key`` and ``value`` are (B, h, M, d) with M = Hu·Wu of
     ``coarse_size``; (B, h, N, d) comes back. The rest is as there, ``fine`` always a function of positions or None.
     """
     if fine is not None and gate is None and fusion == "gate":
         raise ValueError('fusion="gate" with topk > 0 needs a gate, and there is None: put one back, or use "refine"')
     rule = check_selection(selection)
-    inputs = Inputs(query, key, value, topk, fusion, rule, scale, generator, observer, fine_size, coarse_size)
+    inputs = Inputs(
+        query, key, value, topk, fusion, rule, scale, generator, observer, query_size, fine_size, coarse_size
+    )
     return _implementation(impl, inputs, gate)(inputs, fine, gate)
 
 
@@ -157,16 +175,6 @@ def _implementation(impl: str, inputs: Inputs, gate: Gate | None) -> Callable[..
     from pst.functional._triton import attend
 
     return partial(fused, kernel=attend)
-
-
-def _tokens_of(fine: object, query: Tensor) -> FineTokens:
-    """`gather_tokens` of two maps (B, h, H, W, d), which must have the query's shape, dtype and device."""
-    fine_key, fine_value = check_pair_of_tensors("fine", fine, "(key, value), two tensors, or a function of positions")
-    for name, t in (("fine key", fine_key), ("fine value", fine_value)):
-        if t.shape != query.shape:
-            raise ValueError(f"{name} must have the query's shape {tuple(query.shape)}, got {tuple(t.shape)}")
-        check_kind(name, t, query)
-    return gather_tokens(fine_key.flatten(2, 3), fine_value.flatten(2, 3))
 
 
 def _checked(fine: FineTokens, query: Tensor) -> FineTokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, cast
 
@@ -55,7 +56,31 @@ def check_maps(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise ValueError(f"{what} differs: query has {query.shape[axis]}, key and value {key.shape[axis]}")
     if query.shape[4] == 0:
         raise ValueError(f"the head width must be ≥ 1, got a query of shape {tuple(query.shape)}")
-    check_sizes(query.shape[2:4], key.shape[2:4])
+    if query.shape[2] == 0 or query.shape[3] == 0:
+        raise ValueError(f"maps must not be empty, got a query of shape {tuple(query.shape)}")
+
+
+def check_fine(fine: object, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of the fine map; raise TypeError or ValueError unless they fit the query but for their size."""
+    pair = check_pair_of_tensors("fine", fine, "(key, value), two tensors, or a function of positions")
+    for name, t in zip(("fine key", "fine value"), pair, strict=True):
+        check_tensor(name, t)
+        if t.ndim != 5 or (*t.shape[:2], t.shape[4]) != (*query.shape[:2], query.shape[4]):
+            b, h, d = query.shape[0], query.shape[1], query.shape[4]
+            raise ValueError(f"{name} must be ({b}, {h}, height, width, {d}) as the query, got {tuple(t.shape)}")
+        check_kind(name, t, query)
+    if pair[0].shape != pair[1].shape:
+        raise ValueError(f"fine key and value must have one shape, got {[tuple(t.shape) for t in pair]}")
+    return pair
+
+
+def check_size(name: str, size: object) -> tuple[int, int]:
+    """Return (height, width); raise TypeError or ValueError unless it is two positive integers."""
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(type(n) is int for n in size):
+        raise TypeError(f"{name} must be (height, width), two integers, got {size!r}")
+    if min(size) < 1:
+        raise ValueError(f"{name} must be ≥ 1 along both axes, got {size!r}")
+    return size[0], size[1]
 
 
 def check_tensor(name: str, t: object) -> None:
@@ -101,7 +126,7 @@ def check_pair_of_tensors(name: str, pair: object, form: str) -> tuple[Tensor, T
     return pair[0], pair[1]
 
 
-def check_sizes(fine: torch.Size, coarse: torch.Size) -> None:
+def check_sizes(fine: Sequence[int], coarse: Sequence[int]) -> None:
     """Raise ValueError for an empty map, or a fine map (H, W) smaller than the coarse one (Hu, Wu)."""
     if any(size == 0 for size in (*fine, *coarse)):  # no min(): it would make torch.export guard on the order of sizes
         raise ValueError(f"maps must not be empty, got fine {tuple(fine)} and coarse {tuple(coarse)}")

@@ -134,12 +134,14 @@ class PyramidSparseAttention(nn.Module):
             "torch.compile"
         )
 
-    def forward(self, x: Tensor, upper: Tensor) -> Tensor:
+    def forward(self, x: Tensor, upper: Tensor, fine: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
-            x: Finer map (B, C, H, W).
-            upper: Coarser map (B, C, Hu, Wu), Hu ≤ H, Wu ≤ W.
+            x: Map of the queries (B, C, H, W).
+            upper: Coarse map (B, C, Hu, Wu).
+            fine: Map whose positions are the children of those of ``upper``, (B, C, Hf, Wf), Hu ≤ Hf, Wu ≤ Wf; of
+                another frame or photo, as ``upper`` then is. None is ``x``, the finer level of one pyramid.
 
         Returns:
             (B, C, H, W), in ``x``'s memory format.
@@ -148,12 +150,12 @@ class PyramidSparseAttention(nn.Module):
             TypeError: The maps' dtypes differ, outside autocast.
             ValueError: Shapes or devices do not fit.
         """
-        check_pair(x, upper, self.dim, self.dim)
+        source = check_maps(x, upper, fine, self.dim, self.dim)
         settings, heads = self._settings, self.num_heads
         topk = settings.topk if self.drawn_topk is None or not self.training else self.drawn_topk
         (query,) = _split_heads(self.q(x), heads)
         key, value = _split_heads(self.kv(upper), heads, 2)
-        projected = self._fine_projection(x, topk)
+        projected = self._fine_projection(source, topk)
         fine = None if projected is None else _split_heads(projected, heads, 2)
         scale = query.shape[-1] ** -0.5
         if settings.similarity == "cosine":
@@ -166,14 +168,15 @@ class PyramidSparseAttention(nn.Module):
             value,
             None if fine is None else gather_tokens(*fine),
             self.gate,
-            fine_size=(x.shape[2], x.shape[3]),
+            query_size=(x.shape[2], x.shape[3]),
+            fine_size=(source.shape[2], source.shape[3]),
             coarse_size=(upper.shape[2], upper.shape[3]),
             topk=topk,
             fusion=settings.fusion,
             selection="mean" if noisy else settings.selection,
             scale=scale,
             generator=self.generator,
-            observer=None if self.observer is None else self._observe(x, upper),
+            observer=None if self.observer is None else self._observe(source, upper),
             impl=self.impl,
         )
         position = F.interpolate(self._position(value, upper, topk), x.shape[2:], mode="bilinear", align_corners=False)
@@ -204,11 +207,11 @@ class PyramidSparseAttention(nn.Module):
                     position = position + p.flatten()[:0].sum()  # of nothing: 0 · ∞ would be NaN
         return position
 
-    def _observe(self, x: Tensor, upper: Tensor) -> Callable[[Tensor], None] | None:
+    def _observe(self, fine: Tensor, upper: Tensor) -> Callable[[Tensor], None] | None:
         observer = self.observer
         if observer is None:
             return None
-        return lambda selected: observer(selected, (upper.shape[2], upper.shape[3]), (x.shape[2], x.shape[3]))
+        return lambda selected: observer(selected, (upper.shape[2], upper.shape[3]), (fine.shape[2], fine.shape[3]))
 
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride] the rest is passed on
         self, state_dict: dict[str, Any], prefix: str, *args: Any
@@ -249,19 +252,34 @@ def _is_noisy(selection: str | SelectionRule) -> bool:
     return selection == "gumbel" or isinstance(selection, Gumbel)
 
 
-def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int) -> None:
+def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int, name_of_x: str = "x") -> None:
     """Raise TypeError or ValueError unless ``x`` and ``upper`` are two levels that these channels describe."""
-    for name, t, c in (("x", x, channels), ("upper", upper, upper_channels)):
+    for name, t, c in ((name_of_x, x, channels), ("upper", upper, upper_channels)):
         check_tensor(name, t)
         if t.ndim != 4 or t.shape[1] != c:
             raise ValueError(f"{name} must be (batch, {c}, height, width), got shape {tuple(t.shape)}")
     if x.shape[0] != upper.shape[0]:
-        raise ValueError(f"batch size differs: x has {x.shape[0]}, upper {upper.shape[0]}")
+        raise ValueError(f"batch size differs: {name_of_x} has {x.shape[0]}, upper {upper.shape[0]}")
     if x.device != upper.device:
-        raise ValueError(f"x is on {x.device} but upper on {upper.device}: move them to one device")
+        raise ValueError(f"{name_of_x} is on {x.device} but upper on {upper.device}: move them to one device")
     if x.dtype != upper.dtype and not autocasts(x):
-        raise TypeError(f"x is {x.dtype} but upper {upper.dtype}: give both one dtype")
+        raise TypeError(f"{name_of_x} is {x.dtype} but upper {upper.dtype}: give both one dtype")
     check_sizes(x.shape[2:], upper.shape[2:])
+
+
+def check_maps(x: Tensor, upper: Tensor, fine: Tensor | None, channels: int, upper_channels: int) -> Tensor:
+    """The map of the children, ``fine`` or ``x``; raise TypeError or ValueError unless the maps fit together."""
+    if fine is None:
+        check_pair(x, upper, channels, upper_channels)
+        return x
+    check_pair(fine, upper, channels, upper_channels, "fine")
+    check_pair(x, x, channels, channels)
+    for what, one, other in (("batch size", x.shape[0], fine.shape[0]), ("device", x.device, fine.device)):
+        if one != other:
+            raise ValueError(f"{what} differs: x has {one}, fine {other}")
+    if x.dtype != fine.dtype and not autocasts(x):
+        raise TypeError(f"x is {x.dtype} but fine {fine.dtype}: give both one dtype")
+    return fine
 
 
 def _split_heads(projected: Tensor, heads: int, parts: int = 1) -> tuple[Tensor, ...]:

@@ -46,9 +46,9 @@ class PSTBlock(nn.Module):
         self.mlp = nn.Sequential(conv(dim, hidden), conv(hidden, dim, act=False))
         self.apply(_init_conv)
 
-    def forward(self, x: Tensor, upper: Tensor) -> Tensor:
-        """x (B, C, H, W) and upper (B, C, Hu, Wu) -> (B, C, H, W)."""
-        x = x + self.attn(x, upper)
+    def forward(self, x: Tensor, upper: Tensor, fine: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), upper (B, C, Hu, Wu), and fine (B, C, Hf, Wf) if that is not x -> (B, C, H, W)."""
+        x = x + (self.attn(x, upper) if fine is None else self.attn(x, upper, fine))
         return x + self.mlp(x)
 
 

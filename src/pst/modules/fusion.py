@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pst.modules.attention import check_pair
+from pst.modules.attention import check_maps
 from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.settings import Options
@@ -69,12 +69,15 @@ class PST(nn.Module):
         )
         self.project = conv((1 + depth) * dim, out_channels)
 
-    def forward(self, x: Tensor, upper: Tensor) -> Tensor:
+    def forward(self, x: Tensor, upper: Tensor, fine: Tensor | None = None) -> Tensor:
         """Fuse.
 
         Args:
-            x: Finer map (B, C1, H, W).
+            x: Finer map (B, C1, H, W), of the queries.
             upper: Coarser map (B, Cu, Hu, Wu), Hu ≤ H, Wu ≤ W; any ratio, odd sizes included.
+            fine: Map whose positions are the children of those of ``upper``, (B, C1, Hf, Wf), for an ``upper`` of
+                another frame or photo than ``x``, whose size is then its own. None is ``x``, in each block as it is
+                by then.
 
         Returns:
             (B, C2, H, W), dtype and memory format of ``x``.
@@ -83,8 +86,9 @@ class PST(nn.Module):
             TypeError: The maps' dtypes differ, outside autocast.
             ValueError: Shapes or devices do not fit.
         """
-        check_pair(x, upper, self.in_channels, self.upper_channels)
+        check_maps(x, upper, fine, self.in_channels, self.upper_channels)
         outputs, upper = [self.reduce(x)], self.reduce_upper(upper)
+        maps = (upper,) if fine is None else (upper, self.reduce(fine))
         for block in self.blocks:
-            outputs.append(block(outputs[-1], upper))
+            outputs.append(block(outputs[-1], *maps))
         return self.project(torch.cat(outputs, 1))

@@ -30,13 +30,13 @@ class PSTRow(PST):
     def __init__(self, in_channels: int, upper_channels: int, out_channels: int, **options: Any) -> None:
         super().__init__(in_channels, upper_channels, out_channels, conv=host_conv, **options)
 
-    def forward(self, x: list[Tensor] | Tensor, upper: Tensor | None = None) -> Tensor:
+    def forward(self, x: list[Tensor] | Tensor, upper: Tensor | None = None, fine: Tensor | None = None) -> Tensor:
         """[(B, C1, H, W), (B, Cu, Hu, Wu)], or the two as separate arguments -> (B, C2, H, W)."""
         if upper is None:
             x, upper = x
         if not isinstance(x, Tensor):
             raise TypeError(f"expected a map or a list of two maps, got {type(x).__name__} and {type(upper).__name__}")
-        return super().forward(x, upper)
+        return super().forward(x, upper, fine)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for call in when_unpickled:
