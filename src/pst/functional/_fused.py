@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pst.functional._attend import softmax_attention
+from pst.functional._blocks import applies, attend_blocks
 from pst.functional._rule import Selected
 from pst.functional._types import FineTokens, Gate, Inputs, LinearGate, check_gated
 from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
@@ -32,6 +33,12 @@ def fused(
         selected = selected_by(inputs.rule, inputs.tokens())
     if inputs.observer is not None:
         inputs.observer(selected.marked())
+    if kernel is None and applies(inputs, fine, selected):
+        out = attend_blocks(inputs, fine, selected)
+        if inputs.fusion == "refine":
+            return out
+        assert gate is not None  # checked by the caller
+        return gate_fusion(attention(query, key, value, scale=scale), out, gate)
     children = _gather_children(inputs, fine, selected)
     own = query if selected.grid is None else split_blocks(query, inputs.query_size, selected.grid)
     gate = gate if inputs.fusion == "gate" else None

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from pst.functional.checks import is_eager
 from pst.functional.grid import Size
 
 
@@ -98,4 +99,16 @@ def highest(scores: Tensor, topk: int) -> Tensor:
         return scores.topk(min(topk, scores.shape[-1])).indices
     if torch.jit.is_tracing():  # Core ML cannot read the stable overload; on the CPU this one is stable as well
         return scores.sort(dim=-1, descending=True).indices[..., :topk]
-    return ranked(scores).sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+    scores = ranked(scores)
+    if scores.dtype == torch.float32 and scores.shape[-1] > topk and scores.device.type == "cpu" and is_eager():
+        return _highest_by_key(scores, topk)
+    return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+
+
+def _highest_by_key(scores: Tensor, topk: int) -> Tensor:
+    """The same by a partial sort, of integers in the order of the scores with the index, from behind, as last bits."""
+    bits = (scores + 0.0).view(torch.int32)  # −0 as 0
+    last = scores.shape[-1] - 1
+    order = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long() << 32
+    keys = order | (last - torch.arange(last + 1, device=scores.device))
+    return last - (keys.topk(topk).values & 0xFFFFFFFF)

@@ -25,6 +25,7 @@ from pst.functional.checks import (
     check_size,
     check_sizes,
     check_topk,
+    is_eager,
 )
 from pst.functional.grid import Size
 from pst.functional.selection import SelectionRule, check_selection
@@ -212,7 +213,15 @@ def gather_tokens(key: Tensor, value: Tensor) -> FineTokens:
     """Function that picks given positions out of fine keys and values of shape (B, h, N, d)."""
 
     def gather(index: Tensor) -> tuple[Tensor, Tensor]:
+        if is_eager() and len(key) and not (torch.is_grad_enabled() and (key.requires_grad or value.requires_grad)):
+            return _rows(key, index), _rows(value, index)
         index = index[..., None].expand(-1, -1, -1, key.shape[-1])
         return key.gather(2, index), value.gather(2, index)
 
     return gather
+
+
+def _rows(t: Tensor, index: Tensor) -> Tensor:
+    """(B, h, N, d) and (B, h, T) -> (B, h, T, d), whole rows at a time, which is several times as fast as a gather."""
+    picked = [t[b, h].index_select(0, index[b, h]) for b in range(t.shape[0]) for h in range(t.shape[1])]
+    return torch.stack(picked).unflatten(0, t.shape[:2]) if len(picked) != 1 else picked[0][None, None]
