@@ -56,10 +56,20 @@ BAD_ARGUMENTS = {
         ValueError,
         "head width … 5 … 4",
     ),
-    "empty fine map": (
+    "empty query map": (
         {"query": zeros(2, 2, 0, 8, 4)},
         ValueError,
+        "empty … (2, 2, 0, 8, 4)",
+    ),
+    "empty fine map": (
+        {"fine": (zeros(2, 2, 0, 8, 4), zeros(2, 2, 0, 8, 4))},
+        ValueError,
         "empty … (0, 8) … (3, 4)",
+    ),
+    "query lower than the coarse map, which is that of one pyramid": (
+        {"query": zeros(2, 2, 2, 8, 4), "fine": None, "topk": 0},
+        ValueError,
+        SWAPPED.format("(2, 8)"),
     ),
     "empty coarse map": (
         {"key": zeros(2, 2, 3, 0, 4), "value": zeros(2, 2, 3, 0, 4)},
@@ -67,12 +77,12 @@ BAD_ARGUMENTS = {
         "empty … (6, 8) … (3, 0)",
     ),
     "fine map lower than the coarse one": (
-        {"query": zeros(2, 2, 2, 8, 4)},
+        {"fine": (zeros(2, 2, 2, 8, 4), zeros(2, 2, 2, 8, 4))},
         ValueError,
         SWAPPED.format("(2, 8)"),
     ),
     "fine map narrower than the coarse one": (
-        {"query": zeros(2, 2, 6, 3, 4)},
+        {"fine": (zeros(2, 2, 6, 3, 4), zeros(2, 2, 6, 3, 4))},
         ValueError,
         SWAPPED.format("(6, 3)"),
     ),
@@ -152,12 +162,12 @@ BAD_ARGUMENTS = {
     "shape of the fine keys": (
         {"fine": (zeros(2, 2, 6, 7, 4), zeros(*MAP))},
         ValueError,
-        "fine key … (2, 2, 6, 8, 4) … got (2, 2, 6, 7, 4)",
+        "fine key and value … one shape … (2, 2, 6, 7, 4) … (2, 2, 6, 8, 4)",
     ),
     "shape of the fine values": (
         {"fine": (zeros(*MAP), zeros(2, 2, 6, 8, 3))},
         ValueError,
-        "fine value … (2, 2, 6, 8, 4) … got (2, 2, 6, 8, 3)",
+        "fine value … (2, 2, height, width, 4) … got (2, 2, 6, 8, 3)",
     ),
     "dtype of the fine keys": (
         {"fine": (zeros(*MAP, dtype=torch.float16), zeros(*MAP))},

@@ -55,7 +55,7 @@ def attend_blocks(inputs: Inputs, fine: FineTokens, selected: Selected) -> Tenso
     out = torch.empty_like(own)
     children = parents.shape[3] * child_slots(inputs.fine_size, inputs.coarse_size)
     each = batch * heads * max(queries * (inputs.key.shape[2] if joint else children), children * width)
-    step = max(1, AT_WORK // each)
+    step = max(1, AT_WORK // max(1, each))
     for begin in range(0, blocks, step):
         part = slice(begin, begin + step)
         query = own[:, :, part].to(wide) * inputs.scale
