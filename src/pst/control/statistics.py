@@ -108,11 +108,12 @@ class _Moments:
         self.count = 0
         self._mean = self._squares = torch.zeros(norm.num_features, dtype=torch.float64)
 
-    def see(self, layer: PyramidSparseAttention, maps: tuple[Tensor, ...]) -> None:
+    def see(self, layer: PyramidSparseAttention, maps: tuple[Any, ...]) -> None:
         """Forward pre-hook of an attention layer: take in its fine map."""
         hook = self.norm.register_forward_pre_hook(self._take_in)
         try:
-            layer.kv(maps[2] if len(maps) > 2 else maps[0])
+            x, _, *fine = maps
+            layer.kv(fine[0] if fine and fine[0] is not None else x)
         finally:
             hook.remove()
 

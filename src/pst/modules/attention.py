@@ -156,17 +156,17 @@ class PyramidSparseAttention(nn.Module):
         (query,) = _split_heads(self.q(x), heads)
         key, value = _split_heads(self.kv(upper), heads, 2)
         projected = self._fine_projection(source, topk)
-        fine = None if projected is None else _split_heads(projected, heads, 2)
+        children = None if projected is None else _split_heads(projected, heads, 2)
         scale = query.shape[-1] ** -0.5
         if settings.similarity == "cosine":
             query, scale = _unit(query) * self._scale().to(query.dtype), 1.0
-            key, fine = _unit(key), None if fine is None else (_unit(fine[0]), fine[1])
+            key, children = _unit(key), None if children is None else (_unit(children[0]), children[1])
         noisy = not self.training and _is_noisy(settings.selection)
         out = attend(
             query,
             key,
             value,
-            None if fine is None else gather_tokens(*fine),
+            None if children is None else gather_tokens(*children),
             self.gate,
             query_size=(x.shape[2], x.shape[3]),
             fine_size=(source.shape[2], source.shape[3]),

@@ -142,7 +142,7 @@ class PSTPyramid(nn.Module):
             if t.ndim != 4 or t.shape[1] != c:
                 raise ValueError(f"map {i} must be (batch, {c}, height, width), got shape {tuple(t.shape)}")
         for i in range(1, len(levels)):
-            check_pair(levels[i - 1], levels[i], *self.in_channels[i - 1 : i + 1])
+            check_pair(levels[i - 1], levels[i], self.in_channels[i - 1], self.in_channels[i])
 
 
 def _channels(in_channels: Sequence[int] | None, in_channels_list: Sequence[int] | None) -> tuple[int, ...]:
