@@ -73,7 +73,7 @@ def test_a_plain_model_is_evaluated_once():
         ({"topk": (0, -1)}, ValueError, "topk must be ≥ 0"),
         ({"topk": (0, 1.5)}, TypeError, "topk must be an integer"),
         ({"fusion": ("add",)}, ValueError, "fusion must be one of"),
-        ({}, ValueError, "needs a gate"),
+        ({}, ValueError, "has no gate"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(asked, kind, text):
