@@ -24,7 +24,7 @@ from pst.io.files import first_line
 
 TRUST = "get the weights as .safetensors, or pass --trust (in Python trust=True) if you trust where it is from"
 _ZIP = b"PK\x03\x04"
-_MAX_DEPTH, _MAX_PARTS = 32, 1_000_000  # of plain data; what is shared counts each time
+_MAX_DEPTH, _MAX_PARTS = 32, 300_000  # of plain data; what is shared counts each time
 # What PyTorch's loader makes itself.
 _TORCH = frozenset({
     "_codecs.encode", "builtins.set", "collections.OrderedDict", "torch.Size", "torch.device",
