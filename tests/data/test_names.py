@@ -7,7 +7,7 @@ import pytest
 import tiny_data
 from pst.data.folder import read_folder
 from pst.data.masks import read_masks
-from pst.data.text import checked_names
+from pst.data.text import checked_names, listed
 
 
 def test_names_are_text_as_written():
@@ -34,6 +34,15 @@ def test_folders_and_masks_ask_for_the_same(tmp_path):
     (masks / "classes.txt").write_text("ground\nred\ngreen\nGROUND\n")
     with pytest.raises(ValueError, match=r"classes\.txt has the classes 'ground' and 'GROUND'"):
         read_masks(masks, "train")
+
+
+def test_names_of_any_length_give_a_short_sentence():
+    with pytest.raises(
+        ValueError, match=r"^here has the classes 'x+…? and 'X+…?: give each a name of its own$"
+    ) as error:
+        checked_names(["x" * 5000, "X" * 5000], "here")
+    assert len(str(error.value)) < 300
+    assert len(listed(["x" * 5000] * 20)) < 600
 
 
 def test_two_files_of_one_name_are_refused_where_one_is_wanted(tmp_path):

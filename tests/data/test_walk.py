@@ -54,6 +54,15 @@ def test_a_link_to_nothing_is_refused_by_name(tmp_path):
         list_images(tmp_path)
 
 
+def test_a_link_to_itself_is_refused_by_name(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with pytest.raises(FileNotFoundError, match=r"loop\.png is a link to loop\.png"):
+        list_images(tmp_path)
+    (tmp_path / "loop.png").rename(tmp_path / "loop")  # no image: it is passed over
+    assert names(list_images(tmp_path)) == ["a.png"]
+
+
 def test_pipes_are_no_images_and_unread_pictures_are_counted(tmp_path, caplog):
     picture(tmp_path / "a.PNG")
     os.mkfifo(tmp_path / "b.png")

@@ -59,7 +59,9 @@ def shown(value: object, longest: int = 60) -> str:
 
 def listed(names: Sequence[str], most: int = 8) -> str:
     """Names in a message, with commas between them; of many the first, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(f"{name:.60}" for name in names[:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
 
 
 def checked_names(names: Iterable[object], where: str) -> tuple[str, ...]:
@@ -77,7 +79,9 @@ def checked_names(names: Iterable[object], where: str) -> tuple[str, ...]:
             raise ValueError(f"{where} has the class name {shown(name)}: expected printable text")
         key = "".join(text.casefold().split())
         if key in seen:
-            raise ValueError(f"{where} has the classes {seen[key]!r} and {text!r}: give each class a name of its own")
+            raise ValueError(
+                f"{where} has the classes {shown(seen[key])} and {shown(text)}: give each a name of its own"
+            )
         seen[key] = text
         out.append(text)
     return tuple(out)

@@ -67,6 +67,14 @@ def unique(files: Iterable[Path], where: str) -> list[Path]:
     return list(kept.values())
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link that leads back to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _walk(folder: Path, *, recursive: bool) -> Iterator[tuple[Path, str]]:
     """Every file, and where it really lies; what lies in the folder itself comes before what links lead to."""
     top = os.path.realpath(folder)
@@ -83,7 +91,7 @@ def _walk(folder: Path, *, recursive: bool) -> Iterator[tuple[Path, str]]:
                 path = here / entry.name
                 if is_hidden(entry.name):
                     continue
-                if entry.is_dir():
+                if _is_folder(entry):
                     if recursive:
                         (links if entry.is_symlink() else queue).append(path)
                 elif entry.is_symlink():
