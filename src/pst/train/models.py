@@ -152,10 +152,10 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
     file = path / BEST if path.is_dir() else path
     weights, settings, classes = read_weights(file)
     check_model_config({name: settings.get(name) for name in _BUILDS}, file)
-    settings |= {"pretrained": False, "weights": None}  # it has its own
+    settings |= {"pretrained": False, "weights": None, "data": str(settings.get("data"))}  # it has its own weights
     name = str(settings.pop("task", None))
     try:
-        workers = load_config(name, overrides={**settings, "data": str(settings.get("data"))}).workers
+        workers = load_config(name, overrides=settings).workers
     except ValueError as error:
         raise ValueError(f"{file} is not loaded, its settings are wrong: {first_line(error)}") from error
     settings["workers"] = min(workers, os.cpu_count() or 1)  # a file may ask for a thousand processes
