@@ -85,7 +85,7 @@ class DecodedModel:
         room = 4 * self.path.stat().st_size
         for prefix, layer in self.layers.items():
             transient = layer.state.get("_non_persistent_buffers_set", ())
-            tensors = {**_entries(layer, "_parameters", Tensor), **_entries(layer, "_buffers", Tensor)}
+            tensors = {**self._entries(layer, "_parameters", Tensor), **self._entries(layer, "_buffers", Tensor)}
             for name, t in tensors.items():
                 if name not in transient:
                     state[prefix + name] = self._tensor(t, prefix + name)
@@ -131,9 +131,15 @@ class DecodedModel:
             if not isinstance(module.state, dict) or depth > _MAX_DEPTH:
                 break
             yield prefix, module
-            children = _entries(module, "_modules", Record).items()
+            children = self._entries(module, "_modules", Record).items()
             stack.extend((f"{prefix}{name}.", child, depth + 1) for name, child in reversed(children))
         raise ValueError(f"{self.path} holds no tree of layers: one seems to hold itself, or has no attributes")
+
+    def _entries(self, layer: Record, attribute: str, kind: type) -> dict[str, Any]:
+        try:
+            return _entries(layer, attribute, kind)
+        except ValueError as error:
+            raise ValueError(f"{self.path} is a {error}") from error
 
     def _plain(self, value: Any, what: str, *, tensors: bool = False) -> Any:
         try:
