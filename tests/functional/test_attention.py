@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pst.functional import pyramid_sparse_attention
+from pst.functional.attention import gather_tokens
 from tensors import Attention, assert_close
 
 FUSIONS = ("gate", "refine")
@@ -337,3 +338,14 @@ def test_strided_tensors_give_the_same(topk, fusion):
     strided = a.map(lambda t: torch.stack([t, -t], -1)[..., 0])
     assert not strided.query.is_contiguous()
     assert_close(strided(topk=topk, fusion=fusion), a(topk=topk, fusion=fusion), 1e-6)
+
+
+@pytest.mark.parametrize("count", [5, 300])
+def test_tokens_are_gathered_alike_with_and_without_gradients(count):
+    """Few and many at a time, from keys that are strided as the layers' are."""
+    key, value = torch.randn(2, 40, 3, 8).transpose(1, 2).chunk(2, -1)
+    index = torch.randint(40, (2, 3, count))
+    expected = [torch.stack([t[b, h, index[b, h]] for b in range(2) for h in range(3)]) for t in (key, value)]
+    for wanted in (False, True):
+        picked = gather_tokens(key.detach().requires_grad_(wanted), value)(index)
+        assert all(torch.equal(a.flatten(0, 1), b) for a, b in zip(picked, expected, strict=True))

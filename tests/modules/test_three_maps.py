@@ -72,6 +72,27 @@ def test_the_operator_agrees_with_its_definition(size, option):
     assert all(torch.equal(a, b) for a, b in zip(seen[::2], seen[1::2], strict=True))
 
 
+@pytest.mark.parametrize("fusion", ["gate", "refine"])
+def test_blocks_take_infinities_and_autocast_as_the_definition_does(fusion):
+    """Without gradients, where a few blocks are taken at a time."""
+    query, coarse, fine = (heads(t).float() for t in maps(SIZES[0]))
+    coarse, fine = coarse.abs(), fine.abs()
+    gate = torch.randn(8, 16), torch.randn(8)
+    option: dict[str, Any] = {"topk": 2, "fusion": fusion, "gate": gate, "selection": Window(grid=2)}
+
+    def both() -> list[Tensor]:
+        return [
+            pyramid_sparse_attention(query, coarse, coarse, (fine, fine), impl=impl, **option)
+            for impl in ("fused", "reference")
+        ]
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fusion == "refine"):  # a gate is autocast
+        torch.testing.assert_close(*both(), rtol=1e-4, atol=1e-5)
+    query[0, 0, 0, 0] = -torch.inf  # every logit is −∞: no weight, 0
+    query[1, 1, 1, 1] = torch.nan
+    torch.testing.assert_close(*both(), rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
 @sizes
 def test_every_token_refined_is_attention_to_the_whole_fine_map(size):
     query, coarse, fine = (heads(t) for t in maps(size))

@@ -15,6 +15,7 @@ from pst.functional._rule import Selected
 from pst.functional._types import FineTokens, Inputs
 from pst.functional.checks import is_eager
 from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
+from pst.functional.scores import without_autocast
 
 AT_WORK = 2**18  # logits, or numbers of gathered keys, at a time: what a processor's cache holds
 
@@ -49,33 +50,47 @@ def attend_blocks(inputs: Inputs, fine: FineTokens, selected: Selected) -> Tenso
     parents, joint = selected.indices, inputs.fusion == "refine"
     blocks = parents.shape[2]
     own = split_blocks(inputs.query, inputs.query_size, selected.grid).unflatten(1, (-1, blocks))
-    batch, heads, _, queries, width = own.shape
-    wide = torch.promote_types(own.dtype, torch.float32)
-    keys, values = (t.to(wide) for t in (inputs.key, inputs.value)) if joint else (None, None)
     out = torch.empty_like(own)
+    batch, heads, _, queries, width = own.shape
     children = parents.shape[3] * child_slots(inputs.fine_size, inputs.coarse_size)
     each = batch * heads * max(queries * (inputs.key.shape[2] if joint else children), children * width)
     step = max(1, AT_WORK // max(1, each))
-    for begin in range(0, blocks, step):
-        part = slice(begin, begin + step)
-        query = own[:, :, part].to(wide) * inputs.scale
-        logits, value = _fine_part(inputs, fine, parents[:, :, part], query, joint)
-        if keys is None or values is None:
-            out[:, :, part] = logits.softmax(-1) @ value
-            continue
-        coarse = (query.flatten(2, 3) @ keys.mT).unflatten(2, query.shape[2:4])
-        gone = parents[:, :, part, None].expand(-1, -1, -1, queries, -1)
-        coarse.scatter_(-1, gone, float("-inf"))
-        highest = torch.maximum(coarse.amax(-1, keepdim=True), logits.amax(-1, keepdim=True))
-        coarse, logits = coarse.sub_(highest).exp_(), logits.sub_(highest).exp_()
-        mass = coarse.sum(-1, keepdim=True) + logits.sum(-1, keepdim=True)
-        total = (coarse.flatten(2, 3) @ values).unflatten(2, query.shape[2:4]) + logits @ value
-        out[:, :, part] = total / mass
+    wide = torch.promote_types(own.dtype, torch.float32)
+    keys, values = inputs.key.to(wide), inputs.value.to(wide)
+    with without_autocast(own):
+        for begin in range(0, blocks, step):
+            part = slice(begin, begin + step)
+            query = own[:, :, part].to(wide) * inputs.scale
+            parts = [_fine_part(inputs, fine, parents[:, :, part], query, joint)]
+            if joint:
+                coarse = (query.flatten(2, 3) @ keys.mT).unflatten(2, query.shape[2:4])
+                gone = parents[:, :, part, None].expand(-1, -1, -1, queries, -1)
+                parts.append((coarse.scatter_(-1, gone, float("-inf")), values))
+            out[:, :, part] = _softmax(parts)
     return join_blocks(out.flatten(1, 2), inputs.query_size, selected.grid)
 
 
+def _softmax(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """One softmax over logits (B, h, g, n, …) in several parts, which are overwritten, each with values of its own.
+
+    Values are (B, h, g, …, d), or (B, h, …, d) for all g. Like PyTorch's attention 0 where every logit is −∞.
+    """
+    highest = torch.stack([logits.amax(-1, keepdim=True) for logits, _ in parts]).amax(0)
+    highest.masked_fill_(highest == float("-inf"), 0)
+    mass, total = 0, 0
+    for logits, value in parts:
+        weight = logits.sub_(highest).exp_()
+        mass = mass + weight.sum(-1, keepdim=True)
+        shared = value.ndim < weight.ndim  # as one product: a batched one would copy the values for each g
+        rows = weight.flatten(2, 3) if shared else weight
+        product = rows @ value
+        total = total + (product.unflatten(2, weight.shape[2:4]) if shared else product)
+    assert isinstance(mass, Tensor)  # tells the type checker
+    return total / mass.clamp_min(torch.finfo(mass.dtype).tiny)
+
+
 def _fine_part(inputs: Inputs, fine: FineTokens, parents: Tensor, query: Tensor, joint: bool) -> tuple[Tensor, Tensor]:
-    """Logits (B, h, g, n, T) of the children of each block, those of one parent sharing its weight if ``joint``."""
+    """Logits (B, h, g, n, T) and values of each block's children; those of a parent share its weight if ``joint``."""
     index, valid = child_index(parents, inputs.fine_size, inputs.coarse_size)
     key, value = (t.to(query.dtype).unflatten(2, index.shape[2:]) for t in fine(index.flatten(2)))
     slots = child_slots(inputs.fine_size, inputs.coarse_size)
