@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pst.functional import child_index, mean_logit_scores, parent_index, select_tokens
+from pst.functional._rule import LARGE, highest
 from tensors import Attention, assert_close
 
 axes = st.integers(1, 7).flatmap(lambda coarse: st.tuples(st.integers(coarse, 4 * coarse), st.just(coarse)))
@@ -158,3 +159,13 @@ def test_gumbel_top_1_samples_from_the_softmax_of_the_scores():
     expected = scores.softmax(0)
     deviation = (expected * (1 - expected) / draws).sqrt()
     assert ((share - expected).abs() <= 4 * deviation).all()
+
+
+@pytest.mark.parametrize("tokens", [16, LARGE])
+def test_the_order_of_few_and_of_many_scores_is_the_same(tokens):
+    """Ties go to the lower index, 0 and −0 are one, what is not finite comes first."""
+    scores = torch.randint(-3, 4, (2, tokens)) / 2.0
+    scores[0, 3:6] = torch.tensor([-0.0, math.nan, -math.inf])
+    ranks = torch.where(scores.isfinite(), scores, math.inf).tolist()
+    expected = [sorted(range(tokens), key=lambda j, row=row: (-row[j], j))[:9] for row in ranks]
+    assert highest(scores, 9).tolist() == expected

@@ -17,9 +17,9 @@ class Selection:
 
     Attributes:
         index: (B, h, k) int64 on the CPU, flat indices into the coarse map, highest score first, −1 in slots that
-            "nucleus" left unused; with "window" (B, h, G, k), for G blocks of the fine map row by row.
+            "nucleus" left unused; with "window" (B, h, G, k), for G blocks of the query map row by row.
         coarse_size: (Hu, Wu).
-        fine_size: (H, W).
+        fine_size: (H, W), of the map of the children.
     """
 
     index: Tensor

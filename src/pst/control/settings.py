@@ -26,7 +26,7 @@ def set_options(model: nn.Module, **options: Any) -> None:
     Args:
         model: Any Module with PST layers inside, a YOLO object included.
         **options: Fields of `pst.modules.settings.Settings`: ``topk``, in any form that `set_topk` takes, ``fusion``,
-            ``selection``.
+            ``selection``, ``similarity``.
 
     Raises:
         TypeError: ``model`` is not a Module, there is no such option, or a value is of the wrong type.

@@ -14,6 +14,8 @@ from torch import Tensor
 from pst.functional.checks import is_eager
 from pst.functional.grid import Size
 
+LARGE = 2**13  # scores
+
 
 class Tokens(NamedTuple):
     """What a rule selects from.
@@ -100,9 +102,14 @@ def highest(scores: Tensor, topk: int) -> Tensor:
     if torch.jit.is_tracing():  # Core ML cannot read the stable overload; on the CPU this one is stable as well
         return scores.sort(dim=-1, descending=True).indices[..., :topk]
     scores = ranked(scores)
-    if scores.dtype == torch.float32 and scores.shape[-1] > topk and scores.device.type == "cpu" and is_eager():
+    if is_eager() and scores.dtype == torch.float32 and scores.device.type == "cpu" and _is_large(scores, topk):
         return _highest_by_key(scores, topk)
     return scores.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+
+
+def _is_large(scores: Tensor, topk: int) -> bool:
+    """Whether a partial sort of more operators is faster than one whole sort."""
+    return scores.numel() >= LARGE and scores.shape[-1] > topk
 
 
 def _highest_by_key(scores: Tensor, topk: int) -> Tensor:
