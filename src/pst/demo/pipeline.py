@@ -57,12 +57,12 @@ def run(
     from pst.data import digits
     from pst.demo.remaining import Remaining
     from pst.demo.stages import check_data, evaluate, train
-    from pst.integrations.ultralytics.host import LOGGER, select_device
+    from pst.integrations.ultralytics.host import LOGGER, check_device
 
     path = None if data is None else str(Path(data).resolve() if Path(data).exists() else data)
     root = Path(out).resolve()
     check_folder(root)
-    select_device(device, verbose=False)  # which refuses one that is not there
+    check_device(device)
     if path is not None:
         check_data(path, root)
     settings = Settings(data=path, imgsz=imgsz, epochs=epochs, batch=batch, device=device, seed=seed)
