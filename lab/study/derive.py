@@ -30,9 +30,7 @@ def derive(
     """
     pst.calibrate(model, batches(), device=next(model.parameters()).device)
     if use == "tuned":
-        pst.set_fusion(model, "gate")
-        pst.set_selection(model, "mean")
-        pst.set_topk(model, TUNED_K)
+        pst.set_options(model, topk=TUNED_K, fusion="gate", selection="mean")
         with pst.freeze_except_gate(model):
             tune(model.train())
     return model.eval()
