@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from fractions import Fraction
 
 import pytest
 import torch
@@ -18,7 +20,9 @@ from pst.functional.selection import (
     Gumbel,
     Mass,
     Mean,
+    Nearest,
     Nucleus,
+    Query,
     Random,
     Selected,
     SelectionRule,
@@ -34,7 +38,7 @@ from tensors import Attention, Watch, assert_close
 ALL = 10**6  # more tokens than any map here has
 RULES_TO_TEST: tuple[SelectionRule, ...] = (
     Mass(), Window(), Window(grid=1), Window(grid=3), Nucleus(0.5), Nucleus(0.9), Nucleus(1.0), Random(),
-    Random(seed=-5),
+    Random(seed=-5), Random(grid=3), Nearest(), Nearest(grid=3), Query(),
 )  # fmt: skip
 rules = pytest.mark.parametrize("rule", RULES_TO_TEST, ids=repr)
 fusions = pytest.mark.parametrize("fusion", ["gate", "refine"])
@@ -61,7 +65,7 @@ def column_means(rows: list[list[float]]) -> list[float]:
     return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
 
-def best(scores: list[float], k: int) -> list[int]:
+def best(scores: Sequence[float | Fraction], k: int) -> list[int]:
     return sorted(range(len(scores)), key=lambda j: -scores[j])[:k]
 
 
@@ -126,6 +130,44 @@ def test_each_window_picks_by_its_own_mean_logit(fine, coarse, grid):
                 if (y * rows // fine[0], x * columns // fine[1]) == (row, column)
             ]
             assert picked[b, h, row * columns + column].tolist() == best(column_means(inside), 3)
+
+
+@sizes
+def test_each_query_picks_by_its_own_logits(fine, coarse):
+    a = Attention.random(fine, coarse)
+    picked = select_tokens(*flat(a), 3, scale=0.5, selection="query", size=fine)
+    for b, h in itertools.product(range(2), range(2)):
+        assert picked[b, h].tolist() == [best(row, 3) for row in logits_of(a, b, h)]
+
+
+@sizes
+@pytest.mark.parametrize("grid", [1, 2, 4, 50])
+def test_each_block_has_the_tokens_that_lie_nearest_to_its_centre(fine, coarse, grid):
+    a = Attention.random(fine, coarse)
+    picked = select_tokens(*flat(a), 3, scale=0.5, selection=Nearest(grid), size=fine, coarse_size=coarse)
+    rows, columns = min(grid, fine[0]), min(grid, fine[1])
+    for row, column in itertools.product(range(rows), range(columns)):
+        y, x = Fraction(2 * row + 1, 2 * rows), Fraction(2 * column + 1, 2 * columns)  # of the map's height and width
+        near = [
+            -((coarse[0] * y - r - Fraction(1, 2)) ** 2) - (coarse[1] * x - c - Fraction(1, 2)) ** 2
+            for r, c in itertools.product(range(coarse[0]), range(coarse[1]))
+        ]
+        expected = torch.tensor(best(near, 3)).expand(2, 2, -1)
+        assert torch.equal(picked[:, :, row * columns + column], expected)
+
+
+def test_random_tokens_of_blocks_are_drawn_for_each_block():
+    query, key = torch.zeros(1, 2, 36, 1), torch.zeros(1, 2, 40, 1)
+    picked = select_tokens(query, key, 8, scale=1.0, selection=Random(grid=3), size=(6, 6))
+    assert picked.shape == (1, 2, 9, 8)
+    assert len({tuple(row) for row in picked.flatten(0, 2).tolist()}) == 18  # no two blocks or heads alike
+    assert all(len(set(row)) == 8 for row in picked.flatten(0, 2).tolist())
+
+
+def test_select_tokens_names_the_size_that_does_not_fit():
+    query, key = torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 4, 2)
+    with pytest.raises(ValueError, match=says("coarse_size must hold M=4 positions, got (2, 3)")):
+        select_tokens(query, key, 1, scale=1.0, selection="nearest", coarse_size=(2, 3))
 
 
 @sizes
@@ -250,7 +292,7 @@ def test_these_are_the_paper_s_rule(fine, coarse, fusion, rule):
 
 @fusions
 @sizes
-@pytest.mark.parametrize("rule", [Mass(), Window(), Random()], ids=repr)
+@pytest.mark.parametrize("rule", [Mass(), Window(), Random(), Random(grid=2), Nearest(), Query()], ids=repr)
 def test_every_rule_selects_all_tokens_when_k_is_large(fine, coarse, fusion, rule):
     a = Attention.random(fine, coarse, topk=ALL, fusion=fusion)
     assert_close(a(selection=rule), a(selection="mean"), 1e-11)
@@ -305,17 +347,17 @@ def test_gradients_equal_finite_differences(rule, fusion):
     assert torch.autograd.gradcheck(function, a.tensors())
 
 
-@rules
+@pytest.mark.parametrize("rule", [rule for rule in RULES_TO_TEST if rule != Query()], ids=repr)
 @fusions
 @pytest.mark.parametrize(("fine", "coarse"), [((48, 48), (24, 24)), ((47, 49), (24, 23))])
-def test_no_rule_forms_the_logits(rule, fusion, fine, coarse):
+def test_no_rule_but_that_of_each_query_forms_the_logits(rule, fusion, fine, coarse):
     a = Attention.random(fine, coarse, width=8, dtype=torch.float32, topk=8, fusion=fusion, selection=rule)
     a = a.map(lambda t: t.requires_grad_())
     with Watch() as watch:
         out = a()
         out.backward(torch.ones_like(out))
     logits = 2 * 2 * fine[0] * fine[1] * coarse[0] * coarse[1]
-    if not isinstance(rule, Window):
+    if getattr(rule, "grid", None) is None:
         assert watch.largest <= 2 * a.query.numel()
     assert watch.largest < logits / 10
 
@@ -335,9 +377,9 @@ def test_joining_undoes_splitting_and_blocks_are_a_partition(fine, coarse, grid)
 
 
 def test_names_stand_for_rules_with_their_default_settings():
-    assert sorted(RULES) == ["gumbel", "mass", "mean", "nucleus", "random", "window"]
+    assert sorted(RULES) == ["gumbel", "mass", "mean", "nearest", "nucleus", "query", "random", "window"]
     assert [check_selection(name) for name in sorted(RULES)] == [
-        Gumbel(), Mass(), Mean(), Nucleus(0.9), Random(0), Window(4),
+        Gumbel(), Mass(), Mean(), Nearest(4), Nucleus(0.9), Query(), Random(0), Window(4),
     ]  # fmt: skip
     assert check_selection(rule := EveryOther()) is rule
     assert all(isinstance(check_selection(name), SelectionRule) for name in RULES)
@@ -347,13 +389,12 @@ def test_names_stand_for_rules_with_their_default_settings():
 def test_rules_have_a_plain_form(rule):
     plain = to_plain(rule)
     assert isinstance(plain, tuple)
-    assert all(type(v) in (int, float) for v in plain[1].values())
+    assert all(type(v) in (int, float, type(None)) for v in plain[1].values())
     assert from_plain(plain) == rule
     assert to_plain("mass") == from_plain("mass") == "mass"
     assert from_plain(to_plain(own := EveryOther())) is own
 
 
-NAMES = "['gumbel', 'mass', 'mean', 'nucleus', 'random', 'window']"
 BAD = {
     "name": (lambda: check_selection("max"), ValueError, "selection … mean … got 'max'"),
     "class": (
@@ -367,6 +408,8 @@ BAD = {
         "selection … mean … select … got 8",
     ),
     "no blocks": (lambda: Window(grid=0), ValueError, "grid … got 0"),
+    "nearest to no block": (lambda: Nearest(grid=0), ValueError, "grid … got 0"),
+    "random for no block": (lambda: Random(grid=0), ValueError, "grid … got 0"),
     "half a block": (lambda: Window(grid=1.5), TypeError, "grid … integer … 1.5"),  # pyright: ignore[reportArgumentType]
     "seed": (lambda: Random(seed="a"), TypeError, "seed … integer … 'a'"),  # pyright: ignore[reportArgumentType]
     "no mass": (lambda: Nucleus(0), ValueError, "p must … above 0 … at most 1 … got 0"),

@@ -118,7 +118,7 @@ def test_channels_last_runs_without_copying_a_fine_map():
         assert written(torch.channels_last) <= written(torch.contiguous_format) - 2 * x.numel()
 
 
-@pytest.mark.parametrize("selection", ["mean", "mass", "nucleus", "random", "window", "gumbel"])
+@pytest.mark.parametrize("selection", ["mean", "mass", "nearest", "nucleus", "query", "random", "window", "gumbel"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_an_empty_batch_gives_an_empty_batch(selection, training):
     for k, fusion in itertools.product((0, 3), ("gate", "refine")):

@@ -17,7 +17,7 @@ class Selection:
 
     Attributes:
         index: (B, h, k) int64 on the CPU, flat indices into the coarse map, highest score first, −1 in slots that
-            "nucleus" left unused; with "window" (B, h, G, k), for G blocks of the query map row by row.
+            "nucleus" left unused; (B, h, G, k) for rules of G blocks of the query map, row by row.
         coarse_size: (Hu, Wu).
         fine_size: (H, W), of the map of the children.
     """

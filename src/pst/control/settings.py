@@ -91,8 +91,8 @@ def set_selection(model: nn.Module, selection: str | SelectionRule) -> None:
 
     Args:
         model: Any Module with PST layers inside, a YOLO object included.
-        selection: "mean", "mass", "window", "nucleus", "random", "gumbel", or a rule of `pst.functional.selection`
-            with settings of its own, e.g. ``Window(grid=8)``.
+        selection: A name in `pst.functional.selection.RULES`, or a rule of `pst.functional.selection` with settings
+            of its own, e.g. ``Window(grid=8)``.
 
     Raises:
         TypeError: ``model`` is not a Module, or ``selection`` no rule.

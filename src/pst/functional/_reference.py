@@ -6,6 +6,8 @@ path. Use it as an oracle, in float64.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from pst.functional._rule import ranked
 from pst.functional._types import FineTokens, Gate, Inputs, check_gated
 from pst.functional.grid import Size, parent_index
 from pst.functional.scores import gumbel_scores, rounded, without_autocast
-from pst.functional.selection import Gumbel, Mass, Mean, Nucleus, Random, Window, selected_by
+from pst.functional.selection import Gumbel, Mass, Mean, Nearest, Nucleus, Query, Random, Window, selected_by
 
 
 def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Tensor:
@@ -86,24 +88,31 @@ def _select(inputs: Inputs, logits: Tensor) -> tuple[Tensor, Size | None]:
         unused; and the rows and columns of blocks. Where all queries share one selection G = 1 and these are None.
     """
     rule, (height, width) = inputs.rule, inputs.query_size
-    if not isinstance(rule, (Gumbel, Mass, Mean, Nucleus, Random, Window)):
+    if not isinstance(rule, (Gumbel, Mass, Mean, Nearest, Nucleus, Query, Random, Window)):
         asked = selected_by(rule, inputs.tokens())
         return asked.marked() if asked.grid is not None else asked.marked()[:, :, None], asked.grid
-    grid = (min(rule.grid, height), min(rule.grid, width)) if isinstance(rule, Window) else None
+    grid = inputs.query_size if isinstance(rule, Query) else None
+    if isinstance(rule, (Nearest, Random, Window)) and rule.grid is not None:
+        grid = (min(rule.grid, height), min(rule.grid, width))
     block = _block_of(inputs.query_size, (1, 1) if grid is None else grid).to(logits.device)
-    scores = ranked(torch.stack([_scores(inputs, logits[:, :, block == i]) for i in block.unique()], 2))
+    of_blocks = [_scores(inputs, logits[:, :, block == i], int(i), grid) for i in block.unique()]
+    scores = ranked(torch.stack(of_blocks, 2))
     selected = scores.argsort(dim=-1, descending=True, stable=True)[..., : inputs.topk]
     return _nucleus(scores, selected, rule.p) if isinstance(rule, Nucleus) else selected, grid
 
 
-def _scores(inputs: Inputs, logits: Tensor) -> Tensor:
-    """(B, h, M) scores of the tokens for the queries whose logits are given."""
+def _scores(inputs: Inputs, logits: Tensor, block: int, grid: Size | None) -> Tensor:
+    """(B, h, M) scores of the tokens for the queries of a block, whose logits are given."""
     if isinstance(inputs.rule, Gumbel):
         return gumbel_scores(inputs.query, inputs.key, inputs.scale, inputs.generator)
     if isinstance(inputs.rule, Mass):
         return rounded(logits.softmax(-1).mean(2))
     if isinstance(inputs.rule, Random):
-        return _random_scores(inputs.rule.seed, logits)
+        return _random_scores(inputs.rule.seed, logits, () if grid is None else (block,))
+    if isinstance(inputs.rule, Nearest):
+        assert grid is not None
+        near = _nearness(block, grid, inputs.coarse_size)
+        return torch.tensor(near, dtype=torch.float64, device=logits.device).expand(*logits.shape[:2], -1)
     return logits.mean(2)
 
 
@@ -127,7 +136,19 @@ def _block_of(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     )
 
 
-def _random_scores(seed: int, logits: Tensor) -> Tensor:
+def _nearness(block: int, grid: Size, coarse_size: Size) -> list[float]:
+    """Minus the squared distance, in coarse positions, of each coarse token's centre from that of the block."""
+    half = Fraction(1, 2)
+    y, x = ((i + half) * n / blocks for i, n, blocks in zip(divmod(block, grid[1]), coarse_size, grid, strict=True))
+    distance = [
+        (row + half - y) ** 2 + (column + half - x) ** 2
+        for row in range(coarse_size[0])
+        for column in range(coarse_size[1])
+    ]
+    return [-float(d) for d in distance]
+
+
+def _random_scores(seed: int, logits: Tensor, block: tuple[int, ...]) -> Tensor:
     """(B, h, M) int64, every image alike: Python's integers, one head and token at a time."""
     batch, heads, _, tokens = logits.shape
     scores = torch.empty(batch, heads, tokens, dtype=torch.int64, device=logits.device)
@@ -135,7 +156,7 @@ def _random_scores(seed: int, logits: Tensor) -> Tensor:
     for head in range(heads):
         for token in range(tokens):
             x = seed % prime
-            for offset in (1, head, token, 1):
+            for offset in (1, head, *block, token, 1):
                 x = pow(x * 48271 + offset, 5, prime)
             scores[:, head, token] = x
     return scores

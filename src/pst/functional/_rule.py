@@ -26,6 +26,7 @@ class Tokens(NamedTuple):
         topk: k ≥ 1; more than M means M.
         scale: Factor on every logit.
         size: (H, W) of the query map, N = H·W.
+        coarse_size: (Hu, Wu) of the coarse map, M = Hu·Wu.
         generator: Of random numbers; None means PyTorch's global one.
     """
 
@@ -34,6 +35,7 @@ class Tokens(NamedTuple):
     topk: int
     scale: float
     size: Size
+    coarse_size: Size
     generator: torch.Generator | None = None
 
 

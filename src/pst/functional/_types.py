@@ -61,4 +61,4 @@ class Inputs(NamedTuple):
 
     def tokens(self) -> Tokens:
         """What the rule selects from."""
-        return Tokens(self.query, self.key, self.topk, self.scale, self.query_size, self.generator)
+        return Tokens(self.query, self.key, self.topk, self.scale, self.query_size, self.coarse_size, self.generator)

@@ -7,6 +7,7 @@ T = k·⌈H/Hu⌉·⌈W/Wu⌉ gathered children, G blocks of queries of n slots 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
@@ -60,6 +61,37 @@ def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Ten
     y_valid = torch.ones_like(y, dtype=torch.bool) if y_valid is None else y_valid
     x_valid = torch.ones_like(x, dtype=torch.bool) if x_valid is None else x_valid
     return index, (y_valid[..., :, None] & x_valid[..., None, :]).flatten(-3)
+
+
+def child_means(fine: Tensor, coarse_size: Size) -> Tensor:
+    """The mean of each coarse position's children: the coarse map of aligned levels, for any ratio ≥ 1 and odd sizes.
+
+    Every fine position counts once, unlike in `torch.nn.functional.adaptive_avg_pool2d`, whose cells overlap.
+
+    Args:
+        fine: (B, C, H, W), float.
+        coarse_size: (Hu, Wu).
+
+    Returns:
+        (B, C, Hu, Wu), dtype of ``fine``.
+
+    Example:
+        >>> child_means(torch.tensor([[[[0.0, 2.0, 4.0, 8.0, 9.0]]]]), (1, 2))
+        tensor([[[[2.0000, 8.5000]]]])
+    """
+    height, width = fine.shape[2], fine.shape[3]
+    rows, columns = coarse_size
+    if _divides(rows, height) and _divides(columns, width):
+        return F.avg_pool2d(fine, (height // rows, width // columns))
+    index, valid = child_index(torch.arange(rows * columns, device=fine.device), (height, width), coarse_size)
+    slots = child_slots((height, width), coarse_size)
+    children = fine.flatten(2).index_select(2, index).unflatten(2, (rows, columns, slots))
+    wide = torch.promote_types(fine.dtype, torch.float32)
+    if valid is None:
+        return children.to(wide).mean(-1).to(fine.dtype)
+    valid = valid.unflatten(0, (rows, columns, slots))
+    total = children.masked_fill(~valid, 0).sum(-1, dtype=wide)
+    return (total / valid.sum(-1)).to(fine.dtype)
 
 
 def _axis_children(parent: Tensor, fine: int, coarse: int) -> tuple[Tensor, Tensor | None]:

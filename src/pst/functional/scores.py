@@ -117,25 +117,50 @@ def block_scores(query: Tensor, key: Tensor, scale: float, size: Size, grid: Siz
         return mean_query @ key.to(dtype).transpose(-2, -1) * scale
 
 
-def random_scores(key: Tensor, seed: int) -> Tensor:
-    """Numbers that depend on the seed, the head and the token's index alone: the same on every device.
+def nearness_scores(coarse_size: Size, grid: Size, device: torch.device | None = None) -> Tensor:
+    """How near coarse tokens lie to the centre of each block of queries, both maps laid over each other.
 
-    Residues modulo a prime; seed, head and index enter one after the other, each scrambled by a fifth power.
+    Minus the square of the distance in coarse positions, times (rows·columns)²: integers, so that ties are ties.
+
+    Args:
+        coarse_size: (Hu, Wu).
+        grid: Rows and columns of blocks; G = rows·columns.
+        device: Where the result lives.
+
+    Returns:
+        (G, Hu·Wu) int64 scores.
+    """
+    (rows, columns), (height, width) = grid, coarse_size
+    block, token = (torch.arange(n, device=device) for n in (rows * columns, height * width))
+    row, token_row = block // columns, token // width
+    y = (2 * row + 1)[:, None] * height - (2 * token_row + 1) * rows
+    x = (2 * (block - row * columns) + 1)[:, None] * width - (2 * (token - token_row * width) + 1) * columns
+    return -((y * columns) ** 2) - (x * rows) ** 2
+
+
+def random_scores(key: Tensor, seed: int, blocks: int | None = None) -> Tensor:
+    """Numbers that depend on the seed, the head, the block and the token's index alone: the same on every device.
+
+    Residues modulo a prime; one after the other these enter, each scrambled by a fifth power.
 
     Args:
         key: (B, h, M, d), of which the sizes and the device matter.
         seed: Any integer.
+        blocks: G, of queries; None where all queries have the same tokens.
 
     Returns:
-        (B, h, M) int64 scores; every image has the same.
+        (B, h, M) int64 scores, or (B, h, G, M); every image has the same.
     """
     batch, heads, tokens = key.shape[:3]
-    head, token = torch.arange(heads, device=key.device)[:, None], torch.arange(tokens, device=key.device)
-    x = torch.zeros_like(head) + seed % _PRIME
-    for offset in (1, head, token, 1):
+    head, token = (torch.arange(n, device=key.device) for n in (heads, tokens))
+    offsets = (1, head[:, None], token, 1)
+    if blocks is not None:
+        offsets = (1, head[:, None, None], torch.arange(blocks, device=key.device)[:, None], token, 1)
+    x = torch.zeros_like(head[:1]) + seed % _PRIME
+    for offset in offsets:
         x = (x * 48271 + offset) % _PRIME
         x = x * (x * x % _PRIME * x % _PRIME * x % _PRIME) % _PRIME
-    return x.expand(batch, -1, -1)
+    return x.expand(batch, *x.shape)
 
 
 def without_autocast(t: Tensor) -> AbstractContextManager[object]:

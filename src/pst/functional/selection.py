@@ -14,14 +14,24 @@ from torch import Tensor
 from pst.functional._rule import Selected, SelectionRule, Tokens, highest, ranked
 from pst.functional.checks import DTYPES, check_generator, check_scale, check_tensor, check_topk
 from pst.functional.grid import Size, block_grid, child_index
-from pst.functional.scores import block_scores, gumbel_scores, mass_scores, mean_logit_scores, random_scores, rounded
+from pst.functional.scores import (
+    block_scores,
+    gumbel_scores,
+    mass_scores,
+    mean_logit_scores,
+    nearness_scores,
+    random_scores,
+    rounded,
+)
 
 __all__ = [
     "RULES",
     "Gumbel",
     "Mass",
     "Mean",
+    "Nearest",
     "Nucleus",
+    "Query",
     "Random",
     "Selected",
     "SelectionRule",
@@ -91,6 +101,39 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Query:
+    """The rule "query": each query picks its own k tokens, those of its highest logits. It forms the N×M logits."""
+
+    def select(self, tokens: Tokens) -> Selected:
+        """See `SelectionRule`."""
+        scores = block_scores(tokens.query, tokens.key, tokens.scale, tokens.size, tokens.size)
+        return Selected(highest(scores, tokens.topk), grid=tokens.size)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The rule "nearest", a control for studies: each block of queries has the k tokens that lie nearest to it.
+
+    Both maps are laid over each other. Distances are those of centres, in coarse positions along each axis.
+
+    Args:
+        grid: Blocks along each axis of the query map, as in `Window`.
+    """
+
+    grid: int = 4
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _check_integer("grid", self.grid, least=1)
+
+    def select(self, tokens: Tokens) -> Selected:
+        """See `SelectionRule`."""
+        grid = block_grid(self.grid, tokens.size)
+        scores = nearness_scores(tokens.coarse_size, grid, tokens.key.device)
+        return Selected(highest(scores.expand(*tokens.key.shape[:2], -1, -1), tokens.topk), grid=grid)
+
+
+@dataclass(frozen=True)
 class Nucleus:
     """The rule "nucleus": of the k tokens of `Mean`, as many as together reach a share of the mass, at least one.
 
@@ -124,17 +167,24 @@ class Random:
 
     Args:
         seed: Any integer.
+        grid: Blocks along each axis of the query map, as in `Window`: each has tokens of its own. None: all queries
+            have the same.
     """
 
     seed: int = 0
+    grid: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
         _check_integer("seed", self.seed)
+        if self.grid is not None:
+            _check_integer("grid", self.grid, least=1)
 
     def select(self, tokens: Tokens) -> Selected:
         """See `SelectionRule`."""
-        return Selected(highest(random_scores(tokens.key, self.seed), tokens.topk))
+        grid = None if self.grid is None else block_grid(self.grid, tokens.size)
+        blocks = None if grid is None else grid[0] * grid[1]
+        return Selected(highest(random_scores(tokens.key, self.seed, blocks), tokens.topk), grid=grid)
 
 
 # name -> the rule's class, built without arguments when asked for by name
@@ -142,7 +192,9 @@ RULES: dict[str, Callable[..., SelectionRule]] = {
     "gumbel": Gumbel,
     "mass": Mass,
     "mean": Mean,
+    "nearest": Nearest,
     "nucleus": Nucleus,
+    "query": Query,
     "random": Random,
     "window": Window,
 }
@@ -229,6 +281,7 @@ def select_tokens(
     scale: float,
     selection: str | SelectionRule = "mean",
     size: Size | None = None,
+    coarse_size: Size | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Flat indices of the coarse tokens that a rule selects for each image and head.
@@ -241,16 +294,17 @@ def select_tokens(
         topk: Number of tokens; more than M means M.
         scale: Factor on every logit.
         selection: A name in `RULES`, or a rule.
-        size: (H, W) with N = H·W, which "window" needs; None means (1, N).
+        size: (H, W) with N = H·W, which rules for blocks of queries need; None means (1, N).
+        coarse_size: (Hu, Wu) with M = Hu·Wu, which "nearest" needs; None means (1, M).
         generator: Source of the random numbers of the rules that draw any.
 
     Returns:
-        (B, h, min(topk, M)) int64, highest score first, −1 in slots that "nucleus" leaves unused; with "window"
-        (B, h, G, min(topk, M)).
+        (B, h, min(topk, M)) int64, highest score first, −1 in slots that "nucleus" leaves unused; (B, h, G,
+        min(topk, M)) where each of G blocks of queries has its own.
 
     Raises:
         TypeError: ``topk`` or ``scale`` is no number, a map no tensor, ``selection`` no rule.
-        ValueError: Shapes or dtypes do not fit, ``topk`` < 1, or ``size`` does not hold N positions.
+        ValueError: Shapes or dtypes do not fit, ``topk`` < 1, or a size does not hold N or M positions.
     """
     rule, topk = check_selection(selection), check_topk(topk)
     for name, t in (("query", query), ("key", key)):
@@ -263,7 +317,10 @@ def select_tokens(
     size = (1, query.shape[2]) if size is None else size
     if topk == 0 or size[0] * size[1] != query.shape[2]:
         raise ValueError(f"topk must be ≥ 1 and size hold N={query.shape[2]} positions, got topk={topk}, size={size}")
+    coarse_size = (1, key.shape[2]) if coarse_size is None else coarse_size
+    if coarse_size[0] * coarse_size[1] != key.shape[2]:
+        raise ValueError(f"coarse_size must hold M={key.shape[2]} positions, got {coarse_size}")
     check_generator(generator)
     scale = check_scale(scale, query.shape[3])
     with torch.no_grad():
-        return selected_by(rule, Tokens(query, key, topk, scale, size, generator)).marked()
+        return selected_by(rule, Tokens(query, key, topk, scale, size, coarse_size, generator)).marked()
