@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pst.functional.attention import Fusion, Implementation, attend, gather_tokens
 from pst.functional.checks import autocasts, check_sizes, check_tensor
+from pst.functional.grid import child_means
 from pst.functional.selection import Gumbel, SelectionRule
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fine_statistics import FineStatistics, find_norm
@@ -39,7 +40,7 @@ class PyramidSparseAttention(nn.Module):
         dim: C, channels of both maps and of the output.
         num_heads: h; must divide ``dim``.
         conv: Factory of the projections, see `pst.modules.ConvFactory`.
-        **options: ``topk``, ``fusion``, ``selection`` and ``similarity``, see `pst.modules.Settings`.
+        **options: ``topk``, ``fusion``, ``selection``, ``similarity`` and ``aligned``, see `pst.modules.Settings`.
 
     Attributes:
         generator: `torch.Generator` for "gumbel", None for PyTorch's global one; neither copied nor pickled.
@@ -98,6 +99,8 @@ class PyramidSparseAttention(nn.Module):
             return 'was built with fusion="refine" and has no gate: build it with fusion="gate"'
         if settings.similarity == "cosine" and self.log_scale is None:
             return 'was built without a scale to learn: build it with similarity="cosine"'
+        if settings.aligned != self._settings.aligned:
+            return f"was built with aligned={self._settings.aligned}, and stays so: build it with the other"
         return ""
 
     @property
@@ -139,7 +142,7 @@ class PyramidSparseAttention(nn.Module):
 
         Args:
             x: Map of the queries (B, C, H, W).
-            upper: Coarse map (B, C, Hu, Wu).
+            upper: Coarse map (B, C, Hu, Wu), of which the size alone counts with ``aligned``.
             fine: Map whose positions are the children of those of ``upper``, (B, C, Hf, Wf), Hu ≤ Hf, Wu ≤ Wf; of
                 another frame or photo, as ``upper`` then is. None is ``x``, the finer level of one pyramid.
 
@@ -152,6 +155,8 @@ class PyramidSparseAttention(nn.Module):
         """
         source = check_maps(x, upper, fine, self.dim, self.dim)
         settings, heads = self._settings, self.num_heads
+        if settings.aligned:
+            upper = child_means(source, (upper.shape[2], upper.shape[3]))
         topk = settings.topk if self.drawn_topk is None or not self.training else self.drawn_topk
         (query,) = _split_heads(self.q(x), heads)
         key, value = _split_heads(self.kv(upper), heads, 2)

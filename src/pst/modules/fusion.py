@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst.modules.attention import check_maps
@@ -31,8 +32,8 @@ class PST(nn.Module):
         expansion: C as a share of ``out_channels``.
         head_dim: d; must divide C. The authors fix it at 32.
         conv: Factory of the convolutions, see `pst.modules.ConvFactory`.
-        **options: ``topk`` (0: train with this), ``fusion`` ("gate") and ``selection`` ("mean"), see
-            `pst.modules.Settings`; change them on a finished model with `pst.set_topk` and the like.
+        **options: ``topk`` (0: train with this), ``fusion`` ("gate"), ``selection`` ("mean"), ``similarity`` and
+            ``aligned``, see `pst.modules.Settings`; change them on a finished model with `pst.set_topk` and the like.
 
     Raises:
         TypeError: An option has the wrong type, or there is none of its name.
@@ -68,6 +69,7 @@ class PST(nn.Module):
             PSTBlock(dim, dim // head_dim, mlp_ratio=mlp_ratio, conv=conv, **options) for _ in range(depth)
         )
         self.project = conv((1 + depth) * dim, out_channels)
+        self.aligned = options.get("aligned", False)
 
     def forward(self, x: Tensor, upper: Tensor, fine: Tensor | None = None) -> Tensor:
         """Fuse.
@@ -89,6 +91,18 @@ class PST(nn.Module):
         check_maps(x, upper, fine, self.in_channels, self.upper_channels)
         outputs, upper = [self.reduce(x)], self.reduce_upper(upper)
         maps = (upper,) if fine is None else (upper, self.reduce(fine))
+        if self.aligned and fine is None:
+            outputs[0] = _added(outputs[0], upper)
+        elif self.aligned:
+            maps = (upper, _added(maps[1], upper))
         for block in self.blocks:
             outputs.append(block(outputs[-1], *maps))
         return self.project(torch.cat(outputs, 1))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"aligned": False} | state)  # a pickle of version 0.1 has none
+
+
+def _added(x: Tensor, upper: Tensor) -> Tensor:
+    """How the coarser level arrives where blocks attend to the means of x's own positions: by addition, as in an FPN."""
+    return x + F.interpolate(upper, x.shape[2:], mode="bilinear", align_corners=False)

@@ -25,6 +25,7 @@ class Options(TypedDict, total=False):
     fusion: Fusion
     selection: str | SelectionRule
     similarity: Similarity
+    aligned: bool
 
 
 class LayerOptions(Options, total=False):
@@ -56,13 +57,16 @@ class Settings:
     Attributes:
         topk: k, coarse tokens per image and head whose children are attended; more than M means all; 0 is none.
         fusion: "gate" (the paper; has parameters) or "refine" (has none).
-        selection: "mean" (the paper), "mass", "nucleus", "window", "random", or a rule of `pst.functional.selection`
-            with settings of its own; or "gumbel" (training studies: noise while training, none in eval mode).
+        selection: "mean" (the paper), "mass", "nucleus", "window", "query", "nearest", "random", or a rule of
+            `pst.functional.selection` with settings of its own; or "gumbel" (training studies: noise while training, none in eval mode).
         similarity: What a logit is: "dot" (the paper), the product of query and key over √d; or "cosine", that of both
             at unit length, times a scale that each head learns. Only a layer that was built with it has the scale.
+        aligned: Every coarse token is the mean of its children, so that coarse attention is a first-order picture of
+            fine attention (docs/method.md, "Aligned levels"). Of the coarser map then the size alone counts; `pst.PST`
+            adds it, resized, to the finer one. A layer stays what it was built as.
 
     Raises:
-        TypeError: ``topk`` is not an integer, ``selection`` no rule.
+        TypeError: ``topk`` is not an integer, ``selection`` no rule, ``aligned`` no bool.
         ValueError: ``topk`` < 0, or an option is unknown.
     """
 
@@ -70,6 +74,7 @@ class Settings:
     fusion: Fusion = "gate"
     selection: str | SelectionRule = "mean"
     similarity: Similarity = "dot"
+    aligned: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "topk", check_topk(self.topk))
@@ -77,6 +82,8 @@ class Settings:
         check_selection(self.selection)
         if self.similarity not in SIMILARITIES:
             raise ValueError(f"similarity must be one of {list(SIMILARITIES)}, got {self.similarity!r}")
+        if not isinstance(self.aligned, bool):
+            raise TypeError(f"aligned must be True or False, got {self.aligned!r}")
 
     def plain(self) -> dict[str, Any]:
         """Names, numbers and lists alone, for files; a rule of the user's own stays what it is."""
