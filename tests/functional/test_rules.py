@@ -298,6 +298,19 @@ def test_every_rule_selects_all_tokens_when_k_is_large(fine, coarse, fusion, rul
     assert_close(a(selection=rule), a(selection="mean"), 1e-11)
 
 
+@sizes
+def test_blocks_share_all_tokens_where_k_is_large(fine, coarse):
+    """One attention for all queries, as fast as without blocks, and each block still says what it selected."""
+    a = Attention.random(fine, coarse, topk=ALL, fusion="refine")
+    seen: list[torch.Tensor] = []
+    with Watch() as blocks:
+        a(selection=Window(3), observer=seen.append)
+    with Watch() as shared:
+        a(selection="mean")
+    assert seen[0].shape == (2, 2, min(3, fine[0]) * min(3, fine[1]), coarse[0] * coarse[1])
+    assert blocks.largest <= max(shared.largest, seen[0].numel())
+
+
 @fusions
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_empty_slot_of_a_nucleus_changes_nothing(fusion, dtype):

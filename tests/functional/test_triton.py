@@ -252,7 +252,8 @@ def test_compiles_whole(mode):
 @pytest.mark.parametrize("fusion", ["gate", "refine"])
 @pytest.mark.parametrize("sizes", [((8, 10), (4, 5)), ((9, 7), (4, 6))], ids=str)
 @pytest.mark.parametrize(
-    ("topk", "selection"), [(0, "mean"), (3, "mean"), (1000, "mean"), (3, "window"), (5, "nucleus")]
+    ("topk", "selection"),
+    [(0, "mean"), (3, "mean"), (1000, "mean"), (3, "window"), (5, "nucleus"), (2, "query"), (2, "nearest")],
 )
 def test_the_whole_operator_agrees_with_the_reference(fusion, sizes, topk, selection):
     options = {"topk": topk, "fusion": fusion, "selection": selection}
@@ -262,6 +263,14 @@ def test_the_whole_operator_agrees_with_the_reference(fusion, sizes, topk, selec
     if fusion == "gate":
         called = partial(F.linear, weight=a.weight, bias=a.bias)  # a gate that no kernel can look into
         assert_close(a(impl="triton", gate=called), exact, torch.float32)
+
+
+@kernels
+@pytest.mark.parametrize("fusion", ["gate", "refine"])
+def test_queries_coarse_and_fine_tokens_may_be_of_three_maps(fusion):
+    a = Attention.random((9, 7), (4, 6), width=16, dtype=torch.float32, topk=3, fusion=fusion, selection="window")
+    a = a.with_(query=torch.randn(2, 2, 5, 6, 16)).map(lambda t: t.to(DEVICE))
+    assert_close(a(impl="triton"), a.to(torch.float64)(impl="reference"), torch.float32)
 
 
 ON_CPU = "Triton needs a CUDA GPU, and the query is on cpu"

@@ -19,7 +19,14 @@ CASES = [
     pytest.param("mean", "gate", id="mean"),
     *(
         pytest.param(rule, fusion, id=f"{rule}-{fusion}", marks=pytest.mark.slow)
-        for rule, fusion in (("mass", "gate"), ("window", "refine"), ("nucleus", "refine"), ("random", "gate"))
+        for rule, fusion in (
+            ("mass", "gate"),
+            ("window", "refine"),
+            ("nucleus", "refine"),
+            ("random", "gate"),
+            ("nearest", "refine"),
+            ("query", "refine"),
+        )
     ),
 ]
 

@@ -12,6 +12,7 @@ from pst.functional._attend import softmax_attention
 from pst.functional._blocks import applies, attend_blocks
 from pst.functional._rule import Selected
 from pst.functional._types import FineTokens, Gate, Inputs, LinearGate, check_gated
+from pst.functional.checks import is_eager
 from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
 from pst.functional.selection import selected_by
 
@@ -33,6 +34,8 @@ def fused(
         selected = selected_by(inputs.rule, inputs.tokens())
     if inputs.observer is not None:
         inputs.observer(selected.marked())
+    if selected.grid is not None and selected.valid is None and inputs.topk >= key.shape[2] and is_eager():
+        selected = Selected(selected.indices[:, :, 0])  # all tokens: blocks of queries share them
     if kernel is None and applies(inputs, fine, selected):
         out = attend_blocks(inputs, fine, selected)
         if inputs.fusion == "refine":

@@ -77,8 +77,8 @@ def pyramid_sparse_attention(
         gate: Weight (d, 2d) and bias (d) of the gate, or a function such as a Linear that is called with the coarse
             and the fine result side by side, (..., 2d) -> (..., d); needed by "gate" when ``topk`` > 0.
         selection: "mean" takes the largest mean logit over all queries (the paper, without noise); or another name or
-            object of `pst.functional.selection`: "gumbel", "mass", "nearest", "nucleus", "query", "random", "window". Ties go to
-            the lower index.
+            object of `pst.functional.selection`: "gumbel", "mass", "nearest", "nucleus", "query", "random", "window".
+            Ties go to the lower index.
         scale: Factor on the logits; None means 1/√d.
         generator: Source of random numbers for "gumbel"; None means PyTorch's global one.
         observer: Called with the (B, h, min(k, M)) int64 indices of the selected tokens; −1 in slots that "nucleus"

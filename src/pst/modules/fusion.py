@@ -104,5 +104,5 @@ class PST(nn.Module):
 
 
 def _added(x: Tensor, upper: Tensor) -> Tensor:
-    """How the coarser level arrives where blocks attend to the means of x's own positions: by addition, as in an FPN."""
+    """How the coarser level arrives where blocks attend to means of x's own positions: by addition, as in an FPN."""
     return x + F.interpolate(upper, x.shape[2:], mode="bilinear", align_corners=False)

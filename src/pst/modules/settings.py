@@ -58,7 +58,8 @@ class Settings:
         topk: k, coarse tokens per image and head whose children are attended; more than M means all; 0 is none.
         fusion: "gate" (the paper; has parameters) or "refine" (has none).
         selection: "mean" (the paper), "mass", "nucleus", "window", "query", "nearest", "random", or a rule of
-            `pst.functional.selection` with settings of its own; or "gumbel" (training studies: noise while training, none in eval mode).
+            `pst.functional.selection` with settings of its own; or "gumbel" (training studies: noise while training,
+            none in eval mode).
         similarity: What a logit is: "dot" (the paper), the product of query and key over √d; or "cosine", that of both
             at unit length, times a scale that each head learns. Only a layer that was built with it has the scale.
         aligned: Every coarse token is the mean of its children, so that coarse attention is a first-order picture of
