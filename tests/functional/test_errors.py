@@ -37,9 +37,9 @@ BAD_ARGUMENTS = {
         "key … got … (2, 2, 12, 4)",
     ),
     "key and value of two shapes": (
-        {"value": zeros(2, 2, 3, 4, 5)},
+        {"value": zeros(2, 2, 3, 5, 4)},
         ValueError,
-        "key … value … (2, 2, 3, 4, 4) … (2, 2, 3, 4, 5)",
+        "key … value … (2, 2, 3, 4, 4) … (2, 2, 3, 5, 4)",
     ),
     "batch": (
         {"query": zeros(3, 2, 6, 8, 4)},

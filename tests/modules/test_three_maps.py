@@ -72,6 +72,50 @@ def test_the_operator_agrees_with_its_definition(size, option):
     assert all(torch.equal(a, b) for a, b in zip(seen[::2], seen[1::2], strict=True))
 
 
+@pytest.mark.parametrize("width", [1, 3, 12])
+@options
+def test_values_may_have_a_width_of_their_own(width, option):
+    """Narrower than the keys or wider, with gradients and without, where blocks are taken a few at a time."""
+    query, coarse, fine = (heads(t).requires_grad_() for t in maps(SIZES[1]))
+    torch.manual_seed(0)
+    value, fine_value = (
+        torch.randn(*t.shape[:4], width, dtype=torch.float64, requires_grad=True) for t in (coarse, fine)
+    )
+    gate = torch.randn(width, 2 * width, dtype=torch.float64), torch.randn(width, dtype=torch.float64)
+
+    def run(impl: Any, fine: Any = (fine, fine_value)) -> Tensor:
+        return pyramid_sparse_attention(query, coarse, value, fine, gate=gate, impl=impl, fine_size=SIZES[1][1], **option)
+
+    fused, exact = run("fused"), run("reference")
+    assert fused.shape == (*query.shape[:4], width)
+    assert_close(fused, exact)
+    leaves = [query, coarse, value, *((fine, fine_value) if option["topk"] else ())]
+    upstream = torch.randn_like(fused)
+    for a, b in zip(*(torch.autograd.grad(t, leaves, upstream) for t in (fused, exact)), strict=True):
+        assert_close(a, b, 1e-10)
+    with torch.no_grad():
+        assert_close(run("auto"), exact)
+        read = pst.functional.attention.gather_tokens(fine.flatten(2, 3), fine_value.flatten(2, 3))
+        assert_close(run("auto", read), exact)
+
+
+def test_values_of_another_width_are_refused_where_they_do_not_fit():
+    query, coarse, fine = (heads(t) for t in maps(SIZES[1]))
+    value = coarse[..., :3]
+    option: dict[str, Any] = {"topk": 2, "fusion": "refine"}
+    for wrong, said in (
+        ((fine, fine), r"fine value must be \(2, 2, height, width, 3\) as the value"),
+        (lambda index: (fine.flatten(2, 3)[:, :, : index.shape[2]],) * 2, r"values of shape \(2, 2, \d+, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            pyramid_sparse_attention(query, coarse, value, wrong, fine_size=SIZES[1][1], **option)
+    with pytest.raises(ValueError, match="one shape but for the last axis"):
+        pyramid_sparse_attention(query, coarse, value[:, :, :1])
+    with pytest.raises(ValueError, match="gate must be weight \\(3, 6\\)"):
+        gate = torch.zeros(8, 16).double(), torch.zeros(8).double()
+        pyramid_sparse_attention(query, coarse, value, (fine, fine[..., :3]), topk=2, gate=gate)
+
+
 @pytest.mark.parametrize("fusion", ["gate", "refine"])
 def test_blocks_take_infinities_and_autocast_as_the_definition_does(fusion):
     """Without gradients, where a few blocks are taken at a time."""

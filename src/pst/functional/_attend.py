@@ -21,13 +21,17 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | 
     Args:
         query: (B, h, N, d), last dimension contiguous.
         key: (B, h, M, d), likewise.
-        value: (B, h, M, d), likewise.
+        value: (B, h, M, e), likewise.
         bias: Added to the logits of each key, (B, h, M), or None.
         scale: Factor on the logits.
 
     Returns:
-        (B, h, N, d).
+        (B, h, N, e).
     """
+    if (width := value.shape[-1]) != query.shape[-1]:  # PyTorch's attention would form the logits
+        most = max(width, query.shape[-1])
+        query, key, value = (F.pad(t, (0, most - t.shape[-1])) for t in (query, key, value))
+        return softmax_attention(query, key, value, bias, scale=scale)[..., :width]
     if is_eager() and bias is None and key.shape[2] < FEW and query.device.type == "cpu":  # no guard on a size
         bias = query.new_zeros(key.shape[:3])
     mask = None if bias is None else bias[:, :, None]

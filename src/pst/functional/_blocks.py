@@ -50,7 +50,7 @@ def attend_blocks(inputs: Inputs, fine: FineTokens, selected: Selected) -> Tenso
     parents, joint = selected.indices, inputs.fusion == "refine"
     blocks = parents.shape[2]
     own = split_blocks(inputs.query, inputs.query_size, selected.grid).unflatten(1, (-1, blocks))
-    out = torch.empty_like(own)
+    out = own.new_empty(*own.shape[:-1], inputs.value.shape[-1])
     batch, heads, _, queries, width = own.shape
     children = parents.shape[3] * child_slots(inputs.fine_size, inputs.coarse_size)
     each = batch * heads * max(queries * (inputs.key.shape[2] if joint else children), children * width)

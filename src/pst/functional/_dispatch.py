@@ -68,8 +68,8 @@ def implementation_for(query: Tensor, tokens: int, *, topk: int = 0, fusion: str
     return Choice("triton", f"{case} and {logits:,} logits, Triton was measured to be faster than SDPA")
 
 
-def refusal_of_triton(query: Tensor) -> str | None:
-    """Why the Triton kernel cannot run for such a query; None if it can."""
+def refusal_of_triton(query: Tensor, value: Tensor | None = None) -> str | None:
+    """Why the Triton kernel cannot run for such a query, and values if they differ in width; None if it can."""
     if query.device.type != "cuda" and not _INTERPRETED:
         return f"Triton needs a CUDA GPU, and the query is on {query.device}"
     if not _INSTALLED:
@@ -78,6 +78,8 @@ def refusal_of_triton(query: Tensor) -> str | None:
         return f"Triton's kernel is for float16, bfloat16 and float32, and the query is {query.dtype}"
     if query.shape[-1] not in HEAD_WIDTHS:
         return f"Triton's kernel is for head widths {HEAD_WIDTHS}, and the query has {query.shape[-1]}"
+    if value is not None and value.shape[-1] != query.shape[-1]:
+        return f"Triton's kernel is for one width, and the query has {query.shape[-1]}, the values {value.shape[-1]}"
     if query.numel() == 0:
         return "the query is empty"
     if torch.version.hip is not None:

@@ -51,7 +51,7 @@ def _with_children(inputs: Inputs, fine: FineTokens, logits: Tensor) -> Tensor:
     fine_key, fine_value = (_wide(t) for t in fine(everywhere))
     fine_logits = torch.einsum("bhnd,bhmd->bhnm", query, fine_key) * inputs.scale
 
-    out = torch.empty_like(query)
+    out = value.new_empty(*query.shape[:3], value.shape[3])
     for b, head, i in torch.cartesian_prod(*(torch.arange(n) for n in selected.shape[:3])).tolist():
         here = block == i
         chosen = selected[b, head, i]

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from pst.functional._rule import SelectionRule, Tokens
 
-# (B, h, T) flat fine indices -> fine keys and values, (B, h, T, d) each
+# (B, h, T) flat fine indices -> fine keys (B, h, T, d) and values (B, h, T, e)
 FineTokens = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-# both branches side by side (..., 2d) -> what the sigmoid is taken of, (..., d), for all heads and positions alike
+# both branches side by side (..., 2e) -> what the sigmoid is taken of, (..., e), for all heads and positions alike
 Gate = Callable[[Tensor], Tensor]
 
 
@@ -44,7 +44,7 @@ def check_gated(gated: Tensor, branch: Tensor) -> Tensor:
 
 
 class Inputs(NamedTuple):
-    """Coarse inputs and settings. Shapes: query (B, h, N, d), key and value (B, h, M, d)."""
+    """Coarse inputs and settings. Shapes: query (B, h, N, d), key (B, h, M, d), value (B, h, M, e)."""
 
     query: Tensor
     key: Tensor

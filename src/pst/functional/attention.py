@@ -61,21 +61,21 @@ def pyramid_sparse_attention(
     NaN and infinities spread as in PyTorch's softmax over the tokens that take part: children of tokens that were not
     selected take none, nor in "refine" the selected tokens. A token whose score is not finite is selected first.
 
-    Letters: B batch, h heads, d head width, (H, W) size of the query map, (Hf, Wf) of the fine and (Hu, Wu) of the
+    Letters: B batch, h heads, d head width, e width of the values (d in a layer), (H, W) size of the query map, (Hf, Wf) of the fine and (Hu, Wu) of the
     coarse one, M = Hu·Wu.
 
     Args:
         query: (B, h, H, W, d). Float dtype; every tensor has this dtype and device.
         key: (B, h, Hu, Wu, d).
-        value: (B, h, Hu, Wu, d).
-        fine: Keys and values of the fine map, (B, h, Hf, Wf, d) each, or a function that returns them for flat
-            fine indices: (B, h, T) int64 -> two of (B, h, T, d). Needed when ``topk`` > 0, else unused.
+        value: (B, h, Hu, Wu, e).
+        fine: Keys (B, h, Hf, Wf, d) and values (B, h, Hf, Wf, e) of the fine map, or a function that returns them for
+            flat fine indices: (B, h, T) int64 -> (B, h, T, d) and (B, h, T, e). Needed when ``topk`` > 0, else unused.
         fine_size: (Hf, Wf) of the map that a function reads; None means the query's. Two maps say it themselves.
         topk: k, the number of coarse tokens to refine; more than M means M; 0 is coarse attention alone.
         fusion: "gate" mixes the coarse and the fine result with a learned gate (the paper); "refine" replaces the
             selected tokens by their children inside one softmax and has no parameters.
-        gate: Weight (d, 2d) and bias (d) of the gate, or a function such as a Linear that is called with the coarse
-            and the fine result side by side, (..., 2d) -> (..., d); needed by "gate" when ``topk`` > 0.
+        gate: Weight (e, 2e) and bias (e) of the gate, or a function such as a Linear that is called with the coarse
+            and the fine result side by side, (..., 2e) -> (..., e); needed by "gate" when ``topk`` > 0.
         selection: "mean" takes the largest mean logit over all queries (the paper, without noise); or another name or
             object of `pst.functional.selection`: "gumbel", "mass", "nearest", "nucleus", "query", "random", "window".
             Ties go to the lower index.
@@ -88,7 +88,7 @@ def pyramid_sparse_attention(
             "reference" is the readable O(N·M) definition, for tests.
 
     Returns:
-        (B, h, H, W, d), dtype of ``query``.
+        (B, h, H, W, e), dtype of ``query``.
 
     Raises:
         TypeError: A dtype is not floating or differs; ``topk`` is not an integer; ``selection`` is no rule.
@@ -102,13 +102,13 @@ def pyramid_sparse_attention(
     if fine is None or callable(fine):
         fine_size = query_size if fine_size is None else check_size("fine_size", fine_size)
     else:
-        fine = check_fine(fine, query)
+        fine = check_fine(fine, query, value)
         fine_size = (fine[0].shape[2], fine[0].shape[3])
     check_sizes(fine_size, (key.shape[2], key.shape[3]))
     tokens, weights = None, None
     if topk > 0 and fine is not None:
-        tokens = _checked(fine, query) if callable(fine) else gather_tokens(*(t.flatten(2, 3) for t in fine))
-        weights = gate if gate is None or callable(gate) else _check_gate(gate, query)
+        tokens = _checked(fine, query, value) if callable(fine) else gather_tokens(*(t.flatten(2, 3) for t in fine))
+        weights = gate if gate is None or callable(gate) else _check_gate(gate, value)
     out = attend(
         query.flatten(2, 3),
         key.flatten(2, 3),
@@ -126,7 +126,7 @@ def pyramid_sparse_attention(
         observer=observer,
         impl=impl,
     )
-    return out.reshape(*query.shape)  # Tensor.unflatten would make a size that TorchScript traces a constant
+    return out.reshape(*query.shape[:4], value.shape[4])  # Tensor.unflatten would make a size that TorchScript traces a constant
 
 
 def attend(
@@ -149,8 +149,8 @@ def attend(
 ) -> Tensor:
     """The entrance behind `pyramid_sparse_attention`, for tokens that were checked, or made by a layer.
 
-    ``query`` is (B, h, N, d) with N = H·W of ``query_size``, ``key`` and ``value`` are (B, h, M, d) with M = Hu·Wu of
-    ``coarse_size``; (B, h, N, d) comes back. The rest is as there, ``fine`` always a function of positions or None.
+    ``query`` is (B, h, N, d) with N = H·W of ``query_size``, ``key`` (B, h, M, d) and ``value`` (B, h, M, e) with
+    M = Hu·Wu of ``coarse_size``; (B, h, N, e) comes back. The rest is as there, ``fine`` always a function of positions or None.
     """
     if fine is not None and gate is None and fusion == "gate":
         raise ValueError('fusion="gate" with topk > 0 needs a gate, and there is None: put one back, or use "refine"')
@@ -168,10 +168,11 @@ def _implementation(impl: str, inputs: Inputs, gate: Gate | None) -> Callable[..
         tokens = inputs.coarse_size[0] * inputs.coarse_size[1]
         # a gate that is called stands outside of the kernel, which then does nothing but softmaxes
         topk = inputs.topk if inputs.fusion == "refine" or isinstance(gate, LinearGate) else 0
-        impl = implementation_for(inputs.query, tokens, topk=topk, fusion=inputs.fusion).impl
+        uniform = inputs.value.shape[-1] == inputs.query.shape[-1]
+        impl = implementation_for(inputs.query, tokens, topk=topk, fusion=inputs.fusion).impl if uniform else "fused"
     if impl != "triton":
         return reference if impl == "reference" else fused
-    refusal = refusal_of_triton(inputs.query)
+    refusal = refusal_of_triton(inputs.query, inputs.value)
     if refusal is not None:
         raise ValueError(f'impl="triton" cannot run: {refusal}. impl="auto" takes what can')
     from pst.functional._triton import attend
@@ -179,13 +180,13 @@ def _implementation(impl: str, inputs: Inputs, gate: Gate | None) -> Callable[..
     return partial(fused, kernel=attend)
 
 
-def _checked(fine: FineTokens, query: Tensor) -> FineTokens:
+def _checked(fine: FineTokens, query: Tensor, value: Tensor) -> FineTokens:
     """``fine``, which raises TypeError or ValueError once it gives anything but two tensors (B, h, T, d)."""
 
     def tokens(index: Tensor) -> tuple[Tensor, Tensor]:
         pair = check_pair_of_tensors("what fine gives", fine(index), "(key, value), two tensors")
-        shape = (*index.shape, query.shape[-1])
-        for name, t in zip(("keys", "values"), pair, strict=True):
+        for name, t, like in zip(("keys", "values"), pair, (query, value), strict=True):
+            shape = (*index.shape, like.shape[-1])
             if t.shape != shape:
                 raise ValueError(f"fine must give {name} of shape {shape} for these positions, got {tuple(t.shape)}")
             if not autocasts(query):
@@ -195,30 +196,31 @@ def _checked(fine: FineTokens, query: Tensor) -> FineTokens:
     return tokens
 
 
-def _check_gate(gate: object, query: Tensor) -> LinearGate:
-    """The gate's weight and bias; raise TypeError or ValueError unless they fit ``query``."""
+def _check_gate(gate: object, value: Tensor) -> LinearGate:
+    """The gate's weight and bias; raise TypeError or ValueError unless they fit ``value``."""
     weight, bias = check_pair_of_tensors("gate", gate, "(weight, bias), two tensors, or a function of both branches")
-    d = query.shape[-1]
+    d = value.shape[-1]
     if weight.shape != (d, 2 * d) or bias.shape != (d,):
         raise ValueError(
             f"gate must be weight ({d}, {2 * d}) and bias ({d},) for head width {d}, "
             f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
         )
-    if not autocasts(query):
-        check_kind("gate weight", weight, query)
-        check_kind("gate bias", bias, query)
+    if not autocasts(value):
+        check_kind("gate weight", weight, value)
+        check_kind("gate bias", bias, value)
     return LinearGate(weight, bias)
 
 
 def gather_tokens(key: Tensor, value: Tensor) -> FineTokens:
-    """Function that picks given positions out of fine keys and values of shape (B, h, N, d)."""
+    """Function that picks given positions out of fine keys (B, h, N, d) and values (B, h, N, e)."""
 
     def gather(index: Tensor) -> tuple[Tensor, Tensor]:
         recorded = torch.is_grad_enabled() and (key.requires_grad or value.requires_grad)
         if is_eager() and not recorded and len(key) and index.shape[2] >= MANY:
             return _rows(key, index), _rows(value, index)
-        index = index[..., None].expand(-1, -1, -1, key.shape[-1])
-        return key.gather(2, index), value.gather(2, index)
+        index = index[..., None]
+        picked = (t.gather(2, index.expand(-1, -1, -1, t.shape[-1])) for t in (key, value))
+        return next(picked), next(picked)
 
     return gather
 

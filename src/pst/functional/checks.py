@@ -49,28 +49,33 @@ def check_maps(query: Tensor, key: Tensor, value: Tensor) -> None:
             )
         if t.device != query.device:
             raise ValueError(f"{name} is on {t.device} but the query on {query.device}: move them to one device")
-    if key.shape != value.shape:
-        raise ValueError(f"key and value must have one shape, got {tuple(key.shape)} and {tuple(value.shape)}")
+    if key.shape[:4] != value.shape[:4]:
+        got = f"{tuple(key.shape)} and {tuple(value.shape)}"
+        raise ValueError(f"key and value must have one shape but for the last axis, got {got}")
     for axis, what in ((0, "batch size"), (1, "number of heads"), (4, "head width")):
         if query.shape[axis] != key.shape[axis]:
             raise ValueError(f"{what} differs: query has {query.shape[axis]}, key and value {key.shape[axis]}")
-    if query.shape[4] == 0:
-        raise ValueError(f"the head width must be ≥ 1, got a query of shape {tuple(query.shape)}")
+    for name, t in (("query", query), ("value", value)):
+        if t.shape[4] == 0:
+            raise ValueError(f"the head width must be ≥ 1, got a {name} of shape {tuple(t.shape)}")
     if query.shape[2] == 0 or query.shape[3] == 0:
         raise ValueError(f"maps must not be empty, got a query of shape {tuple(query.shape)}")
 
 
-def check_fine(fine: object, query: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of the fine map; raise TypeError or ValueError unless they fit the query but for their size."""
+def check_fine(fine: object, query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of the fine map; raise TypeError or ValueError unless they fit the query and coarse values."""
     pair = check_pair_of_tensors("fine", fine, "(key, value), two tensors, or a function of positions")
-    for name, t in zip(("fine key", "fine value"), pair, strict=True):
+    for name, t, like, d in zip(
+        ("fine key", "fine value"), pair, ("query", "value"), (query.shape[4], value.shape[4]), strict=True
+    ):
         check_tensor(name, t)
-        if t.ndim != 5 or (*t.shape[:2], t.shape[4]) != (*query.shape[:2], query.shape[4]):
-            b, h, d = query.shape[0], query.shape[1], query.shape[4]
-            raise ValueError(f"{name} must be ({b}, {h}, height, width, {d}) as the query, got {tuple(t.shape)}")
+        if t.ndim != 5 or (*t.shape[:2], t.shape[4]) != (*query.shape[:2], d):
+            b, h = query.shape[:2]
+            raise ValueError(f"{name} must be ({b}, {h}, height, width, {d}) as the {like}, got {tuple(t.shape)}")
         check_kind(name, t, query)
-    if pair[0].shape != pair[1].shape:
-        raise ValueError(f"fine key and value must have one shape, got {[tuple(t.shape) for t in pair]}")
+    if pair[0].shape[:4] != pair[1].shape[:4]:
+        got = [tuple(t.shape) for t in pair]
+        raise ValueError(f"fine key and value must have one shape but for the last axis, got {got}")
     return pair
 
 
