@@ -45,6 +45,13 @@ torch.testing.assert_close(load("layer.onnx")(*maps), layer(*maps), rtol=1e-3, a
     "viz": "import pst.visualize",
     "demo": "import pst.demo",
     "train": "import pst.train",
+    "propagate": """
+from pst.propagate import Propagator
+frame = torch.randint(0, 256, (48, 64, 3), dtype=torch.uint8)
+propagator = Propagator(size=64)
+propagator.add(frame, torch.ones(48, 64, dtype=torch.uint8))
+assert (propagator.step(frame) == 1).all()
+""",
     "bench": "import effdet, filelock, matplotlib, ultralytics",
 }
 

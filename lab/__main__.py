@@ -1,4 +1,4 @@
-"""``python -m lab bench|study …``, from the root of a checkout."""
+"""``python -m lab bench|study|two-maps …``, from the root of a checkout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from lab.bench import command as bench
 from lab.study import command as study
+from lab.two_maps import command as two_maps
 from pst.cli._run import add_debug, run
 
 
@@ -17,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Parser of both verbs; parsed arguments carry the verb's handler as ``run``."""
+    """Parser of the verbs; parsed arguments carry the verb's handler as ``run``."""
     parser = argparse.ArgumentParser(prog="python -m lab", description="Measurements behind the figures of pst.")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (bench, study):
+    for verb in (bench, study, two_maps):
         verb.add_parser(verbs)
     add_debug(parser, verbs)
     return parser

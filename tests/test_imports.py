@@ -26,7 +26,7 @@ LAYERS = (
     ("io", "profile"),
     ("export", "backbones"),
     ("integrations.*", "visualize", "data"),
-    ("train",),
+    ("train", "propagate"),
     ("demo",),
     ("cli",),
     ("__main__",),

@@ -1,4 +1,4 @@
-"""The five suites, and how much of each is measured: in full, for a check of two minutes, or to try the code."""
+"""The six suites, and how much of each is measured: in full, for a check of two minutes, or to try the code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lab.bench.blocks import run_blocks
 from lab.bench.cases import Case
 from lab.bench.detectors import run_detectors, run_exports
 from lab.bench.imports import run_imports
@@ -125,6 +126,10 @@ def _train(plan: Plan, peaks: Roofline) -> dict[str, Any]:
     return {"records": _cases(cases, plan, peaks)}
 
 
+def _window(plan: Plan, _: Roofline) -> dict[str, Any]:
+    return {"records": run_blocks(seconds=2 * plan.seconds, min_runs=plan.min_runs)}
+
+
 def _cases(cases: list[Case], plan: Plan, peaks: Roofline) -> list[dict[str, Any]]:
     return run_cases(
         cases, roofline=peaks, seconds=plan.seconds, min_runs=plan.min_runs,
@@ -157,6 +162,7 @@ def _maps(sizes: Any) -> list[torch.Tensor]:
 SUITES: dict[str, Callable[[Plan, Roofline], dict[str, Any]]] = {
     "module": _modules,
     "train": _train,
+    "window": _window,
     "model": _detectors,
     "export": _exports,
     "import": _imports,

@@ -50,18 +50,19 @@ def cases_table(records: Sequence[dict[str, Any]]) -> Table:
 
 def models_table(records: Sequence[dict[str, Any]]) -> Table:
     """Models, rivals or interpreters: time, and ratio to the first of each group; no empty columns."""
-    header = ("", "ms", "10-90 %", "ratio", "parameters", "GFLOPs", "least ms", "share")
+    header = ("", "ms", "10-90 %", "ratio", "MB", "parameters", "GFLOPs", "least ms", "share")
     return _filled(header, [_model_row(r) for r in records])
 
 
 def _model_row(r: dict[str, Any]) -> Row:
     if "skipped" in r:
-        return f"{r['name']}: {r['skipped']}", *7 * ("–",)
+        return f"{r['name']}: {r['skipped']}", *8 * ("–",)
     return (
         f"{r['name']}, {r['runtime']}" if "runtime" in r else r["name"],
         f"{r['ms']['median']:.1f}",
         _spread(r["ms"]),
         f"{r['ratio']:.2f}×",
+        f"{r['mb']:.1f}" if "mb" in r else "–",
         f"{r['parameters']:,}" if "parameters" in r else "–",
         f"{r['gflops']:.2f}" if "gflops" in r else "–",
         f"{r['least_ms']:.1f}" if "least_ms" in r else "–",
@@ -74,6 +75,7 @@ def tables(suite: Mapping[str, Any]) -> dict[str, Table]:
     titles = {
         "module": "Attention in eval mode against the textbook's",
         "train": "Training step of a PST layer against the textbook's",
+        "window": "Attention to another frame: N = 10,560, M = 660, d = 64, one thread",
         "model": "Whole detectors, eager, batch norms folded",
         "export": "Whole detectors as exported files",
         "import": "Import, fresh interpreters",

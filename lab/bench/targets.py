@@ -53,6 +53,17 @@ def _ratio(name: str, base: str, **where: str) -> Callable[[Records], Figures]:
     return figures
 
 
+def _blocks(key: str, base: str) -> Callable[[Records], Figures]:
+    """Time ("ms") or memory ("mb") of the rule "window" over that of another row of the suite "window"."""
+
+    def figures(records: Records) -> Figures:
+        of = {r["name"]: r["ms"]["median"] if key == "ms" else r.get("mb") for r in records}
+        if of.get("window k = 8") and of.get(base):
+            yield of["window k = 8"] / of[base], f"{of['window k = 8']:.1f} against {of[base]:.1f} {key}"
+
+    return figures
+
+
 def _speedup(r: dict[str, Any]) -> float:
     return r["speedup"]
 
@@ -87,6 +98,9 @@ TARGETS = (
            _cases(_speedup, n=(6400,))),
     Target("training step of a PST layer, N = 6400: memory / textbook's", "train", "≤", 0.35,
            _cases(_memory, n=(6400,))),
+    Target("window, k = 8: time / that of all fine tokens", "window", "≤", 0.25, _blocks("ms", "all fine")),
+    Target("window, k = 8: time / that of k = 0", "window", "≤", 3.0, _blocks("ms", "k = 0")),
+    Target("window, k = 8: memory / that of k = 0", "window", "≤", 2.0, _blocks("mb", "k = 0")),
     Target("YOLO11n-PST / YOLO11n at 640 px, eager fused", "model", "≤", 1.35, _ratio(PST, PLAIN)),
     Target("YOLO11n-PST / YOLO11n at 640 px, ONNX Runtime", "export", "≤", 1.30,
            _ratio(PST, PLAIN, runtime="ONNX Runtime")),

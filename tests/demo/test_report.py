@@ -14,6 +14,7 @@ from pst.demo.curves import draw_curves
 from pst.demo.pictures import Scene, letterbox
 from pst.demo.report import layer_title, render_report
 from pst.demo.stages import read_curves, training_seconds
+from pst.demo.two_views import Row, TwoViews
 from pst.visualize import Panel, selection_panels
 
 COLUMNS = {
@@ -37,7 +38,13 @@ def panels(image) -> list[Panel]:
 
 
 @pytest.fixture(scope="module")
-def report(image, panels) -> str:
+def views(image) -> TwoViews:
+    rows = [Row(name, right, 0.5, image) for name, right in (("k = 0", 0.751), ("k = <8>", 0.9), ("all", 0.91))]
+    return TwoViews(image, image, rows)
+
+
+@pytest.fixture(scope="module")
+def report(image, panels, views) -> str:
     from pst.integrations.ultralytics import SweepRow
 
     rows = [
@@ -58,6 +65,7 @@ def report(image, panels) -> str:
         rows=rows,
         curves=draw_curves(COLUMNS),
         scenes=scenes,
+        views=views,
         facts={"seed": "42", "data": "a & b"},
     )
 
@@ -75,6 +83,11 @@ def test_every_row_shows_every_figure(report, cells):
     assert cells in rows
 
 
+def test_each_k_of_the_other_view_is_shown(report):
+    for text in ("<b>k = 0</b>: 75.1 % of pixels right", "<b>k = &lt;8&gt;</b>: 90.0 %", "<b>all</b>: 91.0 %"):
+        assert text in report
+
+
 def test_headline_and_facts_are_shown_and_escaped(report):
     for text in ("<b>0.123</b><span>mAP50</span>", "<dt>seed</dt><dd>42</dd>", "<dd>a &amp; b</dd>"):
         assert text in report
@@ -85,10 +98,11 @@ def test_a_name_with_a_script_in_it_is_shown_and_not_run(report):
     assert "<script" not in report
 
 
-def test_a_layer_with_a_script_for_a_name_is_not_run_either(panels):
+def test_a_layer_with_a_script_for_a_name_is_not_run_either(panels, views):
     panel = panels[0]._replace(layer='"><script>alert(1)</script>')
     image = panel.image
-    page = render_report(headline={}, rows=[], curves=b"", scenes=[Scene("a", image, image, [panel])], facts={})
+    scenes = [Scene("a", image, image, [panel])]
+    page = render_report(headline={}, rows=[], curves=b"", scenes=scenes, views=views, facts={})
     assert "<script" not in page
     assert page.count("&gt;&lt;script&gt;") == 2  # title and alternative text
 
@@ -102,7 +116,7 @@ def test_nothing_is_loaded_from_anywhere(report):
 
 def test_every_picture_is_embedded_whole(report):
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', report)]
-    assert len(pictures) == 1 + 5 * 2 + 3 * 2  # curves, five pairs, three scenes of two heads
+    assert len(pictures) == 1 + 5 * 2 + 3 * 2 + 5  # curves, five pairs, three scenes of two heads, two and three views
     for picture in pictures:
         Image.open(io.BytesIO(picture)).load()
 

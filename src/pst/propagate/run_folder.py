@@ -1,0 +1,124 @@
+"""The folder that a run writes: where its files are, what it was made with, and what of it is there already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pst.io.files import check_folder, read_json, write_text
+
+RECORD = "run.json"
+_TOOL = "pst propagate"
+
+
+class RunFolder:
+    """Files of a run; the state of the run is which of them are there.
+
+    Args:
+        path: The folder; it need not exist.
+        names: Of the frames.
+        masks: Whether the run makes masks.
+        points: Whether it makes points.
+        video: Whether it makes a video.
+
+    Raises:
+        OSError: It cannot be a folder, or not be written to.
+    """
+
+    def __init__(self, path: Path, names: list[str], *, masks: bool, points: bool, video: bool) -> None:
+        check_folder(path)
+        self.path, self.names = path, names
+        self.sheet, self.video, self.points = path / "sheet.jpg", path / "overlay.mp4", path / "points.csv"
+        self._folders = [*(["masks"] if masks else []), *(["points"] if points else [])]
+        self._summaries = [self.sheet, *([self.points] if points else []), *([self.video] if video else [])]
+
+    def mask_of(self, index: int) -> Path:
+        """File of the mask of a frame."""
+        return self.path / "masks" / f"{self.names[index]}.png"
+
+    def points_of(self, index: int) -> Path:
+        """File of the points of a frame."""
+        return self.path / "points" / f"{self.names[index]}.csv"
+
+    def missing(self) -> set[int]:
+        """Frames of which a file is not there."""
+        return {
+            i
+            for i in range(len(self.names))
+            if not all((self.mask_of if f == "masks" else self.points_of)(i).is_file() for f in self._folders)
+        }
+
+    def is_finished(self) -> bool:
+        """Whether all files are there."""
+        return all(path.is_file() for path in self._summaries) and not self.missing()
+
+    def check(self, record: Mapping[str, Any], inputs: Iterable[Path], *, overwrite: bool) -> None:
+        """Refuse a folder that a run made with ``record`` must not write to; nothing is written.
+
+        Raises:
+            FileExistsError: It holds something else than a run.
+            ValueError: It holds a run made with something else, and not ``overwrite``; or one of the ``inputs``.
+        """
+        here = self.path.resolve()
+        for path in inputs:
+            if here in (path.resolve(), *path.resolve().parents):
+                raise ValueError(
+                    f"{path} lies in {self.path}, where results are written: choose another folder for them"
+                )
+        file = self.path / RECORD
+        if not file.is_file():
+            if self.path.is_dir() and any(not entry.name.endswith(".part") for entry in self.path.iterdir()):
+                raise FileExistsError(f"{self.path} is not empty and not of an earlier run: choose another folder")
+            return
+        before = read_json(file)
+        if before.get("tool") != _TOOL:
+            raise FileExistsError(f"{file} is not of {_TOOL}: choose another folder")
+        differing = list(_differences(before, record))
+        if differing and not overwrite:
+            raise ValueError(
+                f"{self.path} holds a run made with other {', '.join(differing)}: choose another folder, or start "
+                "afresh with --overwrite"
+            )
+
+    def begin(self, record: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Take the folder, once it is checked: go on with the run in it, or write the record of a new one."""
+        if overwrite:
+            self._clear()
+        if overwrite or not (self.path / RECORD).is_file():
+            write_text(self.path / RECORD, json.dumps({"tool": _TOOL, **record}, indent=2) + "\n")
+
+    def _clear(self) -> None:
+        """Remove what runs write; the record stays until the next one takes its place."""
+        for path in (self.sheet, self.video, self.points):
+            path.unlink(missing_ok=True)
+        for folder, ending in (("masks", ".png"), ("points", ".csv")):
+            for path in (self.path / folder).glob(f"*{ending}"):
+                path.unlink()
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What makes a difference to the result, in words."""
+    was, given = before.get("settings"), now["settings"]
+    was = was if isinstance(was, dict) else {}
+    for name, value in given.items():
+        if was.get(name) != value:
+            yield f"{name} ({was.get(name)}, now {value})" if name != "weights" else name
+    if _digest(before.get("clip")) != _digest(now["clip"]):
+        yield f"frames ({_name(before.get('clip'))}, now {_name(now['clip'])})"
+    masks = before.get("masks")
+    masks, wanted = masks if isinstance(masks, dict) else {}, now["masks"]
+    changed = sorted({*masks, *wanted}, key=lambda i: int(i) if str(i).isdecimal() else -1)
+    if changed := [i for i in changed if _digest(masks.get(i)) != _digest(wanted.get(i))]:
+        yield f"masks (of frame {', '.join(map(str, changed[:5]))}{', …' if len(changed) > 5 else ''})"
+    if _digest(before.get("points")) != _digest(now["points"]):
+        yield "points"
+
+
+def _digest(entry: Any) -> Any:
+    return entry.get("digest") if isinstance(entry, dict) else None
+
+
+def _name(entry: Any) -> Any:
+    return entry.get("name") if isinstance(entry, dict) else None

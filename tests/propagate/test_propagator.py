@@ -1,0 +1,252 @@
+"""The Propagator alone: what is carried, what is remembered, what is refused."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from messages import says
+from pst.propagate import UNKNOWN, Propagator, Setting
+from tiny_clips import QUICK, agreement, moving, patches, picture
+
+
+def propagator(**setting) -> Propagator:
+    return Propagator(features=patches, **{**QUICK, **setting})
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return moving()
+
+
+def quarters(size=(48, 64)) -> np.ndarray:
+    """Four labels."""
+    mask = np.zeros(size, np.uint8)
+    mask[size[0] // 2 :] += 1
+    mask[:, size[1] // 2 :] += 2
+    return mask
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (0, 8), (-4, 4)])
+def test_labels_move_with_a_moved_picture(shift):
+    frame, mask = picture(0), quarters()
+    p = propagator()
+    p.add(frame, mask)
+    moved = [np.roll(part, shift, (0, 1)) for part in (frame, mask)]
+    found = p.step(moved[0])
+    inside = np.s_[6:-6, 10:-10]  # what came from the other side has another place
+    assert found.dtype == np.uint8
+    assert (found[inside] == moved[1][inside]).mean() > 0.85  # patches of 3 pixels do not tell borders to the pixel
+    assert p.confidence.shape == (48, 64)
+    assert 0 <= p.confidence.min() <= p.confidence.max() <= 1.001
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "image"])
+def test_frames_and_masks_of_every_kind(kind, clip):
+    make = {"array": np.asarray, "tensor": torch.from_numpy, "image": Image.fromarray}[kind]
+    p, q = propagator(), propagator()
+    p.add(make(clip.frames[0]), make(clip.masks[0]))
+    q.add(clip.frames[0], clip.masks[0].astype(np.int64))
+    assert (p.step(make(clip.frames[1])) == q.step(clip.frames[1])).all()
+
+
+def test_many_frames(clip):
+    p = propagator()
+    p.add(clip.frames[0], clip.masks[0])
+    found = [p.step(frame) for frame in clip.frames[1:]]
+    assert agreement(found[-1], clip.masks[-1]) > 0.75
+
+
+def test_unlabelled_pixels_are_carried_as_unknown(clip):
+    mask = clip.masks[0].copy()
+    mask[:, :32] = UNKNOWN
+    p = propagator(threshold=0.5)
+    p.add(clip.frames[0], mask)
+    found = p.step(clip.frames[0])
+    assert (found[:, :28] == UNKNOWN).mean() > 0.9
+    assert (found[:, 36:] != UNKNOWN).mean() > 0.9
+
+
+def test_the_threshold_makes_the_unsure_unknown(clip):
+    found = {}
+    for threshold in (0.0, 0.6, 1.0):
+        p = propagator(threshold=threshold)
+        p.add(clip.frames[0], clip.masks[0])
+        found[threshold] = p.step(clip.frames[5])
+    unknown = {t: (mask == UNKNOWN).mean() for t, mask in found.items()}
+    assert unknown[0.0] == 0
+    assert unknown[0.0] < unknown[0.6] < unknown[1.0]
+    known = found[0.6] != UNKNOWN
+    assert (found[0.6][known] == found[0.0][known]).all()
+
+
+def test_what_is_unknown_stays_so_in_the_frames_that_follow():
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:, :32] = UNKNOWN
+    p = propagator(threshold=0.5)
+    p.add(picture(0), mask)
+    for _ in range(4):
+        found = p.step(picture(0))
+        assert (found[:, :28] == UNKNOWN).mean() > 0.9
+
+
+def test_values_are_carried(clip):
+    where = np.stack(np.meshgrid(np.arange(64.0), np.arange(48.0)))
+    p = propagator()
+    p.add(picture(0), values=where)
+    found = p.step(picture(0))
+    assert found.shape == (2, 48, 64)
+    assert found.dtype == np.float32
+    assert np.median(np.abs(found - where)) < 1
+
+
+def test_mask_and_points_together(clip):
+    p = propagator()
+    p.add(clip.frames[0], clip.masks[0], points=[clip.centre[0]])
+    mask = p.step(clip.frames[1])
+    assert agreement(mask, clip.masks[1]) > 0.8
+    assert p.points.xy.shape == (1, 2)
+    assert np.abs(p.points.xy[0] - clip.centre[1]).max() < 2
+    assert 0 < p.points.confidence[0] <= 1
+
+
+def test_points_alone_give_no_mask():
+    given = [(1, 2), (30, 20), (63.5, 47.5)]
+    p = propagator()
+    p.add(picture(0), points=given)
+    assert p.step(picture(0)) is None
+    assert np.abs(p.points.xy - given).max() < 2
+
+
+@pytest.mark.parametrize("memory", [0, 1, 3])
+def test_memory_is_bounded(memory, clip):
+    seen = []
+
+    def counting(images):
+        seen.append(len(images))
+        return patches(images)
+
+    p = Propagator(features=counting, **QUICK, memory=memory)
+    p.add(clip.frames[0], clip.masks[0])
+    for frame in clip.frames * 2:
+        p.step(frame)
+    assert len(p._last) == memory
+    assert len(p._annotated) == 1
+    assert seen == [1] * 21  # each frame's features are computed once
+
+
+def test_a_later_annotation_may_bring_new_labels(clip):
+    p = propagator(annotated=1, memory=0)
+    p.add(clip.frames[0], np.zeros_like(clip.masks[0]))
+    assert set(np.unique(p.step(clip.frames[1]))) == {0}
+    p.add(clip.frames[2], clip.masks[2], index=2)
+    assert agreement(p.step(clip.frames[3], index=3), clip.masks[3]) > 0.8
+
+
+def test_backwards_by_number(clip):
+    p = propagator()
+    p.add(clip.frames[9], clip.masks[9], index=9)
+    found = [p.step(clip.frames[i], index=i) for i in range(8, -1, -1)]
+    assert agreement(found[-1], clip.masks[0]) > 0.7
+
+
+def test_remember_is_as_if_step_had_given_it(clip):
+    """What resuming rests on: bit for bit."""
+    p, q = propagator(), propagator()
+    for each in (p, q):
+        each.add(clip.frames[0], clip.masks[0], points=[clip.centre[0]])
+    steps = []
+    for i in range(1, 5):
+        mask = p.step(clip.frames[i], index=i)
+        steps.append((mask, p.points.xy.copy()))
+    for i in (2, 3):  # the memory is two frames
+        q.remember(clip.frames[i], steps[i - 1][0], points=steps[i - 1][1], index=i)
+    assert (q.step(clip.frames[4], index=4) == steps[3][0]).all()
+    assert (q.points.xy == steps[3][1]).all()
+
+
+def test_forget_leaves_the_annotated_frames(clip):
+    p, q = propagator(), propagator()
+    for each in (p, q):
+        each.add(clip.frames[0], clip.masks[0])
+    p.step(clip.frames[9], index=9)
+    p.forget()
+    assert (p.step(clip.frames[1], index=1) == q.step(clip.frames[1], index=1)).all()
+
+
+def test_any_sizes():
+    for size in ((1, 1), (3, 50), (37, 51)):
+        p = propagator()
+        frame = np.zeros((*size, 3), np.uint8)
+        p.add(frame, np.ones(size, np.uint8))
+        assert p.step(frame).shape == size
+
+
+def test_many_labels():
+    mask = np.arange(48 * 64).reshape(48, 64) // 13 % 255
+    p = propagator()
+    p.add(picture(0), mask)
+    assert len(np.unique(p.step(picture(0)))) > 200
+
+
+def test_it_says_what_threads_may_share():
+    said = " ".join(str(inspect.getdoc(Propagator)).split())
+    assert "One thread at a time" in said
+    assert "share ``features``" in said
+
+
+FRAME, MASK = picture(0), quarters()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "parts"),
+    [
+        (lambda p: p.step(FRAME), ValueError, "no frame is annotated … add"),
+        (lambda p: p.add(FRAME), ValueError, "mask, points or values"),
+        (lambda p: p.add(FRAME[..., 0], MASK), ValueError, "(height, width, 3) … (48, 64)"),
+        (lambda p: p.add(FRAME / 255, MASK), TypeError, "uint8 … float64"),
+        (lambda p: p.add(FRAME, MASK[1:]), ValueError, "64×47 … 64×48"),
+        (lambda p: p.add(FRAME, MASK / 2), TypeError, "integers … float64"),
+        (lambda p: p.add(FRAME, MASK + np.int64(300)), ValueError, "0 to 254 … 300 to 303"),
+        (lambda p: p.add(FRAME, -1 - MASK.astype(int)), ValueError, "0 to 254 … -4"),
+        (lambda p: p.add(FRAME, points=[1, 2]), ValueError, "(P, 2) … (2,)"),
+        (lambda p: p.add(FRAME, points=[(np.nan, 2)]), ValueError, "finite"),
+        (lambda p: p.add(FRAME, values=np.zeros((2, 4, 4))), ValueError, "(K, 48, 64) … (2, 4, 4)"),
+        (lambda p: (p.add(FRAME, MASK), p.step(FRAME[1:])), ValueError, "64×48 … 64×47"),
+        (lambda p: (p.add(FRAME, points=[(1, 2)]), p.add(FRAME, points=[(1, 2)] * 2)), ValueError, "wanted 1, got 2"),
+        (lambda p: (p.add(FRAME, MASK, points=[(1, 2)]), p.add(FRAME, MASK)), ValueError, "points"),
+        (lambda p: p.confidence, ValueError, "before the first step"),
+        (lambda p: p.points, ValueError, "before the first step"),
+    ],
+)
+def test_mistakes_are_one_sentence(call, kind, parts):
+    with pytest.raises(kind, match=says(parts)) as caught:
+        call(propagator())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ({"topk": -1}, "topk … 0 … -1"),
+        ({"size": 8}, "size … 32 … 8"),
+        ({"ratio": 0}, "ratio … 1 … 0"),
+        ({"annotated": 0}, "annotated … 1 … 0"),
+        ({"scale": float("nan")}, "scale … nan"),
+        ({"memory": True}, "memory … True"),
+        ({"topk": "8"}, "topk … '8'"),
+        ({"threshold": 1.5}, "threshold … from 0 to 1 … 1.5"),
+    ],
+)
+def test_settings_out_of_range(setting, parts):
+    with pytest.raises(ValueError, match=says(parts)):
+        Setting(**setting)
+
+
+def test_an_unknown_setting():
+    with pytest.raises(TypeError, match="k_top"):
+        Propagator(features=patches, k_top=8)
