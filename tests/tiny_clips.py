@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-QUICK: dict[str, Any] = {"size": 64, "ratio": 4, "grid": 6, "scale": 200.0}
+QUICK: dict[str, Any] = {"size": 64, "ratio": 4, "grid": 6, "scale": 200.0, "nearness": 0.4}
 """Settings for frames of these sizes."""
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from messages import says
-from pst.propagate import UNKNOWN, Propagator, Setting
+from pst.propagate import UNKNOWN, Propagator, Setting, with_place
 from tiny_clips import QUICK, agreement, moving, patches, picture
 
 
@@ -154,19 +154,99 @@ def test_backwards_by_number(clip):
     assert agreement(found[-1], clip.masks[0]) > 0.7
 
 
-def test_remember_is_as_if_step_had_given_it(clip):
-    """What resuming rests on: bit for bit."""
-    p, q = propagator(), propagator()
+@pytest.mark.parametrize("memory", [1, 2])
+def test_a_restored_state_goes_on_bit_for_bit(memory, clip):
+    """What resuming rests on."""
+    p, q = propagator(memory=memory), propagator(memory=memory)
     for each in (p, q):
         each.add(clip.frames[0], clip.masks[0], points=[clip.centre[0]])
-    steps = []
-    for i in range(1, 5):
-        mask = p.step(clip.frames[i], index=i)
-        steps.append((mask, p.points.xy.copy()))
-    for i in (2, 3):  # the memory is two frames
-        q.remember(clip.frames[i], steps[i - 1][0], points=steps[i - 1][1], index=i)
-    assert (q.step(clip.frames[4], index=4) == steps[3][0]).all()
-    assert (q.points.xy == steps[3][1]).all()
+    for i in range(1, 4):
+        p.step(clip.frames[i], index=i)
+    state = p.state()
+    assert [int(state[f"{n}.number"]) for n in range(memory)] == list(range(4 - memory, 4))
+    q.restore(state, clip.frames)
+    assert (p.step(clip.frames[4]) == q.step(clip.frames[4])).all()
+    assert (p.confidence == q.confidence).all()
+    assert (p.points.xy == q.points.xy).all()
+    with pytest.raises(ValueError, match="damaged, or of another size"):
+        q.restore(
+            {name: t[..., :3] if "shares" in name else t for name, t in state.items()}, dict(enumerate(clip.frames))
+        )
+
+
+def test_features_of_annotated_frames_are_kept_for_those_in_use(clip):
+    seen = []
+
+    def counting(images):
+        seen.append(len(images))
+        return patches(images)
+
+    p = Propagator(features=counting, **QUICK, annotated=2)
+    for i in range(0, 8, 2):
+        p.add(clip.frames[i], clip.masks[i], index=i)
+    assert len(p._known) == 2
+    before = len(seen)
+    for i in (9, 8, 7):
+        p.step(clip.frames[i], index=i)
+    assert len(seen) == before + 3  # frames 4 and 6 were the last to be added
+    p.step(clip.frames[1], index=1)
+    assert len(seen) == before + 6
+
+
+def test_what_is_unsure_stays_unsure(clip):
+    """Last frames are remembered with the shares of their labels, not with the labels alone."""
+    p = propagator(memory=1)
+    p.add(clip.frames[0], clip.masks[0])
+    p.step(clip.frames[1])
+    shares = [t for name, t in p.state().items() if "shares" in name]
+    assert torch.stack(shares).sum(0).max() < 1.01
+    assert ((shares[0] > 0.1) & (shares[0] < 0.9)).any()
+
+
+def test_a_mask_without_labels_is_refused(clip):
+    with pytest.raises(ValueError, match="no label"):
+        propagator().add(clip.frames[0], np.full_like(clip.masks[0], 255))
+
+
+def test_every_annotated_frame_has_things_of_the_same_kinds(clip):
+    p = propagator()
+    p.add(clip.frames[0], clip.masks[0])
+    with pytest.raises(ValueError, match="the first has a mask, this one values"):
+        p.add(clip.frames[1], values=np.zeros((2, *clip.masks[0].shape)))
+    p = propagator()
+    p.add(clip.frames[0], values=np.zeros((2, *clip.masks[0].shape)))
+    with pytest.raises(ValueError, match="as many channels of values: wanted 2, got 3"):
+        p.add(clip.frames[1], values=np.zeros((3, *clip.masks[0].shape)))
+
+
+def test_coarse_attention_alone_with_many_memories(clip):
+    p = propagator(topk=0, ratio=2, memory=3)
+    p.add(clip.frames[0], clip.masks[0])
+    found = [p.step(frame) for frame in clip.frames[1:]]
+    assert agreement(found[0], clip.masks[1]) > 0.5
+
+
+def test_a_small_frame_is_enlarged_twice_at_most():
+    seen = []
+
+    def counting(images):
+        seen.append(tuple(images.shape[2:]))
+        return patches(images)
+
+    p = Propagator(features=counting, size=960)
+    p.add(np.zeros((40, 60, 3), np.uint8), np.ones((40, 60), np.uint8))
+    assert seen == [(80, 120)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (36, 64), (36, 86)])
+def test_no_far_place_is_as_near_as_a_near_one(height, width):
+    """In pictures as wide as a cinema's: the likeness of places falls with their distance, and does not come back."""
+    place = with_place(torch.zeros(1, height, width), 1.0)[1:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    for at in ((0, 0), (height // 2, width // 3)):
+        likeness = torch.einsum("chw,c->hw", place, place[:, at[0], at[1]])
+        distance = torch.maximum((y - at[0]).abs(), (x - at[1]).abs()) / height
+        assert likeness[distance > 0.3].max() < likeness[distance < 0.1].min()
 
 
 def test_forget_leaves_the_annotated_frames(clip):

@@ -5,6 +5,7 @@ Needs the extra "propagate" for its default features; everything else needs torc
 
 from pst.propagate.carry import carry, with_place
 from pst.propagate.features import BackboneFeatures, Features
-from pst.propagate.propagator import UNKNOWN, Points, Propagator, Setting
+from pst.propagate.memory import UNKNOWN
+from pst.propagate.propagator import Points, Propagator, Setting
 
 __all__ = ["UNKNOWN", "BackboneFeatures", "Features", "Points", "Propagator", "Setting", "carry", "with_place"]

@@ -17,7 +17,7 @@ from pst.functional import pyramid_sparse_attention
 from pst.functional.grid import child_means
 from pst.functional.selection import SelectionRule, Window
 
-WAVES = (4.0, 8.0)  # radians per height of the picture
+WAVES = (2.0, 5.0)  # radians per height of the picture; no two in a small ratio, or far places would look near
 
 
 def carry(
@@ -70,7 +70,7 @@ def carry(
         queries,
         coarse_keys,
         _tokens(child_means(value, coarse)),
-        (keys, _tokens(value)) if topk > 0 else None,
+        (keys, _tokens(value)),
         topk=topk,
         fusion="refine",
         selection=selection,

@@ -14,10 +14,11 @@ from pst.io.files import check_space
 from pst.propagate.frames import open_frames
 from pst.propagate.job import Job, carry_through
 from pst.propagate.masks import masks_in, masks_of, palette_of, read_mask
+from pst.propagate.memory import UNKNOWN
 from pst.propagate.network import Network, digest
 from pst.propagate.pictures import write_sheet, write_video
 from pst.propagate.points import Tracks, read_points, read_tracks, write_points
-from pst.propagate.propagator import UNKNOWN, Setting
+from pst.propagate.propagator import Setting
 from pst.propagate.run_folder import RunFolder
 from pst.propagate.sequence import Frames, ImageFrames
 from pst.propagate.video import VideoFrames, import_av

@@ -1,7 +1,7 @@
 """Features to match frames by: a frozen ImageNet network, nothing trained.
 
-Maps of several strides, each minus its mean over the picture, at unit length, side by side: fine maps tell places apart,
-deeper ones say what is there.
+Maps of several strides, each minus its mean over the picture, at unit length, side by side: fine maps tell places
+apart, deeper ones say what is there.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class BackboneFeatures(nn.Module):
         >>> BackboneFeatures()(torch.rand(1, 3, 64, 96)).shape
         torch.Size([1, 176, 16, 24])
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, name: str = DEFAULT, *, weights: str | Path | None = None, reductions: Sequence[int] = (4, 8, 16)
@@ -112,8 +115,8 @@ def _load(model: Any, name: str, path: Path, *, in_order: bool) -> None:
     wrong = [k for k, t in wanted.items() if k not in state or state[k].shape != t.shape]
     if wrong:
         raise ValueError(
-            f"{path} does not hold the weights of {name}: {len(wrong)} of {len(wanted)} tensors are missing or of another "
-            f"shape, first {wrong[0]}"
+            f"{path} does not hold the weights of {name}: {len(wrong)} of {len(wanted)} tensors are missing or of "
+            f"another shape, first {wrong[0]}"
         )
     model.load_state_dict({k: state[k] for k in wanted})
 
@@ -121,7 +124,7 @@ def _load(model: Any, name: str, path: Path, *, in_order: bool) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_safetensors(path)[0]
-    with explained(path):
+    with explained(str(path)):
         state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path} is no state dict: wanted tensors by name")

@@ -82,33 +82,33 @@ def carry_through(job: Job, network: Network, setting: Setting, *, progress: boo
         propagator.add(frame, mask, points=where, index=index)
     with tqdm(total=len(left), desc=_printable(job.frames.path.name), unit="frame", disable=not progress) as bar:
         for way, at in zip(ways, starts, strict=True):
-            for _ in _carry_along(job, propagator, way, at):
-                bar.update()
+            for place in _carry_along(job, propagator, way, at):
+                bar.update(place >= at)
+    job.folder.state.unlink(missing_ok=True)
     return len(left)
 
 
 def _carry_along(job: Job, propagator: Propagator, way: range, at: int) -> Iterator[int]:
-    """Carry to the frames of one direction from place ``at`` on, with the memory that a run has there."""
+    """Carry to the frames of one direction from place ``at`` on, with the memory that a run has there; their places."""
     if at == len(way):
         return
     propagator.forget()
-    begin = at
-    while begin > 0 and at - begin < propagator.setting.memory and way[begin - 1] not in job.given:
-        begin -= 1
+    begin = max((place for place in range(at + 1) if way[place] in job.given), default=0)
+    state, numbers = job.folder.read_state()
+    if numbers and numbers[-1] in way and begin <= way.index(numbers[-1]) < at:
+        propagator.restore(state, {n: next(job.frames.read(n, n + 1)) for n in numbers})
+        begin = way.index(numbers[-1]) + 1
     read = job.frames.read(way[begin]) if way.step > 0 else job.frames.read_back(0, way[begin] + 1)
     for place, frame in zip(range(begin, len(way)), read, strict=True):
         index = way[place]
-        if place < at:
-            mask, where = job.written(index)
-            propagator.remember(frame, mask, points=where, index=index)
-            continue
         if index in job.given:  # what went wrong before it ends here
             job.write_annotation(index)
             propagator.forget()
         else:
             mask = propagator.step(frame, index=index)
             job.write(index, mask, *(propagator.points if job.tracks is not None else (None, None)))
-        yield index
+            job.folder.write_state(propagator.state())
+        yield place
 
 
 def _printable(name: str) -> str:

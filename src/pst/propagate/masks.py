@@ -11,7 +11,7 @@ from PIL import Image
 
 from pst.io.files import replacing
 from pst.io.image_file import opened, read_indices
-from pst.propagate.propagator import UNKNOWN
+from pst.propagate.memory import UNKNOWN
 from pst.propagate.sequence import Frames, list_frames
 from pst.visualize.boxes import class_color
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,11 +16,22 @@ from torch import Tensor
 from pst.functional.selection import Window
 from pst.propagate.carry import carry, with_place
 from pst.propagate.features import BackboneFeatures, Features
+from pst.propagate.memory import (
+    UNKNOWN,
+    Annotated,
+    Held,
+    Last,
+    check_alike,
+    check_fits,
+    check_mask,
+    check_points,
+    from_state,
+    shares_of,
+    splat,
+    to_state,
+)
 
-UNKNOWN = 255
-"""Mask value of pixels without a label."""
-
-MOST = 255  # labels: what the values of an 8-bit mask tell apart beside `UNKNOWN`
+_ENLARGED = 2  # times a frame at most, for its features
 _AROUND = 2  # fine positions on each side of a peak that a point's place is averaged over
 
 
@@ -28,7 +40,8 @@ class Points(NamedTuple):
 
     Attributes:
         xy: (P, 2) float32, pixels from the left and the top; (0, 0) is the corner of the first pixel.
-        confidence: (P,) float32 from 0 to 1: how much of the attention to a point comes from around its place.
+        confidence: (P,) float32 from 0 to 1: how much of the attention to a point comes from around its place, times
+            how strong that is there, against the annotated frame itself.
     """
 
     xy: NDArray[np.float32]
@@ -41,12 +54,14 @@ class Setting:
 
     Attributes:
         topk: k, coarse positions whose children each block of queries attends; 0 is coarse attention alone.
-        size: Longer side that frames are resized to for the features; larger is finer and slower.
+        size: Longer side that frames are resized to for the features, but at most to twice their own; larger is finer
+            and slower.
         ratio: Fine positions per coarse one, along each axis.
         grid: Blocks of queries along each axis, each with coarse positions of its own.
         scale: Factor on the cosines of features.
         nearness: How much near places are preferred, see `pst.propagate.with_place`.
-        memory: Last frames that are remembered beside annotated ones.
+        memory: Last frames that are remembered beside annotated ones, each with the shares of attention that its
+            labels got: what was unsure stays unsure.
         annotated: Annotated frames that are looked at, the nearest in time.
         threshold: Pixels whose best label has less of the attention become `UNKNOWN`.
 
@@ -74,21 +89,11 @@ class Setting:
             raise ValueError(f"threshold must be from 0 to 1, got {self.threshold!r}")
 
 
-class _Memory(NamedTuple):
-    """One remembered frame: its number, features (C, h, w), and what it holds."""
-
-    index: int
-    features: Tensor
-    mask: Tensor | None  # (H, W) uint8
-    values: Tensor | None  # (K, h, w)
-    points: NDArray[np.float32] | None  # (P, 2)
-
-
 class Propagator:
     """Carries labels, maps or points from annotated frames to the frames that follow. Nothing is trained.
 
     Give it annotated frames with `add`, and call `step` with one frame after the other: a file's or a live stream's.
-    Memory is that of the annotated frames and the last few. One thread at a time may use a Propagator; several may
+    It holds the annotated frames, and the features of a few. One thread at a time may use a Propagator; several may
     share ``features``, which have no state.
 
     Args:
@@ -115,10 +120,12 @@ class Propagator:
         self.device = torch.device(device)
         self.features = BackboneFeatures().to(self.device) if features is None else features
         self.size: tuple[int, int] | None = None
-        self._annotated: dict[int, _Memory] = {}
-        self._last: deque[_Memory] = deque(maxlen=self.setting.memory)
+        self._annotated: dict[int, Annotated] = {}
+        self._known: OrderedDict[int, Tensor] = OrderedDict()  # features of annotated frames, the last wanted ones
+        self._last: deque[Last] = deque(maxlen=self.setting.memory)
         self._labels: list[int] = []
-        self._index = -1
+        self._strength: NDArray[np.float32] | None = None
+        self._number = -1
         self._confidence: NDArray[np.float32] | None = None
         self._points: Points | None = None
 
@@ -150,29 +157,32 @@ class Propagator:
 
         Raises:
             TypeError: ``frame`` or ``mask`` is of another kind.
-            ValueError: Shapes do not fit, or there is nothing to remember.
+            ValueError: Shapes do not fit, there is nothing to remember, or earlier annotated frames have other things.
         """
         pixels = self._frame(frame)
-        height, width = pixels.shape[:2]
+        size = pixels.shape[0], pixels.shape[1]
         if mask is None and points is None and values is None:
             raise ValueError("add needs a mask, points or values: there is nothing to carry")
-        labels = None if mask is None else _mask(mask, (height, width))
-        where = None if points is None else _points(points)
-        if where is not None and self._annotated:
-            known = next(iter(self._annotated.values())).points
-            if known is None or len(known) != len(where):
-                wanted = 0 if known is None else len(known)
-                raise ValueError(f"every annotated frame has the same points: wanted {wanted}, got {len(where)}")
-        if self._annotated and (where is None) != (next(iter(self._annotated.values())).points is None):
-            raise ValueError("either every annotated frame has points, or none")
-        index = self._index + 1 if index is None else index
+        labels = None if mask is None else check_mask(mask, size)
+        where = None if points is None else check_points(points)
+        maps = None if values is None else self._values(values, size)
         features = self._features(pixels)
-        maps = None if values is None else self._values(values, (height, width), features)
-        self.size = (height, width)
-        self._annotated[index] = _Memory(index, features, labels, maps, where)
-        if labels is not None:
-            self._labels = sorted({*self._labels, *(int(v) for v in labels.unique().tolist() if v != UNKNOWN)})
-        self._index = index
+        fine = features.shape[1], features.shape[2]
+        held = Held(
+            None if labels is None else shares_of(labels.to(self.device), fine),
+            None if maps is None else F.interpolate(maps[None], fine, mode="area")[0],
+            where,
+        )
+        if self._annotated:
+            check_alike(held, next(iter(self._annotated.values())).held)
+        number = self._number + 1 if index is None else index
+        self.size = size
+        self._annotated[number] = Annotated(number, pixels, held)
+        self._keep(number, features)
+        self._labels = sorted({*self._labels, *(held.shares or ())})
+        if where is not None and self._strength is None:
+            self._strength = self._heat(features, [features], [where]).flatten(1).amax(1).cpu().numpy()
+        self._number = number
 
     def step(self, frame: Any, *, index: int | None = None) -> Any:
         """Carry to the next frame, and remember that.
@@ -192,29 +202,50 @@ class Propagator:
         if not self._annotated:
             raise ValueError("no frame is annotated: call add(frame, mask) before step")
         pixels = self._frame(frame)
-        index = self._index + 1 if index is None else index
+        number = self._number + 1 if index is None else index
         features = self._features(pixels)
-        near = sorted(self._annotated.values(), key=lambda m: (abs(m.index - index), m.index))
-        memories = [*near[: self.setting.annotated], *self._last]
-        first = near[0]
-        mask = None if first.mask is None else self._carry_labels(features, memories)
-        values = None if first.values is None else self._carry(features, memories, [m.values for m in memories])
-        where = None if first.points is None else self._carry_points(features, memories)
-        self._last.append(_Memory(index, features, mask, values, where))
-        self._index = index
-        if mask is not None:
-            return mask.cpu().numpy()
-        if values is not None:
-            return F.interpolate(values[None], self.size, mode="bilinear", align_corners=False)[0].cpu().numpy()
+        near = sorted(self._annotated.values(), key=lambda a: (abs(a.number - number), a.number))
+        near = near[: self.setting.annotated]
+        keys = [*(self._features_of(a) for a in near), *(frame.features for frame in self._last)]
+        held = [*(a.held for a in near), *(frame.held for frame in self._last)]
+        new = Held(
+            self._carry_labels(features, keys, held) if held[0].shares is not None else None,
+            self._carry(features, keys, [h.values for h in held]) if held[0].values is not None else None,
+            self._carry_points(features, keys, [h.points for h in held]) if held[0].points is not None else None,
+        )
+        self._last.append(Last(number, features, new))
+        self._number = number
+        if new.shares is not None:
+            return self._mask(new.shares)
+        if new.values is not None:
+            return F.interpolate(new.values[None], self.size, mode="bilinear", align_corners=False)[0].cpu().numpy()
         return None
 
-    def remember(self, frame: Any, mask: Any = None, *, points: Any = None, index: int) -> None:
-        """Take a frame as one of the last, as if `step` had given this: for work that goes on after an interruption."""
-        pixels = self._frame(frame)
-        labels = None if mask is None else _mask(mask, pixels.shape[:2])
-        where = None if points is None else _points(points)
-        self._last.append(_Memory(index, self._features(pixels), labels, None, where))
-        self._index = index
+    def state(self) -> dict[str, Tensor]:
+        """What the last frames hold, oldest first, by name: for work that goes on after an interruption.
+
+        ``N.number`` () int64 of the N-th; ``N.shares.LABEL`` (h, w), ``N.values`` (K, h, w) and ``N.points`` (P, 2) as
+        there are, float32.
+        """
+        return to_state(list(self._last))
+
+    def restore(self, state: Mapping[str, Tensor], frames: Mapping[int, Any] | Sequence[Any]) -> None:
+        """Take the last frames from `state`: what `step` then gives is what it would have given, bit for bit.
+
+        Args:
+            state: Of another Propagator with the same setting, features and annotated frames.
+            frames: The frames that it names, by number.
+
+        Raises:
+            LookupError: ``frames`` lacks one.
+            ValueError: ``state`` is of another setting, or damaged.
+        """
+        self._last.clear()
+        for number, held in from_state(state, self.device):
+            features = self._features(self._frame(frames[number]))
+            check_fits(held, (features.shape[1], features.shape[2]))
+            self._last.append(Last(number, features, held))
+            self._number = number
 
     def forget(self) -> None:
         """Forget the last frames, not the annotated ones: before another direction, or after a cut."""
@@ -237,102 +268,86 @@ class Propagator:
 
     @torch.inference_mode()
     def _features(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(C, h, w) of unit length, its place in the picture included."""
+        """(C, h, w) of unit length, its place in the picture beside it."""
         height, width = pixels.shape[:2]
-        factor = self.setting.size / max(height, width)
+        factor = min(self.setting.size / max(height, width), _ENLARGED)
         size = max(1, round(height * factor)), max(1, round(width * factor))
         image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None].float() / 255
         image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=factor < 1)
         return with_place(F.normalize(self.features(image)[0], dim=0), self.setting.nearness)
 
+    def _features_of(self, annotated: Annotated) -> Tensor:
+        if annotated.number not in self._known:
+            self._keep(annotated.number, self._features(annotated.pixels))
+        self._known.move_to_end(annotated.number)
+        return self._known[annotated.number]
+
+    def _keep(self, number: int, features: Tensor) -> None:
+        self._known[number] = features
+        while len(self._known) > self.setting.annotated:
+            self._known.popitem(last=False)
+
     # ------------------------------------------------------------------------------------------------- what is carried
 
     @torch.inference_mode()
-    def _carry(self, features: Tensor, memories: list[_Memory], values: list[Any]) -> Tensor:
-        keys = torch.stack([m.features for m in memories])
+    def _carry(self, features: Tensor, keys: Sequence[Tensor], values: Sequence[Any]) -> Tensor:
         setting = self.setting
         return carry(
-            features, keys, torch.stack(values), topk=setting.topk, ratio=setting.ratio, scale=setting.scale,
-            selection=Window(setting.grid),
+            features, torch.stack(list(keys)), torch.stack(list(values)), topk=setting.topk, ratio=setting.ratio,
+            scale=setting.scale, selection=Window(setting.grid),
         )  # fmt: skip
 
     @torch.inference_mode()
-    def _carry_labels(self, features: Tensor, memories: list[_Memory]) -> Tensor:
-        """(H, W) uint8 mask; sets the confidence."""
+    def _carry_labels(self, features: Tensor, keys: Sequence[Tensor], held: Sequence[Held]) -> dict[int, Tensor]:
+        """(h, w) by label."""
+        none = torch.zeros_like(features[0])
+        shares = [torch.stack([(h.shares or {}).get(label, none) for label in self._labels]) for h in held]
+        return dict(zip(self._labels, self._carry(features, keys, shares), strict=True))
+
+    @torch.inference_mode()
+    def _mask(self, shares: dict[int, Tensor]) -> NDArray[np.uint8]:
+        """(H, W); sets the confidence."""
         assert self.size is not None
-        size = features.shape[1], features.shape[2]
-        shares = self._carry(features, memories, [self._one_hot(m.mask, size) for m in memories])
         best = torch.zeros(self.size, device=self.device)
         mask = torch.full(self.size, UNKNOWN, dtype=torch.uint8, device=self.device)
-        for label, share in zip(self._labels, shares, strict=True):  # one by one: all would be (K, H, W)
+        for label, share in shares.items():  # one by one: all would be (K, H, W)
             full = F.interpolate(share[None, None], self.size, mode="bilinear", align_corners=False)[0, 0]
             higher = full > best
             best, mask = torch.where(higher, full, best), mask.masked_fill(higher, label)
         self._confidence = best.cpu().numpy()
-        return mask.masked_fill(best < self.setting.threshold, UNKNOWN)
-
-    def _one_hot(self, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """(K, h, w): the share of each label in each fine position; unlabelled pixels have none."""
-        assert mask is not None
-        mask = mask.to(self.device)
-        return torch.stack(
-            [F.interpolate((mask == v).float()[None, None], size, mode="area")[0, 0] for v in self._labels]
-        )
+        return mask.masked_fill(best < self.setting.threshold, UNKNOWN).cpu().numpy()
 
     @torch.inference_mode()
-    def _carry_points(self, features: Tensor, memories: list[_Memory]) -> NDArray[np.float32]:
+    def _carry_points(self, features: Tensor, keys: Sequence[Tensor], held: Sequence[Any]) -> NDArray[np.float32]:
         """(P, 2) places in the frame; sets `points`."""
-        assert self.size is not None
         height, width = features.shape[1], features.shape[2]
-        step = np.array([self.size[1] / width, self.size[0] / height], np.float32)
-        heat = self._carry(features, memories, [_splat(m.points, step, (height, width)) for m in memories])
+        heat = self._heat(features, keys, held)
+        tiny = torch.finfo(heat.dtype).tiny
         peak = heat.flatten(1).argmax(1)
         y, x = (torch.arange(n, device=heat.device) for n in (height, width))
         row, column = peak // width, peak % width
         near = ((y - row[:, None]).abs() <= _AROUND)[:, :, None] & ((x - column[:, None]).abs() <= _AROUND)[:, None]
-        total = heat.sum((1, 2)).clamp_min(torch.finfo(heat.dtype).tiny)
         around = heat * near
-        mass = around.sum((1, 2)).clamp_min(torch.finfo(heat.dtype).tiny)
+        mass, total = around.sum((1, 2)).clamp_min(tiny), heat.sum((1, 2)).clamp_min(tiny)
         at = torch.stack([(around.sum(1) * (x + 0.5)).sum(1) / mass, (around.sum(2) * (y + 0.5)).sum(1) / mass], 1)
-        xy = at.cpu().numpy().astype(np.float32) * step
-        self._points = Points(xy, (mass / total).clamp(0, 1).cpu().numpy().astype(np.float32))
+        xy = at.cpu().numpy().astype(np.float32) * self._step(features)
+        strength = torch.from_numpy(self._strength).to(heat).clamp_min(tiny)
+        sure = (mass / total) * (heat.flatten(1).amax(1) / strength).clamp(max=1)
+        self._points = Points(xy, sure.clamp(0, 1).cpu().numpy().astype(np.float32))
         return xy
 
-    def _values(self, values: Any, size: tuple[int, int], features: Tensor) -> Tensor:
+    def _heat(self, features: Tensor, keys: Sequence[Tensor], points: Sequence[Any]) -> Tensor:
+        """(P, h, w): how much of the attention of each position is on each point."""
+        step, size = self._step(features), (features.shape[1], features.shape[2])
+        return self._carry(features, keys, [splat(p, step, size).to(self.device) for p in points])
+
+    def _step(self, features: Tensor) -> NDArray[np.float32]:
+        """Pixels a fine position, in x and y."""
+        assert self.size is not None
+        return np.array([self.size[1] / features.shape[2], self.size[0] / features.shape[1]], np.float32)
+
+    def _values(self, values: Any, size: tuple[int, int]) -> Tensor:
         maps = torch.as_tensor(values, dtype=torch.float32, device=self.device)
         if maps.ndim != 3 or tuple(maps.shape[1:]) != size:
             raise ValueError(f"values must be (K, {size[0]}, {size[1]}), got shape {tuple(maps.shape)}")
-        return F.interpolate(maps[None], features.shape[1:], mode="area")[0]
-
-
-def _mask(mask: Any, size: tuple[int, ...]) -> Tensor:
-    """(H, W) uint8."""
-    array = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"a mask must be (height, width) integers, got {array.dtype} of shape {array.shape}")
-    if array.shape != tuple(size):
-        raise ValueError(
-            f"the mask is {array.shape[1]}×{array.shape[0]}, its frame {size[1]}×{size[0]}: make it of the frame's size"
-        )
-    if array.size and (array.min() < 0 or array.max() > UNKNOWN):
-        raise ValueError(
-            f"a mask holds labels from 0 to {UNKNOWN - 1}, and {UNKNOWN}, got {array.min()} to {array.max()}"
-        )
-    return torch.from_numpy(array.astype(np.uint8))
-
-
-def _points(points: Any) -> NDArray[np.float32]:
-    where = np.asarray(points, np.float32)
-    if where.ndim != 2 or where.shape[1] != 2 or not np.isfinite(where).all():
-        raise ValueError(f"points must be (P, 2) finite pixels (x, y), got shape {where.shape}")
-    return where
-
-
-def _splat(points: NDArray[np.float32] | None, step: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
-    """(P, h, w): each point shared by the four fine positions around it."""
-    assert points is not None
-    at = torch.from_numpy(points / step - 0.5)
-    y, x = (torch.arange(n, dtype=torch.float32) for n in size)
-    rows = (1 - (y - at[:, 1:].clamp(0, size[0] - 1)).abs()).clamp_min(0)
-    columns = (1 - (x - at[:, :1].clamp(0, size[1] - 1)).abs()).clamp_min(0)
-    return rows[:, :, None] * columns[:, None]
+        return maps

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.io.files import check_folder, read_json, write_text
 
 RECORD = "run.json"
@@ -31,6 +34,7 @@ class RunFolder:
         check_folder(path)
         self.path, self.names = path, names
         self.sheet, self.video, self.points = path / "sheet.jpg", path / "overlay.mp4", path / "points.csv"
+        self.state = path / "state.safetensors"  # of an unfinished run
         self._folders = [*(["masks"] if masks else []), *(["points"] if points else [])]
         self._summaries = [self.sheet, *([self.points] if points else []), *([self.video] if video else [])]
 
@@ -41,6 +45,19 @@ class RunFolder:
     def points_of(self, index: int) -> Path:
         """File of the points of a frame."""
         return self.path / "points" / f"{self.names[index]}.csv"
+
+    def write_state(self, state: Mapping[str, Tensor]) -> None:
+        """Keep what the last frames hold, see `pst.propagate.Propagator.state`."""
+        save_safetensors(state, self.state, {"tool": _TOOL})
+
+    def read_state(self) -> tuple[dict[str, Tensor], list[int]]:
+        """What was kept last, and its frames' numbers, oldest first; nothing if there is none or it is damaged."""
+        try:
+            state, _ = load_safetensors(self.state)
+        except (FileNotFoundError, ValueError):
+            return {}, []
+        numbers = [t for t in (state.get(f"{n}.number") for n in range(len(state))) if t is not None and t.numel() == 1]
+        return state, [int(t) for t in numbers]
 
     def missing(self) -> set[int]:
         """Frames of which a file is not there."""
@@ -91,7 +108,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Remove what runs write; the record stays until the next one takes its place."""
-        for path in (self.sheet, self.video, self.points):
+        for path in (self.sheet, self.video, self.points, self.state):
             path.unlink(missing_ok=True)
         for folder, ending in (("masks", ".png"), ("points", ".csv")):
             for path in (self.path / folder).glob(f"*{ending}"):

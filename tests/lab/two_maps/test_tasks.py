@@ -139,6 +139,8 @@ def test_trained_records_name_recipe_seed_and_pair(camvid, network, tmp_path, mo
     run_trained.run(camvid, tmp_path, steps=2)
     records = json.loads((tmp_path / run_trained.FILE).read_text())["records"]
     assert set(records) == {
-        name for recipe in trained.RECIPES for name in (f"{recipe}/0", f"{recipe}/0 test-1 0016E5_07959 0016E5_07989")
+        name
+        for recipe in (*trained.RECIPES, trained.UNTRAINED)
+        for name in (f"{recipe}/0", f"{recipe}/0 test-1 0016E5_07959 0016E5_07989")
     }
     assert set(records["k=0/0 test-1 0016E5_07959 0016E5_07989"]) == {"true", "k0", "window-8", "all"}

@@ -1,0 +1,143 @@
+"""What a `Propagator` remembers of a frame, and the forms in which it is carried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+UNKNOWN = 255
+"""Mask value of pixels without a label."""
+
+
+class Held(NamedTuple):
+    """What stands in one frame, at the resolution of the features.
+
+    Attributes:
+        shares: Of each label in each position, (h, w) by label; None without masks.
+        values: (K, h, w), or None.
+        points: (P, 2) pixels, or None.
+    """
+
+    shares: dict[int, Tensor] | None
+    values: Tensor | None
+    points: NDArray[np.float32] | None
+
+    def kinds(self) -> tuple[str, ...]:
+        """Of what there is something, in words."""
+        return tuple(name for name, t in zip(("a mask", "values", "points"), self, strict=True) if t is not None)
+
+
+class Last(NamedTuple):
+    """A frame of the last few: its number, features (C, h, w), and what it holds."""
+
+    number: int
+    features: Tensor
+    held: Held
+
+
+class Annotated(NamedTuple):
+    """An annotated frame: its number, pixels (H, W, 3), whose features are made when they are wanted, what it holds."""
+
+    number: int
+    pixels: NDArray[np.uint8]
+    held: Held
+
+
+def check_alike(held: Held, first: Held) -> None:
+    """Raise ValueError unless two annotated frames hold the same kinds of things, as many values and points."""
+    if held.kinds() != first.kinds():
+        raise ValueError(
+            f"every annotated frame must have the same: the first has {' and '.join(first.kinds())}, this one "
+            f"{' and '.join(held.kinds())}"
+        )
+    for what, mine, wanted in (
+        ("channels of values", held.values, first.values),
+        ("points", held.points, first.points),
+    ):
+        if mine is not None and wanted is not None and len(mine) != len(wanted):
+            raise ValueError(f"every annotated frame must have as many {what}: wanted {len(wanted)}, got {len(mine)}")
+
+
+def check_fits(held: Held, size: tuple[int, int]) -> None:
+    """Raise ValueError unless what was read from a file is of features of this (h, w)."""
+    maps = [*(held.shares or {}).values(), *([] if held.values is None else [held.values])]
+    points = held.points
+    if any(tuple(t.shape[-2:]) != size for t in maps) or (points is not None and points.shape[1:] != (2,)):
+        raise ValueError(f"the state of the last frames is damaged, or of another size than {size[0]}×{size[1]}")
+
+
+def shares_of(mask: Tensor, size: tuple[int, int]) -> dict[int, Tensor]:
+    """(h, w) by label: its share of each fine position of a (H, W) mask; unlabelled pixels have none.
+
+    Raises:
+        ValueError: There is no label in it.
+    """
+    labels = [int(v) for v in mask.unique().tolist() if v != UNKNOWN]
+    if not labels:
+        raise ValueError(f"the mask has no label: every pixel is {UNKNOWN}, unlabelled")
+    return {v: F.interpolate((mask == v).float()[None, None], size, mode="area")[0, 0] for v in labels}
+
+
+def splat(points: NDArray[np.float32], step: NDArray[np.float32], size: tuple[int, int]) -> Tensor:
+    """(P, h, w): each point shared by the four fine positions around it; ``step`` is pixels a position, in x and y."""
+    at = torch.from_numpy(points / step - 0.5)
+    y, x = (torch.arange(n, dtype=torch.float32) for n in size)
+    rows = (1 - (y - at[:, 1:].clamp(0, size[0] - 1)).abs()).clamp_min(0)
+    columns = (1 - (x - at[:, :1].clamp(0, size[1] - 1)).abs()).clamp_min(0)
+    return rows[:, :, None] * columns[:, None]
+
+
+def to_state(last: list[Last]) -> dict[str, Tensor]:
+    """What the last frames hold, oldest first; the inverse of `from_state` but for the features."""
+    out: dict[str, Tensor] = {}
+    for n, frame in enumerate(last):
+        shares, values, points = frame.held
+        out[f"{n}.number"] = torch.tensor(frame.number)
+        out |= {f"{n}.shares.{label}": share.cpu().contiguous() for label, share in (shares or {}).items()}
+        out |= {} if values is None else {f"{n}.values": values.cpu().contiguous()}
+        out |= {} if points is None else {f"{n}.points": torch.from_numpy(np.ascontiguousarray(points))}
+    return out
+
+
+def from_state(state: Mapping[str, Tensor], device: torch.device) -> list[tuple[int, Held]]:
+    """Numbers of the last frames and what they hold."""
+    found = []
+    for n in range(sum(name.endswith(".number") for name in state)):
+        own = f"{n}.shares."
+        shares = {int(k.removeprefix(own)): t.to(device) for k, t in state.items() if k.startswith(own)}
+        values, points = state.get(f"{n}.values"), state.get(f"{n}.points")
+        held = Held(
+            shares or None, None if values is None else values.to(device), None if points is None else points.numpy()
+        )
+        found.append((int(state[f"{n}.number"]), held))
+    return found
+
+
+def check_mask(mask: Any, size: tuple[int, ...]) -> Tensor:
+    """(H, W) uint8; raise TypeError or ValueError unless it is one of the frame's size."""
+    array = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"a mask must be (height, width) integers, got {array.dtype} of shape {array.shape}")
+    if array.shape != tuple(size):
+        raise ValueError(
+            f"the mask is {array.shape[1]}×{array.shape[0]}, its frame {size[1]}×{size[0]}: make it of the frame's size"
+        )
+    if array.size and (array.min() < 0 or array.max() > UNKNOWN):
+        raise ValueError(
+            f"a mask holds labels from 0 to {UNKNOWN - 1}, and {UNKNOWN}, got {array.min()} to {array.max()}"
+        )
+    return torch.from_numpy(array.astype(np.uint8))
+
+
+def check_points(points: Any) -> NDArray[np.float32]:
+    """(P, 2) float32; raise ValueError unless they are finite places."""
+    where = np.asarray(points, np.float32)
+    if where.ndim != 2 or where.shape[1] != 2 or len(where) == 0 or not np.isfinite(where).all():
+        raise ValueError(f"points must be (P, 2) finite pixels (x, y), P ≥ 1, got shape {where.shape}")
+    return where
