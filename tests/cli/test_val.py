@@ -104,9 +104,8 @@ def test_one_table_that_fits_a_terminal(capsys):
 
 
 def test_bounds_and_operations_have_columns_where_there_are_any():
-    rows = [
-        row._replace(max_tokens=bound, gflops=1.5)._asdict() for row, bound in zip(ROWS, (16, 16, None), strict=True)
-    ]
+    bounds = (16, 16, None)
+    rows = [row._asdict() | {"max_tokens": bound, "gflops": 1.5} for row, bound in zip(ROWS, bounds, strict=True)]
     table = val._table(rows).splitlines()
     assert table[0].split() == ["fusion", "k", "mAP50-95", "mAP50", "ms/image", "peak", "MB", "tokens", "GFLOPs"]
     assert [line.split()[-2:] for line in table[2:]] == [["16", "1.50"], ["16", "1.50"], ["all", "1.50"]]
