@@ -29,12 +29,14 @@ __all__ = [
     "record_selection",
     "set_fusion",
     "set_gate",
+    "set_max_tokens",
     "set_options",
     "set_selection",
     "set_topk",
     "stochastic_topk",
     "track_fine_statistics",
     "uncalibrate",
+    "use_max_tokens",
     "use_topk",
 ]
 
@@ -51,12 +53,14 @@ if TYPE_CHECKING:
         record_selection,
         set_fusion,
         set_gate,
+        set_max_tokens,
         set_options,
         set_selection,
         set_topk,
         stochastic_topk,
         track_fine_statistics,
         uncalibrate,
+        use_max_tokens,
         use_topk,
     )
     from pst.modules import PST, ConvNormAct, PSTBlock, PSTPyramid, PyramidSparseAttention

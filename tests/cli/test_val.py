@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pst.cli import main
+from pst.cli import main, val
 
 
 class Row(NamedTuple):
@@ -55,6 +55,7 @@ def test_defaults(calls):
             {
                 "topk": [0, 4, 8, 16],
                 "fusion": ["gate", "refine"],
+                "max_tokens": [None],
                 "imgsz": 640,
                 "batch": 16,
                 "device": None,
@@ -73,11 +74,12 @@ def test_a_checkpoint_of_ultralytics_needs_its_data_named(calls, capsys):
 
 
 def test_options_are_handed_on(calls):
-    options = "--topk 0,8 --fusion refine --imgsz 320 --batch 2 --device cpu --out here --trust"
+    options = "--topk 0,8 --fusion refine --max-tokens 16,all --imgsz 320 --batch 2 --device cpu --out here --trust"
     assert main([*ARGV, *options.split()]) == 0
     assert calls[0][1] == {
         "topk": [0, 8],
         "fusion": ["refine"],
+        "max_tokens": [16, None],
         "imgsz": 320,
         "batch": 2,
         "device": "cpu",
@@ -99,6 +101,14 @@ def test_one_table_that_fits_a_terminal(capsys):
     ]
     assert all(len(line) <= 80 for line in table)
     assert written == f"Written: {Path('out/val.json')}, {Path('out/val.csv')}"
+
+
+def test_bounds_and_operations_have_columns_where_there_are_any():
+    bounds = (16, 16, None)
+    rows = [row._asdict() | {"max_tokens": bound, "gflops": 1.5} for row, bound in zip(ROWS, bounds, strict=True)]
+    table = val._table(rows).splitlines()
+    assert table[0].split() == ["fusion", "k", "mAP50-95", "mAP50", "ms/image", "peak", "MB", "tokens", "GFLOPs"]
+    assert [line.split()[-2:] for line in table[2:]] == [["16", "1.50"], ["16", "1.50"], ["all", "1.50"]]
 
 
 @pytest.mark.usefixtures("calls")

@@ -273,6 +273,16 @@ def test_queries_coarse_and_fine_tokens_may_be_of_three_maps(fusion):
     assert_close(a(impl="triton"), a.to(torch.float64)(impl="reference"), torch.float32)
 
 
+@kernels
+@pytest.mark.parametrize("fusion", ["gate", "refine"])
+@pytest.mark.parametrize("selection", ["mean", "window"])
+def test_coarse_tokens_may_be_bounded(fusion, selection):
+    a = Attention.random((9, 7), (4, 6), width=16, dtype=torch.float32, topk=3, fusion=fusion, max_tokens=6)
+    a = a.map(lambda t: t.to(DEVICE))
+    exact = a.to(torch.float64)(impl="reference", selection=selection)
+    assert_close(a(impl="triton", selection=selection), exact, torch.float32)
+
+
 ON_CPU = "Triton needs a CUDA GPU, and the query is on cpu"
 by_hand = pytest.mark.skipif(INTERPRETED, reason="the interpreter runs on the CPU")
 

@@ -84,7 +84,9 @@ def test_values_may_have_a_width_of_their_own(width, option):
     gate = torch.randn(width, 2 * width, dtype=torch.float64), torch.randn(width, dtype=torch.float64)
 
     def run(impl: Any, fine: Any = (fine, fine_value)) -> Tensor:
-        return pyramid_sparse_attention(query, coarse, value, fine, gate=gate, impl=impl, fine_size=SIZES[1][1], **option)
+        return pyramid_sparse_attention(
+            query, coarse, value, fine, gate=gate, impl=impl, fine_size=SIZES[1][1], **option
+        )
 
     fused, exact = run("fused"), run("reference")
     assert fused.shape == (*query.shape[:4], width)
@@ -111,8 +113,8 @@ def test_values_of_another_width_are_refused_where_they_do_not_fit():
             pyramid_sparse_attention(query, coarse, value, wrong, fine_size=SIZES[1][1], **option)
     with pytest.raises(ValueError, match="one shape but for the last axis"):
         pyramid_sparse_attention(query, coarse, value[:, :, :1])
+    gate = torch.zeros(8, 16).double(), torch.zeros(8).double()
     with pytest.raises(ValueError, match="gate must be weight \\(3, 6\\)"):
-        gate = torch.zeros(8, 16).double(), torch.zeros(8).double()
         pyramid_sparse_attention(query, coarse, value, (fine, fine[..., :3]), topk=2, gate=gate)
 
 

@@ -46,10 +46,32 @@ def test_the_model_is_set_to_what_its_row_says():
 
 def test_a_row_has_one_form_for_tables_and_files():
     row = sweep(model(), [])[1].flat()
-    assert list(row) == ["fusion", "topk", "top1", "latency_ms", "peak_memory_mb", "images"]
+    assert list(row) == ["fusion", "topk", "max_tokens", "top1", "latency_ms", "peak_memory_mb", "gflops", "images"]
     assert row["peak_memory_mb"] > 50
     del row["peak_memory_mb"]
-    assert row == {"fusion": "refine", "topk": 4, "top1": 0.25, "latency_ms": 2, "images": 7}
+    assert row == {
+        "fusion": "refine", "topk": 4, "max_tokens": None, "top1": 0.25, "latency_ms": 2, "gflops": None, "images": 7,
+    }  # fmt: skip
+
+
+def test_every_bound_has_its_rows():
+    built, seen = model(), []
+
+    def evaluate(name: str) -> Evaluated:
+        seen.append((name, {layer.settings.max_tokens for layer in attention_layers(built).values()}))
+        return Evaluated({}, 1.0, 1, gflops=2.0)
+
+    rows = list(run_sweep(built, evaluate, topk=(0, 4), fusion=("gate",), max_tokens=(16, None, 16)))
+    assert [(row.max_tokens, row.topk) for row in rows] == [(16, 0), (16, 4), (None, 0), (None, 4)]
+    assert seen == [("none-k0-m16", {16}), ("gate-k4-m16", {16}), ("none-k0", {None}), ("gate-k4", {None})]
+    assert {row.flat()["gflops"] for row in rows} == {2.0}
+
+
+def test_a_bound_of_the_model_stays_where_none_is_asked_for():
+    bounded = model()
+    pst.set_max_tokens(bounded, 9)
+    sweep(bounded, [])
+    assert {layer.settings.max_tokens for layer in attention_layers(bounded).values()} == {9}
 
 
 def test_the_peak_is_that_of_the_evaluation():
@@ -73,6 +95,7 @@ def test_a_plain_model_is_evaluated_once():
         ({"topk": (0, -1)}, ValueError, "topk must be ≥ 0"),
         ({"topk": (0, 1.5)}, TypeError, "topk must be an integer"),
         ({"fusion": ("add",)}, ValueError, "fusion must be one of"),
+        ({"max_tokens": (0,)}, ValueError, "max_tokens must be ≥ 1"),
         ({}, ValueError, "has no gate"),
     ],
 )

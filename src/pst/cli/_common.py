@@ -50,6 +50,11 @@ def topk_list(text: str) -> list[int]:
     return [_integer(item, 0) for item in text.split(",")]
 
 
+def bound_list(text: str) -> list[int | None]:
+    """Argument type: integers ≥ 1, or ``all`` for no bound, with commas between them, e.g. ``16,100,all``."""
+    return [None if item == "all" else _integer(item, 1) for item in text.split(",")]
+
+
 def fusion_list(text: str) -> list[str]:
     """Argument type: names of fusions with commas between them, e.g. ``gate,refine``."""
     names = text.split(",")

@@ -14,6 +14,7 @@ from typing import Any
 from pst.cli._common import (
     Verbs,
     add_trust,
+    bound_list,
     check_suffix,
     format_table,
     fusion_list,
@@ -25,8 +26,16 @@ from pst.cli._common import (
 from pst.io.files import check_folder, check_ours, write_text
 
 Row = dict[str, Any]
-_HEADER = {"topk": "k", "map50_95": "mAP50-95", "map50": "mAP50", "latency_ms": "ms/image", "peak_memory_mb": "peak MB"}
-_DIGITS = {"latency_ms": 2, "peak_memory_mb": 1}
+_HEADER = {
+    "topk": "k",
+    "max_tokens": "tokens",
+    "gflops": "GFLOPs",
+    "map50_95": "mAP50-95",
+    "map50": "mAP50",
+    "latency_ms": "ms/image",
+    "peak_memory_mb": "peak MB",
+}
+_DIGITS = {"latency_ms": 2, "peak_memory_mb": 1, "gflops": 2}
 _IMGSZ, _BATCH = 640, 16  # where the checkpoint does not say
 
 
@@ -34,15 +43,19 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "val",
-        help="metrics, latency and memory of a trained model over k and fusion",
-        description="Validate a trained model once for every k and fusion; k = 0 is the same model with each "
-        "fusion and runs once. Writes val.json and val.csv. Takes checkpoints of Ultralytics (.pt), run folders of "
+        help="metrics, latency and memory of a trained model over k, fusion and bounds on the tokens",
+        description="Validate a trained model once for every k and fusion, and for every bound on the coarse tokens; "
+        "k = 0 is the same model with each fusion and runs once. Writes val.json and val.csv. Takes checkpoints of "
+        "Ultralytics (.pt), run folders of "
         "pst train and their .safetensors.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="MODEL", help="best.pt, a run, best.safetensors")
     parser.add_argument("--data", help="data set (that of the run); a YAML in the Ultralytics layout for a .pt")
     parser.add_argument("--topk", type=topk_list, default="0,4,8,16", metavar="K,…", help="values of k (%(default)s)")
     parser.add_argument("--fusion", type=fusion_list, default="gate,refine", metavar="NAME,…", help="(%(default)s)")
+    parser.add_argument(
+        "--max-tokens", type=bound_list, default=[None], metavar="N,…", help="most coarse tokens, e.g. 16,100,all (all)"
+    )
     parser.add_argument(
         "--selection", default="mean", metavar="RULE", help="of a run: rule of the tokens (%(default)s)"
     )
@@ -66,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from pst.profile.environment import environment
 
     out = Path("runs/val") / args.model.stem if args.out is None else args.out
-    settings = {name: getattr(args, name) for name in ("topk", "fusion", "imgsz", "batch", "device")}
+    settings = {name: getattr(args, name) for name in ("topk", "fusion", "max_tokens", "imgsz", "batch", "device")}
     if own:
         settings |= {"selection": args.selection, "split": args.split}
     result = {
@@ -94,9 +107,8 @@ def _ultralytics(args: argparse.Namespace, out: Path) -> Iterator[Row]:
     imgsz, batch = _IMGSZ if args.imgsz is None else args.imgsz, _BATCH if args.batch is None else args.batch
     sizes = {"imgsz": imgsz, "batch": batch, "device": args.device}
     with host_errors(f"validate {args.model} on {args.data}"):
-        for row in sweep(
-            args.model, args.data, topk=args.topk, fusion=args.fusion, **sizes, project=out, trust=args.trust
-        ):
+        asked = {"topk": args.topk, "fusion": args.fusion, "max_tokens": args.max_tokens}
+        for row in sweep(args.model, args.data, **asked, **sizes, project=out, trust=args.trust):
             yield row._asdict()
 
 
@@ -106,9 +118,8 @@ def _trained_here(args: argparse.Namespace) -> Iterator[Row]:
 
     given = {name: getattr(args, name) for name in ("data", "imgsz", "batch", "device")}
     given = {name: value for name, value in given.items() if value is not None}
-    yield from sweep(
-        args.model, topk=args.topk, fusion=args.fusion, selection=args.selection, split=args.split, **given
-    )
+    asked = {"topk": args.topk, "fusion": args.fusion, "max_tokens": args.max_tokens}
+    yield from sweep(args.model, **asked, selection=args.selection, split=args.split, **given)
 
 
 def _write(out: Path, result: dict[str, object], rows: Sequence[Row]) -> None:
@@ -122,11 +133,14 @@ def _write(out: Path, result: dict[str, object], rows: Sequence[Row]) -> None:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """All columns but the number of images and the IoU of single classes."""
+    """All columns but the number of images, the IoU of single classes, and those without a figure."""
     names = [name for name in rows[0] if name != "images" and not name.startswith("iou_")]
+    names = [name for name in names if any(row[name] is not None for row in rows)]
     cells = [[_cell(name, row[name]) for name in names] for row in rows]
     return format_table([_HEADER.get(name, name) for name in names], cells)
 
 
 def _cell(name: str, value: object) -> str:
+    if value is None:
+        return "all"
     return f"{value:.{_DIGITS.get(name, 4)}f}" if isinstance(value, float) else str(value)

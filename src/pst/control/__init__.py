@@ -3,7 +3,16 @@
 from pst.control.folding import fuse
 from pst.control.layers import attention_layers
 from pst.control.recording import Selection, record_selection
-from pst.control.settings import set_fusion, set_gate, set_options, set_selection, set_topk, use_topk
+from pst.control.settings import (
+    set_fusion,
+    set_gate,
+    set_max_tokens,
+    set_options,
+    set_selection,
+    set_topk,
+    use_max_tokens,
+    use_topk,
+)
 from pst.control.statistics import calibrate, track_fine_statistics, uncalibrate
 from pst.control.training import freeze_except_gate, gate_parameters, stochastic_topk
 
@@ -17,11 +26,13 @@ __all__ = [
     "record_selection",
     "set_fusion",
     "set_gate",
+    "set_max_tokens",
     "set_options",
     "set_selection",
     "set_topk",
     "stochastic_topk",
     "track_fine_statistics",
     "uncalibrate",
+    "use_max_tokens",
     "use_topk",
 ]

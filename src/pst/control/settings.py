@@ -26,7 +26,7 @@ def set_options(model: nn.Module, **options: Any) -> None:
     Args:
         model: Any Module with PST layers inside, a YOLO object included.
         **options: Fields of `pst.modules.settings.Settings`: ``topk``, in any form that `set_topk` takes, ``fusion``,
-            ``selection``, ``similarity``.
+            ``selection``, ``similarity``, ``max_tokens``.
 
     Raises:
         TypeError: ``model`` is not a Module, there is no such option, or a value is of the wrong type.
@@ -99,6 +99,31 @@ def set_selection(model: nn.Module, selection: str | SelectionRule) -> None:
         ValueError: ``model`` holds no PST layer, or the name is unknown.
     """
     set_options(model, selection=selection)
+
+
+def set_max_tokens(model: nn.Module, max_tokens: int | None) -> None:
+    """Set the most coarse tokens that the queries of every PST layer in ``model`` attend to; None is no bound.
+
+    More are averaged, which costs accuracy that depends on the model: measure it on images of your own.
+
+    Raises:
+        TypeError: ``model`` is not a Module, or ``max_tokens`` neither an integer nor None.
+        ValueError: ``model`` holds no PST layer, or ``max_tokens`` < 1.
+    """
+    set_options(model, max_tokens=max_tokens)
+
+
+@contextmanager
+def use_max_tokens(model: nn.Module, max_tokens: int | None) -> Iterator[None]:
+    """`set_max_tokens` inside a with block; every layer gets its own bound back afterwards."""
+    before = {layer: layer.settings for layer in attention_layers(model).values()}
+    set_max_tokens(model, max_tokens)
+    try:
+        yield
+    finally:
+        for layer, settings in before.items():
+            layer.settings = replace(layer.settings, max_tokens=settings.max_tokens)
+        sync_copies(model)
 
 
 def set_gate(model: nn.Module, share: float) -> None:

@@ -26,6 +26,8 @@ def applies(inputs: Inputs, fine: FineTokens, selected: Selected) -> bool:
     A coarse token that gives way to its children has the weight 0 here, and 0 times NaN would be NaN.
     """
     query = inputs.query
+    if inputs.pooled_size is not None and inputs.fusion == "refine":
+        return False
     if selected.grid is None or selected.valid is not None or query.device.type != "cpu" or not is_eager():
         return False
     if torch.is_grad_enabled() and any(

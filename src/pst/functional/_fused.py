@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pst.functional._attend import softmax_attention
 from pst.functional._blocks import applies, attend_blocks
+from pst.functional._bounded import open_pooled, pool_tokens
 from pst.functional._rule import Selected
 from pst.functional._types import FineTokens, Gate, Inputs, LinearGate, check_gated
 from pst.functional.checks import is_eager
@@ -25,7 +26,7 @@ def fused(
     ``kernel`` takes the place of `softmax_attention`, and does both softmaxes and a `LinearGate`, or their joint
     softmax, in one pass: `pst.functional._triton.attend`.
     """
-    query, key, value, scale = inputs.query, inputs.key, inputs.value, inputs.scale
+    query, key, value, scale = inputs.query, *_coarse(inputs), inputs.scale
     attention = softmax_attention if kernel is None else kernel
     if fine is None:
         return attention(query, key, value, scale=scale)
@@ -34,7 +35,7 @@ def fused(
         selected = selected_by(inputs.rule, inputs.tokens())
     if inputs.observer is not None:
         inputs.observer(selected.marked())
-    if selected.grid is not None and selected.valid is None and inputs.topk >= key.shape[2] and is_eager():
+    if selected.grid is not None and selected.valid is None and inputs.topk >= inputs.key.shape[2] and is_eager():
         selected = Selected(selected.indices[:, :, 0])  # all tokens: blocks of queries share them
     if kernel is None and applies(inputs, fine, selected):
         out = attend_blocks(inputs, fine, selected)
@@ -49,6 +50,8 @@ def fused(
     mixed = gate if kernel is None or linear is None else None
     if mixed is not None:
         out = _attended(attention, own, children, scale)
+    elif inputs.pooled_size is not None and linear is None:
+        out = _opened(attention, kernel is not None, own, key, value, inputs, children)
     elif kernel is not None:
         out = _in_one_pass(kernel, own, key, value, children, linear, scale)
     else:
@@ -128,6 +131,51 @@ def _without_parents(
     return bias, torch.where(gone, children.key[:, :, :1].to(key.dtype), key), value.masked_fill(gone, 0)
 
 
+def _opened(
+    attention: Callable[..., Tensor], whole: bool, query: Tensor, key: Tensor, value: Tensor, inputs: Inputs,
+    children: _Children,
+) -> Tensor:  # fmt: skip
+    """`_refined` for pooled coarse keys and values: those that hold selected tokens are opened.
+
+    ``attention`` is a kernel that is given the pooled tokens and the others apart if ``whole`` is true.
+    """
+    assert inputs.pooled_size is not None
+    dtype = torch.float32 if whole else query.dtype
+    opened = open_pooled(children.parent, children.used, inputs.coarse_size, inputs.pooled_size, dtype)
+    key, value = _for_each_block(query, key, value)
+    first = children.key[:, :, :1].to(key.dtype)  # in the place of keys without weight: NaN and infinity go nowhere
+    key, value = torch.where(opened.gone[..., None], first, key), value.masked_fill(opened.gone[..., None], 0)
+    siblings = _siblings(query, inputs, opened.index)
+    none = opened.bias[..., None] == float("-inf")
+    siblings = torch.where(none, first, siblings[0]), siblings[1].masked_fill(none, 0)
+    below = refinement_bias(children, 0, dtype)
+    below = below + opened.children[..., None].expand(*opened.children.shape, children.slots).flatten(-2)
+    bias = torch.cat([torch.zeros_like(opened.gone, dtype=dtype).masked_fill(opened.gone, float("-inf")),
+                      opened.bias, below], -1)  # fmt: skip
+    fine_key = torch.cat([siblings[0], children.key.to(key.dtype)], 2)
+    fine_value = torch.cat([siblings[1], children.value.to(value.dtype)], 2)
+    if whole:
+        return attention(query, key, value, fine_key, fine_value, scale=inputs.scale, bias=bias, gate=None)
+    return attention(query, torch.cat([key, fine_key], 2), torch.cat([value, fine_value], 2), bias, scale=inputs.scale)
+
+
+def _siblings(query: Tensor, inputs: Inputs, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Coarse keys and values at (B, h·G, S) indices."""
+    heads = inputs.key.shape[1]
+    flat = index.unflatten(1, (heads, -1)).flatten(2)
+    picked = [t.gather(2, flat[..., None].expand(-1, -1, -1, t.shape[-1])) for t in (inputs.key, inputs.value)]
+    key, value = (t.unflatten(2, (-1, index.shape[-1])).flatten(1, 2).to(query.dtype) for t in picked)
+    return key, value
+
+
+def _coarse(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Coarse keys and values, averaged where there are more than are wanted."""
+    if inputs.pooled_size is None:
+        return inputs.key, inputs.value
+    key, value = (pool_tokens(t, inputs.coarse_size, inputs.pooled_size) for t in (inputs.key, inputs.value))
+    return key, value
+
+
 def _in_one_pass(
     kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, children: _Children,
     gate: LinearGate | None, scale: float,
@@ -174,7 +222,7 @@ def refinement_bias(children: _Children, tokens: int, dtype: torch.dtype) -> Ten
 
     Args:
         children: The fine tokens.
-        tokens: M.
+        tokens: M; 0 leaves the coarse part out.
         dtype: Of the result; that of the query.
 
     Returns:
@@ -183,7 +231,9 @@ def refinement_bias(children: _Children, tokens: int, dtype: torch.dtype) -> Ten
     parent, used, valid = children.parent, children.used, children.valid
     valid = torch.ones_like(children.key[..., 0], dtype=torch.bool) if valid is None else valid
     coarse = torch.zeros((*parent.shape[:2], tokens), device=parent.device, dtype=dtype)
-    if used is None:
+    if tokens == 0:
+        pass  # the caller has other coarse tokens
+    elif used is None:
         coarse = coarse.scatter(-1, parent, float("-inf"))
     else:
         coarse = coarse.scatter(-1, parent, _exclusion_bias(~used, dtype))

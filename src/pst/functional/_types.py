@@ -58,6 +58,7 @@ class Inputs(NamedTuple):
     query_size: tuple[int, int]  # (H, W), N = H·W
     fine_size: tuple[int, int]  # (Hf, Wf), of the children
     coarse_size: tuple[int, int]  # (Hu, Wu), M = Hu·Wu
+    pooled_size: tuple[int, int] | None = None  # of the coarse tokens if they are bounded
 
     def tokens(self) -> Tokens:
         """What the rule selects from."""

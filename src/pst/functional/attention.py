@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pst.functional._bounded import bounded_size
 from pst.functional._dispatch import implementation_for, refusal_of_triton
 from pst.functional._fused import fused
 from pst.functional._reference import reference
@@ -19,6 +20,7 @@ from pst.functional.checks import (
     check_implementation,
     check_kind,
     check_maps,
+    check_max_tokens,
     check_options,
     check_pair_of_tensors,
     check_scale,
@@ -47,6 +49,7 @@ def pyramid_sparse_attention(
     gate: tuple[Tensor, Tensor] | Gate | None = None,
     selection: str | SelectionRule = "mean",
     scale: float | None = None,
+    max_tokens: int | None = None,
     generator: torch.Generator | None = None,
     observer: Callable[[Tensor], None] | None = None,
     impl: Implementation = "auto",
@@ -61,8 +64,8 @@ def pyramid_sparse_attention(
     NaN and infinities spread as in PyTorch's softmax over the tokens that take part: children of tokens that were not
     selected take none, nor in "refine" the selected tokens. A token whose score is not finite is selected first.
 
-    Letters: B batch, h heads, d head width, e width of the values (d in a layer), (H, W) size of the query map, (Hf, Wf) of the fine and (Hu, Wu) of the
-    coarse one, M = Hu·Wu.
+    Letters: B batch, h heads, d head width, e width of the values (d in a layer), (H, W) size of the query map,
+    (Hf, Wf) of the fine and (Hu, Wu) of the coarse one, M = Hu·Wu.
 
     Args:
         query: (B, h, H, W, d). Float dtype; every tensor has this dtype and device.
@@ -80,6 +83,9 @@ def pyramid_sparse_attention(
             object of `pst.functional.selection`: "gumbel", "mass", "nearest", "nucleus", "query", "random", "window".
             Ties go to the lower index.
         scale: Factor on the logits; None means 1/√d.
+        max_tokens: Most coarse tokens that queries attend to: more are averaged, keys and values, over a grid of about
+            √max_tokens rows and columns. Selection looks at all of them; in "refine" an averaged token that holds
+            selected ones is opened, into those and the others inside it. None is no bound.
         generator: Source of random numbers for "gumbel"; None means PyTorch's global one.
         observer: Called with the (B, h, min(k, M)) int64 indices of the selected tokens; −1 in slots that "nucleus"
             leaves unused; (B, h, G, min(k, M)) where each of G blocks of queries has its own.
@@ -97,6 +103,7 @@ def pyramid_sparse_attention(
     """
     check_maps(query, key, value)
     topk = check_topk(topk)
+    check_max_tokens(max_tokens)
     check_options(fusion, impl, fine, gate, topk, generator, observer)
     query_size = (query.shape[2], query.shape[3])
     if fine is None or callable(fine):
@@ -122,11 +129,14 @@ def pyramid_sparse_attention(
         fusion=fusion,
         selection=selection,
         scale=check_scale(scale, query.shape[-1]),
+        max_tokens=max_tokens,
         generator=generator,
         observer=observer,
         impl=impl,
     )
-    return out.reshape(*query.shape[:4], value.shape[4])  # Tensor.unflatten would make a size that TorchScript traces a constant
+    return out.reshape(
+        *query.shape[:4], value.shape[4]
+    )  # Tensor.unflatten would make a size that TorchScript traces a constant
 
 
 def attend(
@@ -143,6 +153,7 @@ def attend(
     fusion: Fusion,
     selection: str | SelectionRule,
     scale: float,
+    max_tokens: int | None,
     generator: torch.Generator | None,
     observer: Callable[[Tensor], None] | None,
     impl: str,
@@ -150,14 +161,16 @@ def attend(
     """The entrance behind `pyramid_sparse_attention`, for tokens that were checked, or made by a layer.
 
     ``query`` is (B, h, N, d) with N = H·W of ``query_size``, ``key`` (B, h, M, d) and ``value`` (B, h, M, e) with
-    M = Hu·Wu of ``coarse_size``; (B, h, N, e) comes back. The rest is as there, ``fine`` always a function of positions or None.
+    M = Hu·Wu of ``coarse_size``; (B, h, N, e) comes back. The rest is as there, ``fine`` always a function of positions
+    or None.
     """
     if fine is not None and gate is None and fusion == "gate":
         raise ValueError('fusion="gate" with topk > 0 needs a gate, and there is None: put one back, or use "refine"')
     rule = check_selection(selection)
     inputs = Inputs(
-        query, key, value, topk, fusion, rule, scale, generator, observer, query_size, fine_size, coarse_size
-    )
+        query, key, value, topk, fusion, rule, scale, generator, observer, query_size, fine_size, coarse_size,
+        bounded_size(coarse_size, max_tokens),
+    )  # fmt: skip
     return _implementation(impl, inputs, gate)(inputs, fine, gate)
 
 
@@ -165,7 +178,8 @@ def _implementation(impl: str, inputs: Inputs, gate: Gate | None) -> Callable[..
     """The function that ``impl`` stands for."""
     check_implementation(impl)
     if impl == "auto":
-        tokens = inputs.coarse_size[0] * inputs.coarse_size[1]
+        rows, columns = inputs.coarse_size if inputs.pooled_size is None else inputs.pooled_size
+        tokens = rows * columns
         # a gate that is called stands outside of the kernel, which then does nothing but softmaxes
         topk = inputs.topk if inputs.fusion == "refine" or isinstance(gate, LinearGate) else 0
         uniform = inputs.value.shape[-1] == inputs.query.shape[-1]

@@ -31,6 +31,16 @@ def check_topk(topk: int) -> int:
     return topk
 
 
+def check_max_tokens(max_tokens: object) -> None:
+    """Raise TypeError or ValueError unless it is an integer ≥ 1, or None."""
+    if max_tokens is None:
+        return
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
+        raise TypeError(f"max_tokens must be an integer, or None for no bound, got {max_tokens!r}")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be ≥ 1, or None for no bound, got {max_tokens}")
+
+
 def check_fusion(fusion: str) -> None:
     """Raise ValueError unless ``fusion`` is one of `FUSIONS`."""
     if fusion not in FUSIONS:

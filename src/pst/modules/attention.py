@@ -40,7 +40,8 @@ class PyramidSparseAttention(nn.Module):
         dim: C, channels of both maps and of the output.
         num_heads: h; must divide ``dim``.
         conv: Factory of the projections, see `pst.modules.ConvFactory`.
-        **options: ``topk``, ``fusion``, ``selection``, ``similarity`` and ``aligned``, see `pst.modules.Settings`.
+        **options: ``topk``, ``fusion``, ``selection``, ``similarity``, ``aligned`` and ``max_tokens``, see
+            `pst.modules.Settings`.
 
     Attributes:
         generator: `torch.Generator` for "gumbel", None for PyTorch's global one; neither copied nor pickled.
@@ -180,6 +181,7 @@ class PyramidSparseAttention(nn.Module):
             fusion=settings.fusion,
             selection="mean" if noisy else settings.selection,
             scale=scale,
+            max_tokens=settings.max_tokens,
             generator=self.generator,
             observer=None if self.observer is None else self._observe(source, upper),
             impl=self.impl,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from pst.functional.attention import Fusion
-from pst.functional.checks import check_fusion, check_topk
+from pst.functional.checks import check_fusion, check_max_tokens, check_topk
 from pst.functional.selection import SelectionRule, check_selection, from_plain, to_plain
 
 Similarity = Literal["dot", "cosine"]
@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
     selection: str | SelectionRule
     similarity: Similarity
     aligned: bool
+    max_tokens: int | None
 
 
 class LayerOptions(Options, total=False):
@@ -65,6 +66,8 @@ class Settings:
         aligned: Every coarse token is the mean of its children, so that coarse attention is a first-order picture of
             fine attention (docs/method.md, "Aligned levels"). Of the coarser map then the size alone counts; `pst.PST`
             adds it, resized, to the finer one. A layer stays what it was built as.
+        max_tokens: Most coarse tokens that queries attend to; more are averaged (docs/method.md, "Fewer coarse
+            tokens"), so that cost grows with the number of queries alone. None is no bound.
 
     Raises:
         TypeError: ``topk`` is not an integer, ``selection`` no rule, ``aligned`` no bool.
@@ -76,6 +79,7 @@ class Settings:
     selection: str | SelectionRule = "mean"
     similarity: Similarity = "dot"
     aligned: bool = False
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "topk", check_topk(self.topk))
@@ -83,6 +87,7 @@ class Settings:
         check_selection(self.selection)
         if self.similarity not in SIMILARITIES:
             raise ValueError(f"similarity must be one of {list(SIMILARITIES)}, got {self.similarity!r}")
+        check_max_tokens(self.max_tokens)
         if not isinstance(self.aligned, bool):
             raise TypeError(f"aligned must be True or False, got {self.aligned!r}")
 

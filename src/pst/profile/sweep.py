@@ -1,4 +1,4 @@
-"""The same weights for every k and fusion: what they score, and what they cost. A host gives the evaluation alone."""
+"""The same weights for every bound, k and fusion: what they score and what they cost. A host evaluates, and no more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from pst.control.layers import find_attention
 from pst.control.settings import set_options
-from pst.functional.checks import check_fusion, check_topk
+from pst.functional.checks import check_fusion, check_max_tokens, check_topk
 from pst.profile.memory import peak_memory
 
 NONE = "none"  # the fusion of k = 0, where each gives the same model
@@ -22,11 +22,13 @@ class Evaluated(NamedTuple):
         metrics: Name -> value.
         latency_ms: Forward pass per image in milliseconds, mean over the set.
         images: Their number.
+        gflops: 10⁹ operations for one image, see `pst.profile.flops.count_flops`; None where nobody counted.
     """
 
     metrics: Mapping[str, float]
     latency_ms: float
     images: int
+    gflops: float | None = None
 
 
 class Row(NamedTuple):
@@ -37,21 +39,25 @@ class Row(NamedTuple):
         topk: k.
         found: What the host found.
         peak_memory_mb: Of the evaluation, see `pst.profile.memory.peak_memory`.
+        max_tokens: Bound on the coarse tokens; None for none.
     """
 
     fusion: str
     topk: int
     found: Evaluated
     peak_memory_mb: float
+    max_tokens: int | None = None
 
     def flat(self) -> dict[str, Any]:
-        """For tables and files: "fusion", "topk", each metric, "latency_ms", "peak_memory_mb", "images"."""
+        """For tables and files: every field by its name, those of `Evaluated` among them, each metric by its own."""
         return {
             "fusion": self.fusion,
             "topk": self.topk,
+            "max_tokens": self.max_tokens,
             **self.found.metrics,
             "latency_ms": self.found.latency_ms,
             "peak_memory_mb": self.peak_memory_mb,
+            "gflops": self.found.gflops,
             "images": self.found.images,
         }
 
@@ -69,6 +75,13 @@ def grid(topk: Sequence[int], fusion: Sequence[str]) -> list[tuple[str, int]]:
     return [(NONE, 0)] * (0 in ks) + [(name, k) for name in fusion for k in ks if k > 0]
 
 
+def check_bounds(max_tokens: Sequence[int | None]) -> list[int | None]:
+    """Bounds on the coarse tokens as a list without repetitions; raise TypeError or ValueError for a wrong one."""
+    for bound in max_tokens:
+        check_max_tokens(bound)
+    return list(dict.fromkeys(max_tokens))
+
+
 def options(fusion: str, topk: int) -> dict[str, Any]:
     """What `pst.set_options` is to set for one entry of a `grid`."""
     return {"topk": topk} | ({} if fusion == NONE else {"fusion": fusion})
@@ -80,38 +93,41 @@ def run_sweep(
     *,
     topk: Sequence[int],
     fusion: Sequence[str],
+    max_tokens: Sequence[int | None] = (None,),
     device: Any = "cpu",
 ) -> Iterator[Row]:
-    """Evaluate a model once for every entry of `grid`; one without PST layers once, as k = 0.
+    """Evaluate a model once for every bound and entry of `grid`; one without PST layers once, as k = 0.
 
     Args:
         model: A Module or a host's object around one; it ends with the settings of the last row.
         evaluate: The host's evaluation of ``model`` as it is; is given a name for the run, e.g. "gate-k8".
         topk: Values of k.
         fusion: Fusions; "gate" needs a model that was built with it.
+        max_tokens: Bounds on the coarse tokens, None for no bound.
         device: Where ``model`` runs.
 
     Returns:
         An iterator that yields a row after each evaluation. Arguments are checked before it is returned.
 
     Raises:
-        TypeError: A k is not an integer.
-        ValueError: A k is negative, a fusion unknown, or not to be had with this model.
+        TypeError: A k or a bound is not an integer.
+        ValueError: A k is negative, a bound < 1, a fusion unknown, or not to be had with this model.
     """
-    plan = grid(topk, fusion)
+    plan, bounds = grid(topk, fusion), check_bounds(max_tokens)
     if not find_attention(model):
-        plan = [(NONE, 0)]
+        plan, bounds = [(NONE, 0)], [None]
     for name in dict.fromkeys(name for name, _ in plan if name != NONE):
         set_options(model, fusion=name)  # fails here, before any work, where a layer has no gate
-    return _rows(model, evaluate, plan, device)
+    return _rows(model, evaluate, [(bound, *entry) for bound in bounds for entry in plan], device)
 
 
 def _rows(
-    model: nn.Module, evaluate: Callable[[str], Evaluated], plan: list[tuple[str, int]], device: Any
+    model: nn.Module, evaluate: Callable[[str], Evaluated], plan: list[tuple[int | None, str, int]], device: Any
 ) -> Iterator[Row]:
-    for fusion, k in plan:
+    bounded = any(bound is not None for bound, _, _ in plan)
+    for bound, fusion, k in plan:
         if find_attention(model):
-            set_options(model, **options(fusion, k))
+            set_options(model, **options(fusion, k), **({"max_tokens": bound} if bounded else {}))
         with peak_memory(device) as peak:
-            found = evaluate(f"{fusion}-k{k}")
-        yield Row(fusion, k, found, peak[0])
+            found = evaluate(f"{fusion}-k{k}" + ("" if bound is None else f"-m{bound}"))
+        yield Row(fusion, k, found, peak[0], bound)

@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from pst.data.dataset import Batch, Images
-from pst.profile.sweep import Evaluated, grid, run_sweep
+from pst.profile.flops import count_flops
+from pst.profile.sweep import Evaluated, check_bounds, grid, run_sweep
 from pst.train.batches import as_it_is, worker_errors
 from pst.train.models import load_trained, set_attention
 from pst.train.start import start
@@ -65,28 +66,32 @@ def sweep(
     topk: Sequence[int] = (0, 4, 8, 16),
     fusion: Sequence[str] = ("gate", "refine"),
     selection: str = "mean",
+    max_tokens: Sequence[int | None] = (None,),
     split: str = "val",
     **overrides: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Evaluate a trained model once for every k and fusion; k = 0 runs once, a model without PST layers too.
+    """Evaluate a trained model once for every bound, k and fusion; k = 0 runs once for each bound.
 
-    Arguments and errors as in `evaluate`, with several k and fusions.
+    Arguments and errors as in `evaluate`, with several k, fusions and bounds on the coarse tokens (None for no bound).
+    A model without PST layers runs once.
 
     Yields:
-        "fusion" ("none" for k = 0), "topk", the metrics, "latency_ms" (per image), "peak_memory_mb" (see
-        `pst.profile.memory.peak_memory`), "images" (their number).
+        "fusion" ("none" for k = 0), "topk", "max_tokens", the metrics, "latency_ms" (per image), "peak_memory_mb" (see
+        `pst.profile.memory.peak_memory`), "gflops" (for one image), "images" (their number).
     """
-    grid(topk, fusion)  # wrong ones are refused before anything is loaded
+    grid(topk, fusion), check_bounds(max_tokens)  # wrong ones are refused before anything is loaded
     task, model = load_trained(source, **overrides)
     set_attention(model, task.config, topk=0, fusion="gate", selection=selection)
     evaluation = Evaluation(task, split)
 
     def measure(_: str) -> Evaluated:
         found = evaluation.run(model)
-        return Evaluated(found["metrics"], found["ms_per_image"], len(found["images"]))
+        count = count_flops(model, task.inputs(evaluation.data[0].images)) / 1e9
+        return Evaluated(found["metrics"], found["ms_per_image"], len(found["images"]), count)
 
     device = evaluation.accelerator.device
-    return (row.flat() for row in run_sweep(model, measure, topk=topk, fusion=fusion, device=device))
+    rows = run_sweep(model, measure, topk=topk, fusion=fusion, max_tokens=max_tokens, device=device)
+    return (row.flat() for row in rows)
 
 
 class Evaluation:

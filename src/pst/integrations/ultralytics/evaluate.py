@@ -1,4 +1,4 @@
-"""Validation of one model over a grid of k and fusions."""
+"""Validation of one model over a grid of bounds, k and fusions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 
 from pst.control import attention_layers
 from pst.functional.attention import Fusion
+from pst.integrations.ultralytics.flops import gflops
 from pst.integrations.ultralytics.yolo import YOLO
-from pst.profile.sweep import Evaluated, grid, run_sweep
+from pst.profile.sweep import Evaluated, check_bounds, grid, run_sweep
 
 _VAL_DEFAULTS = {"plots": False, "verbose": False, "exist_ok": True}
 
@@ -29,6 +30,8 @@ class SweepRow(NamedTuple):
         peak_memory_mb: Most memory held in 10⁶ bytes: the process's resident set on the CPU, framework and data
             included, PyTorch's allocator on CUDA; see `pst.profile.memory.peak_memory`.
         images: Number of validation images.
+        max_tokens: Bound on the coarse tokens; None for none.
+        gflops: 10⁹ operations for one image of the given size; None in rows of earlier versions.
     """
 
     fusion: str
@@ -38,6 +41,8 @@ class SweepRow(NamedTuple):
     latency_ms: float
     peak_memory_mb: float
     images: int
+    max_tokens: int | None = None
+    gflops: float | None = None
 
 
 def sweep(
@@ -46,6 +51,7 @@ def sweep(
     *,
     topk: Sequence[int] = (0, 4, 8, 16),
     fusion: Sequence[Fusion] = ("gate", "refine"),
+    max_tokens: Sequence[int | None] = (None,),
     imgsz: int = 640,
     batch: int = 16,
     device: str | None = None,
@@ -53,13 +59,14 @@ def sweep(
     trust: bool = False,
     **val_args: Any,
 ) -> Iterator[SweepRow]:
-    """Validate a detector once for every k and fusion; k = 0 runs once.
+    """Validate a detector once for every bound, k and fusion; k = 0 runs once for each bound.
 
     Args:
         model: Checkpoint (``best.pt``) of a model with PST layers.
         data: Dataset YAML in the Ultralytics layout.
         topk: Values of k.
         fusion: Fusions; "gate" needs a model that was built with it.
+        max_tokens: Bounds on the coarse tokens, None for no bound.
         imgsz: Image size in pixels.
         batch: Images in a batch.
         device: As in Ultralytics; None picks one.
@@ -73,10 +80,11 @@ def sweep(
 
     Raises:
         FileNotFoundError: ``model`` does not exist.
-        TypeError: A k is not an integer.
-        ValueError: A k is negative, a fusion unknown or not to be had with this model, or it has no PST layer.
+        TypeError: A k or a bound is not an integer.
+        ValueError: A k is negative, a bound < 1, a fusion unknown or not to be had with this model, or there is no PST
+            layer in it.
     """
-    grid(topk, fusion)  # wrong ones are refused before anything is loaded
+    grid(topk, fusion), check_bounds(max_tokens)  # wrong ones are refused before anything is loaded
     if not Path(model).is_file():
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
     yolo = YOLO(model, trust=trust)
@@ -86,7 +94,7 @@ def sweep(
     yolo.add_callback("on_val_end", lambda validator: images.append(validator.seen))
     evaluate = partial(_evaluate, yolo, images, {**_VAL_DEFAULTS, **val_args, **own})
     place = "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu"
-    rows = run_sweep(yolo, evaluate, topk=topk, fusion=fusion, device=place)
+    rows = run_sweep(yolo, evaluate, topk=topk, fusion=fusion, max_tokens=max_tokens, device=place)
     return (SweepRow(**row.flat()) for row in rows)
 
 
@@ -94,4 +102,4 @@ def _evaluate(yolo: YOLO, images: list[int], args: dict[str, Any], name: str) ->
     """Ultralytics' own validation of the object as it is; it appends the number of images."""
     metrics = yolo.val(name=name, **args)
     found = {"map50_95": float(metrics.box.map), "map50": float(metrics.box.map50)}
-    return Evaluated(found, metrics.speed["inference"], images[-1])
+    return Evaluated(found, metrics.speed["inference"], images[-1], gflops(yolo, args["imgsz"]))

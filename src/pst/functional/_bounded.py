@@ -1,0 +1,84 @@
+"""A bounded number of coarse tokens: more are averaged, and those that hold selected ones are opened again.
+
+Letters as in `pst.functional.attention`; P pooled tokens, S slots for siblings.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pst.functional.grid import Size, child_index, child_slots, parent_index
+
+
+def bounded_size(coarse_size: Size, max_tokens: int | None) -> Size | None:
+    """(rows, columns) of at most ``max_tokens`` pooled tokens, as square as the map allows; None if all may stay."""
+    height, width = coarse_size
+    if max_tokens is None or height * width <= max_tokens:
+        return None
+    rows = min(height, math.isqrt(max_tokens))
+    columns = max_tokens // rows
+    if width >= columns:
+        return rows, columns
+    return min(height, max_tokens // width), width
+
+
+def pool_tokens(tokens: Tensor, size: Size, pooled: Size) -> Tensor:
+    """(B, h, M, d) -> (B, h, P, d): means over the children of each pooled token; float32 sums at least."""
+    index, valid = child_index(torch.arange(pooled[0] * pooled[1], device=tokens.device), size, pooled)
+    slots = child_slots(size, pooled)
+    children = tokens.index_select(2, index).unflatten(2, (-1, slots))
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    if valid is None:
+        return children.mean(3, dtype=wide).to(tokens.dtype)
+    valid = valid.unflatten(0, (-1, slots))[..., None]
+    return (children.masked_fill(~valid, 0).sum(3, dtype=wide) / valid.sum(1)).to(tokens.dtype)
+
+
+class Opened(NamedTuple):
+    """What takes the place of pooled tokens that hold selected coarse tokens, for each image and head (and block).
+
+    Attributes:
+        gone: (B, h, P) bool: pooled tokens that are opened.
+        index: (B, h, S) int64 flat coarse indices: the coarse tokens inside them, spare slots and all.
+        bias: (B, h, S) of their logits: −log n of the n tokens in their pooled one, −∞ for spare slots and for those
+            that give way to their own children.
+        children: (B, h, k) −log n of the pooled token that each selected one is of.
+    """
+
+    gone: Tensor
+    index: Tensor
+    bias: Tensor
+    children: Tensor
+
+
+def open_pooled(selected: Tensor, used: Tensor | None, coarse_size: Size, pooled: Size, dtype: torch.dtype) -> Opened:
+    """Open the pooled tokens that hold the ``selected`` coarse ones, (B, h, k); those not ``used`` open none."""
+    count = pooled[0] * pooled[1]
+    owner = parent_index(coarse_size, pooled, selected.device)
+    of = owner[selected]
+    slot = torch.arange(selected.shape[-1], device=selected.device)
+    earlier = (slot[None, :] < slot[:, None]) & (of[..., None, :] == of[..., :, None])
+    if used is not None:
+        earlier = earlier & used[..., None, :]
+    first = ~earlier.any(-1)  # each opened token once, in the slot of the first selected one of it
+    first = first if used is None else first & used
+    lead = selected.shape[:-1]
+    gone = torch.zeros(*lead, count, dtype=torch.int64, device=selected.device)
+    gone = gone.scatter_add(-1, of, torch.ones_like(of) if used is None else used.to(torch.int64)) > 0
+    replaced = torch.zeros(*lead, owner.shape[0], dtype=torch.int64, device=selected.device)
+    replaced = replaced.scatter_add(-1, selected, torch.ones_like(of) if used is None else used.to(torch.int64)) > 0
+    index, valid = child_index(of, coarse_size, pooled)
+    slots = child_slots(coarse_size, pooled)
+    there = first[..., None].expand(*first.shape, slots).flatten(-2) & ~replaced.gather(-1, index)
+    there = there if valid is None else there & valid
+    wide = torch.promote_types(dtype, torch.float32)
+    sizes = torch.zeros(count, dtype=wide, device=owner.device).scatter_add(
+        0, owner, torch.ones_like(owner, dtype=wide)
+    )
+    less = -sizes.log()[of]
+    bias = less[..., None].expand(*less.shape, slots).flatten(-2).masked_fill(~there, float("-inf"))
+    return Opened(gone, index, bias.to(dtype), less.to(dtype))
