@@ -21,7 +21,7 @@ ROWS = {"k = 0": 0, "window k = 8": 8, "all fine": FINE[0] * FINE[1]}
 
 
 def run_blocks(*, seconds: float = 5.0, min_runs: int = 5) -> list[dict[str, Any]]:
-    """k = 0, the rule "window" with k = 8, and all fine tokens, in turn; one head, ``refine``, forward pass, one thread.
+    """k = 0, the rule "window" with k = 8, and all fine tokens, in turn; one head, ``refine``, forward, one thread.
 
     Returns:
         One record for each: name, times, ratio to k = 0, and on Linux the memory of one call, its maps included, in

@@ -57,9 +57,10 @@ def _blocks(key: str, base: str) -> Callable[[Records], Figures]:
     """Time ("ms") or memory ("mb") of the rule "window" over that of another row of the suite "window"."""
 
     def figures(records: Records) -> Figures:
-        of = {r["name"]: r["ms"]["median"] if key == "ms" else r.get("mb") for r in records}
-        if of.get("window k = 8") and of.get(base):
-            yield of["window k = 8"] / of[base], f"{of['window k = 8']:.1f} against {of[base]:.1f} {key}"
+        of = {r["name"]: r["ms"]["median"] if key == "ms" else r["mb"] for r in records if key in r}
+        if {"window k = 8", base} <= of.keys():
+            own, other = of["window k = 8"], of[base]
+            yield own / other, f"{own:.1f} against {other:.1f} {key}"
 
     return figures
 

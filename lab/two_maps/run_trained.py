@@ -38,7 +38,7 @@ def run(camvid: Path, out: Path, *, every: int = 1, steps: int = trained.STEPS) 
     learned = Memory(extract, lambda name: frames.image(camvid, name), most=400, dtype=torch.float16)
     seen = Memory(extract, lambda name: frames.image(camvid, name), most=200, dtype=torch.float16)
     for seed in trained.SEEDS:
-        for recipe in trained.RECIPES:
+        for recipe in (*trained.RECIPES, trained.UNTRAINED):
             lacking = {
                 record: pair
                 for record, pair in wanted.items()

@@ -9,7 +9,7 @@ from lab.two_maps import cost, plan
 from lab.two_maps.figures import Records, Sample, over_seeds, small
 from lab.two_maps.resample import Estimate
 from lab.two_maps.rows import RIVALS, ROWS
-from lab.two_maps.trained import EVALUATED, RECIPES, SEEDS
+from lab.two_maps.trained import EVALUATED, RECIPES, SEEDS, UNTRAINED
 
 MAIN = ("copy", "flow", "k0", "mean", "random-image-0", "random-window-0", "nearest", "window-8", "query-8", "all")
 WHOLE = ("all", "all-plain")  # as the op, and as two plain products
@@ -141,23 +141,16 @@ def costs_of(costs: Records) -> str:
 
 def trained(records: Records, settings: Sequence[str]) -> str:
     """Every recipe at every k, mean over seeds, and what fine attention adds."""
-    header = ["trained with"]
-    for setting in settings:
-        name = setting_title(setting)
-        header += [f"{name}: k = 0", "window k = 8", "all fine", "gain of k = 8"]
     lines = []
-    for recipe in RECIPES:
-        cells = [recipe]
-        for setting in settings:
+    for setting in settings:
+        for recipe in (UNTRAINED, *RECIPES):
             samples = [Sample(records, setting, prefix=f"{recipe}/{seed}") for seed in SEEDS]
             samples = [s for s in samples if s.records]
-            if not samples:
-                cells += [NONE] * 4
-                continue
-            cells += [f"{over_seeds(samples, row).value:.1f}" for row in EVALUATED]
-            cells.append(interval(over_seeds(samples, "window-8", "k0"), sign=True))
-        lines.append(cells)
-    return markdown(header, lines)
+            if samples:
+                cells = [f"{over_seeds(samples, row).value:.1f}" for row in EVALUATED]
+                gain = interval(over_seeds(samples, "window-8", "k0"), sign=True)
+                lines.append([recipe, setting_title(setting), *cells, gain])
+    return markdown(["trained with", "on", "k = 0", "window k = 8", "all fine", "gain of k = 8 over k = 0"], lines)
 
 
 def simple(samples: Mapping[str, Sample], rows: Sequence[str], digits: int = 1) -> str:

@@ -26,6 +26,7 @@ STEPS = 250
 RATE = 2e-3
 SEEDS = (0, 1, 2)
 RECIPES: dict[str, tuple[int, ...]] = {"k=0": (0,), "k=8": (8,), "random k": (0, 8)}  # k is drawn from these
+UNTRAINED = "not trained"  # a projection as it is drawn
 EVALUATED = ("k0", "window-8", "all")
 
 
@@ -64,7 +65,7 @@ def train(
     A step takes one pair. Its queries are those of a random quarter of the map, in blocks as large as in evaluation.
 
     Args:
-        recipe: From `RECIPES`.
+        recipe: From `RECIPES`, or `UNTRAINED`, which takes no step.
         seed: Of the first weights, of the order of pairs and quarters, and of k.
         pairs: Of the training part.
         features: Of a frame's name.
@@ -80,7 +81,7 @@ def train(
     optimizer = torch.optim.Adam(matcher.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     losses = []
-    for _ in range(steps):
+    for _ in range(0 if recipe == UNTRAINED else steps):
         pair = pairs[int(torch.randint(len(pairs), (), generator=draw))]
         k = RECIPES[recipe][int(torch.randint(len(RECIPES[recipe]), (), generator=draw))]
         query, key = features(pair.second), features(pair.first)

@@ -44,7 +44,7 @@ def test_a_layer_is_the_formula(option):
     (key, value), fine = (heads(attn.kv(t)).chunk(2, -1) for t in (upper, x))
     gate = None if attn.gate is None else (attn.gate.weight, attn.gate.bias)
     out = pyramid_sparse_attention(
-        heads(attn.q(x)), key, value, tuple(fine), gate=gate, impl="reference", max_tokens=6, **option
+        heads(attn.q(x)), key, value, (fine[0], fine[1]), gate=gate, impl="reference", max_tokens=6, **option
     )
     position = attn.pe(value.permute(0, 1, 4, 2, 3).flatten(1, 2))  # of the whole map: a bound is on the attention
     position = F.interpolate(position, x.shape[2:], mode="bilinear", align_corners=False)

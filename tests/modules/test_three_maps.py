@@ -12,6 +12,7 @@ from torch import Tensor
 import pst
 from battery import filled
 from pst.functional import pyramid_sparse_attention
+from pst.functional.attention import gather_tokens
 from pst.functional.selection import Window
 from tensors import assert_close
 
@@ -97,7 +98,7 @@ def test_values_may_have_a_width_of_their_own(width, option):
         assert_close(a, b, 1e-10)
     with torch.no_grad():
         assert_close(run("auto"), exact)
-        read = pst.functional.attention.gather_tokens(fine.flatten(2, 3), fine_value.flatten(2, 3))
+        read = gather_tokens(fine.flatten(2, 3), fine_value.flatten(2, 3))
         assert_close(run("auto", read), exact)
 
 
@@ -105,10 +106,11 @@ def test_values_of_another_width_are_refused_where_they_do_not_fit():
     query, coarse, fine = (heads(t) for t in maps(SIZES[1]))
     value = coarse[..., :3]
     option: dict[str, Any] = {"topk": 2, "fusion": "refine"}
-    for wrong, said in (
+    wrongs: list[tuple[Any, str]] = [
         ((fine, fine), r"fine value must be \(2, 2, height, width, 3\) as the value"),
         (lambda index: (fine.flatten(2, 3)[:, :, : index.shape[2]],) * 2, r"values of shape \(2, 2, \d+, 3\)"),
-    ):
+    ]
+    for wrong, said in wrongs:
         with pytest.raises(ValueError, match=said):
             pyramid_sparse_attention(query, coarse, value, wrong, fine_size=SIZES[1][1], **option)
     with pytest.raises(ValueError, match="one shape but for the last axis"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -82,8 +82,8 @@ def divide(photo: Image.Image) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
     y, x = PLACE * np.mgrid[:height, :width] / max(height, width)
     what = np.concatenate([pixels, y[..., None], x[..., None]], 2).reshape(-1, 5)
-    fitted = KMeans(REGIONS, random_state=0, n_init=1).fit(what[::16])
-    regions = Image.fromarray(fitted.predict(what).reshape(height, width).astype(np.uint8))
+    means: Any = KMeans(REGIONS, random_state=0, n_init="auto").fit(what[::16])
+    regions = Image.fromarray(means.predict(what).reshape(height, width).astype(np.uint8))
     return np.array(regions.filter(ImageFilter.ModeFilter(SMOOTH)))
 
 

@@ -43,14 +43,14 @@ class Opened(NamedTuple):
 
     Attributes:
         gone: (B, h, P) bool: pooled tokens that are opened.
-        index: (B, h, S) int64 flat coarse indices: the coarse tokens inside them, spare slots and all.
+        inside: (B, h, S) int64 flat coarse indices: the coarse tokens inside them, spare slots and all.
         bias: (B, h, S) of their logits: −log n of the n tokens in their pooled one, −∞ for spare slots and for those
             that give way to their own children.
         children: (B, h, k) −log n of the pooled token that each selected one is of.
     """
 
     gone: Tensor
-    index: Tensor
+    inside: Tensor
     bias: Tensor
     children: Tensor
 

@@ -145,7 +145,7 @@ def _opened(
     key, value = _for_each_block(query, key, value)
     first = children.key[:, :, :1].to(key.dtype)  # in the place of keys without weight: NaN and infinity go nowhere
     key, value = torch.where(opened.gone[..., None], first, key), value.masked_fill(opened.gone[..., None], 0)
-    siblings = _siblings(query, inputs, opened.index)
+    siblings = _siblings(query, inputs, opened.inside)
     none = opened.bias[..., None] == float("-inf")
     siblings = torch.where(none, first, siblings[0]), siblings[1].masked_fill(none, 0)
     below = refinement_bias(children, 0, dtype)

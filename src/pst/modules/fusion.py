@@ -90,11 +90,12 @@ class PST(nn.Module):
         """
         check_maps(x, upper, fine, self.in_channels, self.upper_channels)
         outputs, upper = [self.reduce(x)], self.reduce_upper(upper)
-        maps = (upper,) if fine is None else (upper, self.reduce(fine))
-        if self.aligned and fine is None:
+        other = None if fine is None else self.reduce(fine)
+        if self.aligned and other is None:
             outputs[0] = _added(outputs[0], upper)
-        elif self.aligned:
-            maps = (upper, _added(maps[1], upper))
+        elif self.aligned and other is not None:
+            other = _added(other, upper)
+        maps = (upper,) if other is None else (upper, other)
         for block in self.blocks:
             outputs.append(block(outputs[-1], *maps))
         return self.project(torch.cat(outputs, 1))

@@ -79,7 +79,8 @@ def sweep(
         "fusion" ("none" for k = 0), "topk", "max_tokens", the metrics, "latency_ms" (per image), "peak_memory_mb" (see
         `pst.profile.memory.peak_memory`), "gflops" (for one image), "images" (their number).
     """
-    grid(topk, fusion), check_bounds(max_tokens)  # wrong ones are refused before anything is loaded
+    grid(topk, fusion)  # wrong ones are refused before anything is loaded
+    check_bounds(max_tokens)
     task, model = load_trained(source, **overrides)
     set_attention(model, task.config, topk=0, fusion="gate", selection=selection)
     evaluation = Evaluation(task, split)

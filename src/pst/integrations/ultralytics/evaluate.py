@@ -84,7 +84,8 @@ def sweep(
         ValueError: A k is negative, a bound < 1, a fusion unknown or not to be had with this model, or there is no PST
             layer in it.
     """
-    grid(topk, fusion), check_bounds(max_tokens)  # wrong ones are refused before anything is loaded
+    grid(topk, fusion)  # wrong ones are refused before anything is loaded
+    check_bounds(max_tokens)
     if not Path(model).is_file():
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
     yolo = YOLO(model, trust=trust)
