@@ -29,9 +29,10 @@ def add_parser(verbs: Verbs) -> None:
         "bench",
         help="speed and memory against the textbook attention, other necks and plain models",
         description="Cases of one comparison take turns in one process; the median is quoted. module: the attention "
-        "layer, and other layers and necks. train: a training step of a PST layer. window: attention to another "
-        "frame, each block of queries with its own tokens. model: whole detectors. export: their files in "
-        "ONNX Runtime and OpenVINO. import: fresh interpreters. targets: all six, and which targets they meet. check: the same in about two minutes, nothing written. report: the page of what was measured.",
+        "layer, and other layers and necks. train: a training step of a PST layer. window: attention to another frame, "
+        "each block of queries with its own tokens. model: whole detectors. export: their files in ONNX Runtime and "
+        "OpenVINO. import: fresh interpreters. targets: all six, and which targets they meet. check: the same in about "
+        "two minutes, nothing written. report: the page of what was measured.",
     )
     parser.add_argument("suite", nargs="?", choices=(*_SUITES, "targets", "check", "report"), default="module")
     parser.add_argument("--seconds", type=positive, help="time for each comparison (4; 1 with --quick and check)")
