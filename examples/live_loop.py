@@ -15,8 +15,8 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
 
+from pst.io.image_file import read_indices
 from pst.propagate import Propagator
 from pst.visualize.boxes import class_color
 
@@ -56,8 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     for count, frame in enumerate(frames(args.source, args.format), 1):
         frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # video wants even sizes
         if count == 1:
-            mask = np.array(Image.open(args.mask))[: frame.shape[0], : frame.shape[1]]
-            propagator.add(frame, mask)
+            mask = read_indices(args.mask)[: frame.shape[0], : frame.shape[1]]
+            try:
+                propagator.add(frame, mask)
+            except (TypeError, ValueError) as error:
+                raise SystemExit(f"{args.mask}: {error}") from error
         else:
             mask = propagator.step(frame)
         picture = overlay(frame, mask)

@@ -21,7 +21,7 @@ def apply(row: Row, query: Tensor, key: Tensor, value: Tensor, scale: float) -> 
         row: The way.
         query: Features of the later frame, (C, H, W).
         key: Features of the earlier one, (C, Hf, Wf).
-        value: What is there, (K, Hf, Wf), K ≤ C.
+        value: What is there, (K, Hf, Wf).
         scale: Factor on the logits.
 
     Returns:
@@ -51,26 +51,26 @@ def attend(row: Row, query: Tensor, key: Tensor, value: Tensor, scale: float | T
     if isinstance(scale, Tensor):
         query, scale = query * scale, 1.0
     width = -(-query.shape[0] // 16) * 16
-    zeros = torch.zeros(width, 2 * width)
+    zeros = torch.zeros(value.shape[0], 2 * value.shape[0])  # a gate of σ(0) = 0.5
     out = pyramid_sparse_attention(
         _tokens(query, width),
         _tokens(coarse_key, width),
-        _tokens(coarse_value, width),
-        (_tokens(key, width), _tokens(value, width)) if row.topk > 0 else None,
+        _tokens(coarse_value),
+        (_tokens(key, width), _tokens(value)) if row.topk > 0 else None,
         topk=row.topk,
         fusion="gate" if row.fusion == "half" else "refine",
         gate=(zeros, zeros[:, 0]) if row.fusion == "half" and row.topk > 0 else None,
         selection=row.selection,
         scale=scale,
     )
-    return out[0, 0, ..., : value.shape[0]].permute(2, 0, 1)
+    return out[0, 0].permute(2, 0, 1)
 
 
 def everything(query: Tensor, key: Tensor, value: Tensor, scale: float | Tensor) -> Tensor:
     """Attention to all fine positions by two plain products for some rows of queries at a time.
 
-    The same as the op's with the coarse map as large as the fine one, and faster: values are not padded to the width
-    of the keys.
+    The same as the op's with the coarse map as large as the fine one. It is faster where keys are much wider than
+    values, for PyTorch's attention, which the op calls, wants them of one width.
     """
     queries = (F.normalize(query, dim=0) * scale).flatten(1).mT
     keys = F.normalize(key, dim=0).flatten(1).contiguous()
@@ -83,6 +83,7 @@ def everything(query: Tensor, key: Tensor, value: Tensor, scale: float | Tensor)
     return (out[:-1] / out[-1:]).unflatten(1, query.shape[1:])
 
 
-def _tokens(maps: Tensor, width: int) -> Tensor:
-    """(C, H, W) -> (1, 1, H, W, width), zeros behind the channels."""
-    return F.pad(maps.permute(1, 2, 0), (0, width - maps.shape[0]))[None, None]
+def _tokens(maps: Tensor, width: int = 0) -> Tensor:
+    """(C, H, W) -> (1, 1, H, W, C), zeros behind the channels up to ``width``."""
+    # contiguous: PyTorch's attention would form the logits of a tensor whose channels are apart
+    return F.pad(maps.permute(1, 2, 0), (0, max(0, width - maps.shape[0]))).contiguous()[None, None]

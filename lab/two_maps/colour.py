@@ -86,3 +86,4 @@ def run(camvid: Path, out: Path, *, every: int = 1) -> None:
         if lacking:
             with torch.inference_mode():
                 store.add(record, evaluate(camvid, pair, {n: rows[n] for n in lacking}, memory, scale))
+    store.finished("val-1", EVERY * every)

@@ -9,7 +9,7 @@ from pst.cli._common import Verbs, positive, require
 from pst.io.files import check_folder
 
 RESULTS = Path("lab/results/two-maps")
-TASKS = ("labels", "colour", "matching", "trained", "cost")
+TASKS = ("labels", "colour", "matching", "trained", "tool", "cost")
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
     import cv2
     import torch
 
-    from lab.two_maps import colour, cost, matching, run_labels, run_trained
+    from lab.two_maps import colour, cost, matching, run_labels, run_trained, tool
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -62,6 +62,8 @@ def _run(args: argparse.Namespace) -> int:
             colour.run(args.camvid, args.out, every=args.every)
         elif task == "matching":
             matching.run(args.voc, args.out, every=args.every)
+        elif task == "tool":
+            tool.run(args.camvid, args.out, every=args.every)
         elif task == "trained":
             run_trained.run(args.camvid, args.out, every=args.every)
         else:

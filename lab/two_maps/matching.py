@@ -100,6 +100,7 @@ def run(voc: Path, out: Path, *, every: int = 1) -> None:
             with torch.inference_mode():
                 wanted = {n: rows[n] for n in lacking}
                 store.add(path.stem, evaluate(photo(path), warp_of(path), wanted, extract, scales))
+    store.finished(f"{PHOTOS} photos", every)
 
 
 def _more() -> dict[str, Row]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lab.page import replace_between
-from lab.two_maps import colour, cost, matching, plan, plots, run_labels, run_trained, scales, tables
+from lab.two_maps import colour, cost, matching, plan, plots, run_labels, run_trained, scales, tables, tool, tool_tables
 from lab.two_maps.figures import Photos, Records, Sample, load, psnr, within
 from lab.two_maps.networks import NETWORKS
 from lab.two_maps.verdicts import SETTINGS, summary, verdicts
@@ -77,11 +78,13 @@ def parts(results: Path) -> dict[str, str]:
         "cost": NOT_RUN if costs is None else tables.costs_of(costs),
         "curve": tables.curve(labels, costs, SETTINGS[0]),
         "without": tables.without(labels, shown),
-        "apart": tables.main(labels, apart, APART_ROWS),
+        "apart": tables.apart(labels, apart, APART_ROWS),
         "xfeat": NOT_RUN if others is None else _second(others),
-        "trained": NOT_RUN if learned is None else tables.trained(learned, shown),
+        "trained": NOT_RUN if learned is None else tables.trained(learned, labels, shown),
         "matching": _matching(results),
         "colour": _colour(results),
+        "tool": _tool(results, labels, tool_tables.against),
+        "unknown": _tool(results, labels, lambda own, _: tool_tables.unknown(own)),
         "scales": _scales(results),
         "made": tables.environment(_files(results)),
     }
@@ -134,6 +137,11 @@ def _scales(results: Path) -> str:
         return NOT_RUN
     lines = [[kind, *(f"{v:.1f}" for v in r["miou"]), f"{scales.best(r['miou']):g}"] for kind, r in records.items()]
     return tables.markdown(["features", *(f"{c:g}" for c in scales.CANDIDATES), "chosen"], lines)
+
+
+def _tool(results: Path, labels: Records, table: Callable[[Records, Records], str]) -> str:
+    records = _records(results, tool.FILE)
+    return NOT_RUN if records is None else table(records, labels)
 
 
 def _files(results: Path) -> dict[str, dict[str, Any]]:

@@ -47,11 +47,12 @@ STEPS = (
     Step(DEFAULT, "val", 1, ("more", "without")),
     Step("xfeat", "val", 1, ("main",)),
     Step(DEFAULT, "val", STEP, ("rival", "main"), 2),
-    Step(DEFAULT, "val", 2, ("rival", "main")),
+    Step(DEFAULT, "val", 2, ("rival", "main"), 2),
     Step(DEFAULT, "val", 5, ("rival", "main")),
     Step(DEFAULT, "test", 1, ("more", "without"), 6),
     Step("xfeat", "test", 1, ("main",), 3),
     Step(DEFAULT, "val", STEP, ("rival", "main")),
+    Step(DEFAULT, "val", 2, ("rival", "main")),
     Step(DEFAULT, "test", 1, ("more", "without"), 3),
     Step("xfeat", "test", 1, ("main",)),
 )

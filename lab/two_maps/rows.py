@@ -57,8 +57,9 @@ class Row:
         return self.coarse is None and self.tokens == "mean" and self.unit and self.fusion == "refine"
 
     def settings(self) -> dict[str, Any]:
-        """For a result file."""
-        return {**asdict(self), "selection": str(self.selection)}
+        """For a result file: all that figures depend on."""
+        known = {name: value for name, value in asdict(self).items() if name not in ("title", "group")}
+        return {**known, "selection": str(self.selection)}
 
     def products(self, fine: Size) -> int:
         """Pairs of a query and a key whose logits are formed, those that selection needs on top of it included."""

@@ -62,6 +62,8 @@ def _run_step(
         if lacking:
             with torch.inference_mode():
                 store.add(record, labels.evaluate(camvid, pair, {n: rows[n] for n in lacking}, features, factors))
+    for group in step.groups:
+        store.finished(f"{step.setting} {group}", step.every * every)
 
 
 def _memories(camvid: Path, network: str) -> dict[bool, Memory]:

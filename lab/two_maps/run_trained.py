@@ -50,6 +50,8 @@ def run(camvid: Path, out: Path, *, every: int = 1, steps: int = trained.STEPS) 
             store.add(f"{recipe}/{seed}", {"loss": losses, "scale": round(matcher.log_scale.exp().item(), 2)})
             for record, pair in tqdm(lacking.items(), desc=f"{recipe}, seed {seed}", unit="pair", mininterval=2):
                 store.add(f"{recipe}/{seed} {record}", _evaluate(camvid, pair, matcher, seen))
+    for split, thinned in EVALUATIONS:
+        store.finished(plan.setting(split, 1), thinned * every)
 
 
 def _trained(camvid: Path, recipe: str, seed: int, features: Memory, steps: int) -> tuple[trained.Matcher, list[float]]:

@@ -33,6 +33,7 @@ class Store:
         if changed:
             raise ValueError(f"{path} was made with another {', '.join(changed)}: remove it, or choose another --out")
         self.settings: dict[str, Any] = {**found["settings"], **wanted}
+        self.thinned: dict[str, int] = found.get("thinned", {})
         self.records: dict[str, dict[str, Any]] = found["records"]
 
     def lacks(self, record: str, rows: Iterable[str]) -> list[str]:
@@ -45,9 +46,15 @@ class Store:
         self.records[record] = {**self.records.get(record, {}), **rows}
         self.write()
 
+    def finished(self, part: str, every: int) -> None:
+        """Note that each ``every``-th pair of a part is there; 1 is all of them."""
+        if every < self.thinned.get(part, every + 1):
+            self.thinned[part] = every
+            self.write()
+
     def write(self) -> None:
         """Write the file."""
-        head = {"settings": self.settings, **described()}
+        head = {"settings": self.settings, "thinned": self.thinned, **described()}
         lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in head.items()]
         records = ",\n".join(
             f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in self.records.items()

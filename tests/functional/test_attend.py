@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from pst.functional import _attend
 from pst.functional._attend import softmax_attention
-from tensors import assert_close
+from tensors import Attention, Watch, assert_close
 
 
 @pytest.fixture
@@ -73,3 +73,15 @@ def test_few_logits_are_not_split(batches, monkeypatch):
     softmax_attention(*arguments(1, 1, 12, masked=False), scale=0.3)
     softmax_attention(*arguments(1, 1, 16, masked=False), scale=0.3)
     assert batches == [1, 4]
+
+
+@pytest.mark.parametrize("options", [{"topk": 0}, {"topk": 3, "fusion": "refine"}, {"topk": 3}], ids=str)
+def test_maps_of_any_strides_form_no_logits(options):
+    """As they come from a permuted map of channels, whose last axis is not the fastest."""
+    a = Attention.random((40, 40), (20, 20), batch=1, heads=1, width=16, dtype=torch.float32, **options)
+    strided = a.map(lambda t: t if t.ndim < 5 else t.movedim(-1, 1).contiguous().movedim(1, -1))
+    assert strided.query.stride(-1) != 1
+    with torch.no_grad(), Watch() as watch:
+        out = strided()
+    assert watch.largest < 1600 * 400 / 4
+    assert_close(out, a(), 1e-5)

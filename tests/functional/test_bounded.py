@@ -107,6 +107,18 @@ def test_a_nan_in_a_token_that_gives_way_goes_nowhere():
     assert_close(out, a())
 
 
+@pytest.mark.parametrize("option", [{"topk": 0}, {"topk": 2}, {"topk": 2, "fusion": "refine"}], ids=str)
+@pytest.mark.parametrize("what", ["key", "value"])
+def test_nan_and_infinity_go_where_the_definition_lets_them(what, option):
+    for bad in (math.nan, math.inf):
+        for at in range(0, 24, 5):
+            a = Attention.random((8, 12), (4, 6), batch=1, heads=1, max_tokens=6, **option)
+            map_ = getattr(a, what).clone()
+            map_.flatten(2, 3)[0, 0, at, 0] = bad
+            a = a.with_(**{what: map_})
+            torch.testing.assert_close(a(impl="fused"), a(impl="reference"), equal_nan=True, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(("wrong", "kind"), [(0, ValueError), (2.5, TypeError), (True, TypeError)])
 def test_a_bound_that_is_none_is_refused(wrong, kind):
     with pytest.raises(kind, match=says("max_tokens must be … None for no bound")):

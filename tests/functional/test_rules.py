@@ -164,6 +164,20 @@ def test_random_tokens_of_blocks_are_drawn_for_each_block():
     assert all(len(set(row)) == 8 for row in picked.flatten(0, 2).tolist())
 
 
+@sizes
+@pytest.mark.parametrize("rule", [Mean(), Window(3), Query()], ids=repr)
+def test_exact_ties_go_to_the_lower_index(fine, coarse, rule):
+    """Small whole numbers, whose sums have no rounding: equal scores are equal whatever the block's size."""
+    for seed in range(10):
+        torch.manual_seed(seed)
+        a = Attention.random(fine, coarse, topk=3, fusion="refine", selection=rule)
+        a = a.with_(query=torch.randint_like(a.query, -2, 3), key=torch.randint_like(a.key, -1, 2))
+        seen: list[torch.Tensor] = []
+        for impl in ("fused", "reference"):
+            a(impl=impl, observer=seen.append)
+        assert torch.equal(*seen)
+
+
 def test_select_tokens_names_the_size_that_does_not_fit():
     query, key = torch.zeros(1, 1, 6, 2), torch.zeros(1, 1, 4, 2)
     with pytest.raises(ValueError, match=says("coarse_size must hold M=4 positions, got (2, 3)")):

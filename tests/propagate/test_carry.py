@@ -64,7 +64,7 @@ def test_all_positions_is_a_plain_softmax(new, old, ratio, memories):
 @pytest.mark.parametrize(("new", "old", "ratio"), [((8, 12), (8, 12), 4), ((6, 4), (6, 6), 2)])
 def test_no_position_in_detail_is_the_mean_of_each_cell(new, old, ratio, memories):
     query, key, value = maps(0, 6, *new), maps(1, memories, 6, *old), maps(2, memories, 3, *old)
-    pooled = F.avg_pool2d(key, ratio), F.avg_pool2d(value, ratio)
+    pooled = F.avg_pool2d(F.normalize(key, dim=1), ratio), F.avg_pool2d(value, ratio)
     found = carry(query, key, value, topk=0, ratio=ratio, scale=SCALE)
     assert torch.allclose(found, explicit(query, *pooled), rtol=1e-9, atol=1e-9)
 
@@ -75,7 +75,7 @@ def test_at_an_uneven_end_a_cell_is_the_mean_of_what_it_has():
         torch.stack([m[:, :, r][..., c].mean((2, 3)) for r in cells(9, 4) for c in cells(5, 4)], -1).unflatten(
             2, (3, 2)
         )
-        for m in (key, value)
+        for m in (F.normalize(key, dim=1), value)
     ]
     query = maps(0, 6, 4, 4)
     found = carry(query, key, value, topk=0, ratio=4, scale=SCALE)
@@ -131,3 +131,11 @@ def test_a_place_makes_near_positions_alike():
     likeness = torch.einsum("c,cx->x", placed[0, :, 3, 0], placed[0, :, 3])
     assert likeness[0] > likeness[1] > likeness[2]  # along a row, of what is near
     assert with_place(features, 0) is features
+
+
+def test_the_length_of_features_does_not_matter():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(6, 9, 8).double(), torch.randn(2, 6, 8, 8).double(), torch.rand(2, 3, 8, 8).double()
+    expected = carry(query, key, value, topk=2, selection=Window(3))
+    longer = carry(query * 3, key * (0.5 + torch.rand(2, 1, 8, 8).double()), value, topk=2, selection=Window(3))
+    torch.testing.assert_close(longer, expected)

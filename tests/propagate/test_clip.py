@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from messages import says
+from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.io.files import WriteError
 from pst.propagate.clip import propagate_clip
 from pst.propagate.frames import open_frames
 from pst.propagate.network import Network
+from pst.propagate.run_folder import RunFolder
 from tiny_clips import (
     QUICK,
     Stopping,
@@ -367,7 +370,7 @@ def empty_points(path, text):
         ({"0": "labels"}, "labels.png holds the label 300 … 0 to 254"),
         ({"0": "colour"}, "colour.png is a picture (RGB), not a mask"),
         ({"0": "text"}, "text.png cannot be decoded"),
-        ({"0": "unlabelled"}, "no mask of … a.mp4 has a label … 255"),
+        ({"0": "unlabelled"}, "unlabelled.png has no label … 255"),
         ({"0": "good", "00": "good2"}, "two masks for frame 0 … good.png and … good2.png"),
     ],
 )
@@ -442,3 +445,100 @@ def test_names_with_control_characters_and_html(clip, masks, tmp_path):
 def test_an_unknown_device():
     with pytest.raises(ValueError, match=says("device 'nonsense'")):
         Network(device="nonsense")
+
+
+# ------------------------------------------------------------------------------------------- what a reviewer found
+
+
+def test_a_mask_without_labels_is_named_before_anything_is_lost(video, masks, tmp_path):
+    carried(video, {0: masks[0]}, tmp_path / "out", video=False)
+    before = content(tmp_path / "out")
+    Image.fromarray(np.full((48, 64), 255, np.uint8)).save(tmp_path / "empty.png")
+    with pytest.raises(ValueError, match=says("empty.png has no label")):
+        carried(video, {0: masks[0], 3: tmp_path / "empty.png"}, tmp_path / "out", video=False, overwrite=True)
+    assert content(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_black_and_white_mask_is_no_mask_of_nothing(mode, clip, video, tmp_path):
+    white = Image.fromarray(np.where(clip.masks[0] == 1, 255, 0).astype(np.uint8)).convert(mode)
+    white.save(tmp_path / "white.png")
+    with pytest.raises(ValueError, match=says("white.png holds 0 and 255 alone … black and white … the value 1")):
+        carried(video, {0: tmp_path / "white.png"}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_run_at_a_time_in_a_folder(video, masks, tmp_path, monkeypatch):
+    def meanwhile(*args: Any, **options: Any) -> int:
+        with pytest.raises(ValueError, match=says("another run is at work in … out")):
+            carried(video, {0: masks[0]}, tmp_path / "out", overwrite=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pst.propagate.clip.carry_through", meanwhile)
+        with pytest.raises(KeyboardInterrupt):
+            carried(video, {0: masks[0]}, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.json"]
+    carried(video, {0: masks[0]}, tmp_path / "out", video=False)
+
+
+def test_nothing_is_written_or_removed_through_a_link(video, masks, tmp_path):
+    carried(video, {0: masks[0]}, tmp_path / "out", video=False)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "000001.png").write_text("mine")
+    for path in (tmp_path / "out" / "masks").iterdir():
+        path.unlink()
+    (tmp_path / "out" / "masks").rmdir()
+    (tmp_path / "out" / "masks").symlink_to(tmp_path / "private")
+    for options in ({}, {"overwrite": True}):
+        with pytest.raises(ValueError, match=says("masks is a link to another folder")):
+            carried(video, {0: masks[0]}, tmp_path / "out", video=False, **options)
+    assert (tmp_path / "private" / "000001.png").read_text() == "mine"
+
+
+def test_files_of_others_stay_when_a_run_starts_afresh(video, masks, tmp_path):
+    carried(video, {0: masks[0]}, tmp_path / "out", video=False)
+    (tmp_path / "out" / "masks" / "mine.png").write_text("mine")
+    carried(video, {0: masks[0]}, tmp_path / "out", video=False, overwrite=True, topk=2)
+    assert (tmp_path / "out" / "masks" / "mine.png").read_text() == "mine"
+
+
+TAMPERED = {
+    "NaN": lambda name, t: (name, t * torch.nan if "shares" in name else t),
+    "huge": lambda name, t: (name, t + 1e30 if "shares" in name else t),
+    "double": lambda name, t: (name, t.double() if "shares" in name else t),
+    "three axes": lambda name, t: (name, t[None] if "shares" in name else t),
+    "another label": lambda name, t: (name.replace("shares.1", "shares.7"), t),
+    "no label": lambda name, t: (name.replace("shares.1", "shares.x"), t),
+    "another frame": lambda name, t: (name, torch.tensor(999) if "number" in name else t),
+    "a wrong name": lambda name, t: (name.replace("number", "index"), t),
+}
+
+
+@pytest.mark.parametrize("change", TAMPERED.values(), ids=TAMPERED)
+def test_a_state_that_was_tampered_with_makes_no_other_masks(change, video, masks, tmp_path, monkeypatch):
+    carried(video, {0: masks[0]}, tmp_path / "whole", video=False)
+    write, count = RunFolder.write_state, []
+
+    def killed(folder: RunFolder, state: Any) -> None:
+        write(folder, state)
+        count.append(1)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            carried(video, {0: masks[0]}, tmp_path / "out", video=False)
+    state, _ = load_safetensors(tmp_path / "out" / "state.safetensors")
+    changed = dict(change(name, t) for name, t in state.items())
+    save_safetensors(changed, tmp_path / "out" / "state.safetensors", {})
+    carried(video, {0: masks[0]}, tmp_path / "out", video=False)
+    for path in (tmp_path / "whole" / "masks").iterdir():
+        assert (tmp_path / "out" / "masks" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_device_without_numbers_is_refused_before_anything_is_written(video, masks, tmp_path):
+    with pytest.raises(ValueError, match=says("device 'meta' cannot be used here")):
+        carried(video, {0: masks[0]}, tmp_path / "out", network=Network(device="meta"))
+    assert not (tmp_path / "out").exists()

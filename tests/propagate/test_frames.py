@@ -210,13 +210,15 @@ def test_a_video_that_is_cut_off_says_after_how_many_frames(clip, tmp_path):
         open_frames(path)
 
 
-def test_of_a_stream_that_is_cut_off_the_whole_frames_are_read(clip, tmp_path):
+@pytest.mark.parametrize("left", [0.3, 0.6, 0.97, 0.9999])
+def test_a_matroska_that_is_cut_off_is_no_shorter_clip(left, clip, tmp_path):
     whole = write_video(clip, tmp_path / "whole.mkv").read_bytes()
     path = tmp_path / "a.mkv"
-    path.write_bytes(whole[: len(whole) * 2 // 3])
-    frames = open_frames(path)
-    assert 0 < len(frames) < 10
-    assert same(frames.read(), clip.frames[: len(frames)])
+    path.write_bytes(whole[: int(len(whole) * left)])
+    with pytest.raises(OSError, match=says("a.mkv is cut off … bytes are missing at its end")):
+        open_frames(path)
+    path.write_bytes(whole)
+    assert len(open_frames(path)) == 10
 
 
 def test_a_damaged_frame_is_named(tmp_path):

@@ -168,7 +168,7 @@ def test_a_restored_state_goes_on_bit_for_bit(memory, clip):
     assert (p.step(clip.frames[4]) == q.step(clip.frames[4])).all()
     assert (p.confidence == q.confidence).all()
     assert (p.points.xy == q.points.xy).all()
-    with pytest.raises(ValueError, match="damaged, or of another size"):
+    with pytest.raises(ValueError, match="damaged, or of another run"):
         q.restore(
             {name: t[..., :3] if "shares" in name else t for name, t in state.items()}, dict(enumerate(clip.frames))
         )
@@ -294,7 +294,7 @@ FRAME, MASK = picture(0), quarters()
         (lambda p: p.add(FRAME, MASK + np.int64(300)), ValueError, "0 to 254 … 300 to 303"),
         (lambda p: p.add(FRAME, -1 - MASK.astype(int)), ValueError, "0 to 254 … -4"),
         (lambda p: p.add(FRAME, points=[1, 2]), ValueError, "(P, 2) … (2,)"),
-        (lambda p: p.add(FRAME, points=[(np.nan, 2)]), ValueError, "finite"),
+        (lambda p: p.add(FRAME, points=[(np.nan, 2)]), ValueError, "in the picture"),
         (lambda p: p.add(FRAME, values=np.zeros((2, 4, 4))), ValueError, "(K, 48, 64) … (2, 4, 4)"),
         (lambda p: (p.add(FRAME, MASK), p.step(FRAME[1:])), ValueError, "64×48 … 64×47"),
         (lambda p: (p.add(FRAME, points=[(1, 2)]), p.add(FRAME, points=[(1, 2)] * 2)), ValueError, "wanted 1, got 2"),
@@ -330,3 +330,72 @@ def test_settings_out_of_range(setting, parts):
 def test_an_unknown_setting():
     with pytest.raises(TypeError, match="k_top"):
         Propagator(features=patches, k_top=8)
+
+
+BAD_SETTINGS = [
+    ({"topk": 1.5}, "topk must be an integer"),
+    ({"memory": float("inf")}, "memory must be an integer"),
+    ({"memory": 10**20}, "memory must be an integer"),
+    ({"grid": True}, "grid must be an integer"),
+    ({"nearness": float("inf")}, "nearness must be a number"),
+    ({"scale": float("nan")}, "scale must be a number"),
+    ({"threshold": None}, "threshold must be a number from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("setting", "text"), BAD_SETTINGS, ids=str)
+def test_a_setting_out_of_range_is_named(setting, text):
+    with pytest.raises(ValueError, match=text):
+        Setting(**setting)
+    assert Setting(size=np.int64(96), ratio=np.int32(4)) == Setting(size=96, ratio=4)
+
+
+BAD_ANNOTATIONS = [
+    ({"points": [[-1.0, 5.0]]}, "must be in the picture of 64×48"),
+    ({"points": [[1e9, 5.0]]}, "must be in the picture"),
+    ({"points": [[float("nan"), 5.0]]}, "must be in the picture"),
+    ({"points": np.ones((5000, 2))}, "P from 1 to 4096"),
+    ({"values": np.zeros((0, 48, 64))}, "K ≥ 1"),
+    ({"values": np.full((1, 48, 64), np.nan)}, "values must be finite"),
+]
+
+
+@pytest.mark.parametrize(("things", "text"), BAD_ANNOTATIONS, ids=lambda x: x if isinstance(x, str) else "")
+def test_what_cannot_be_carried_is_refused(things, text, clip):
+    with pytest.raises(ValueError, match=text):
+        propagator().add(clip.frames[0], **things)
+
+
+def test_features_that_are_no_numbers_are_refused(clip):
+    p = Propagator(features=lambda images: patches(images) * torch.nan, **QUICK)
+    with pytest.raises(ValueError, match="features of a frame hold NaN or infinity"):
+        p.add(clip.frames[0], clip.masks[0])
+
+
+def test_masks_and_values_are_both_to_be_had(clip):
+    p = propagator()
+    values = np.stack([clip.masks[0] == 1, clip.masks[0] == 2]).astype(np.float32)
+    with pytest.raises(ValueError, match="no values before the first step"):
+        _ = p.values
+    p.add(clip.frames[0], clip.masks[0], values=values)
+    mask = p.step(clip.frames[1])
+    assert mask.dtype == np.uint8
+    assert p.values.shape == values.shape
+    assert (p.values[0][mask == 1] > p.values[1][mask == 1]).mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_and_half_features_change_no_dtype(dtype, clip):
+    p = Propagator(features=lambda images: patches(images).to(dtype), **QUICK)
+    with torch.autocast("cpu", torch.bfloat16):
+        p.add(clip.frames[0], clip.masks[0])
+        assert agreement(p.step(clip.frames[1]), clip.masks[1]) > 0.7
+    assert p.confidence.dtype == np.float32
+
+
+def test_no_graph_grows(clip):
+    p = propagator()
+    values = torch.rand(1, 48, 64, requires_grad=True)
+    p.add(clip.frames[0], values=values, points=torch.tensor([[5.0, 6.0]], requires_grad=True))
+    p.step(clip.frames[1])
+    assert not any(t.requires_grad for t in p.state().values())

@@ -64,7 +64,7 @@ def _pair(text: str) -> tuple[str, Path]:
 
 def run(args: argparse.Namespace) -> int:
     """Carry, and say where to look; 1 if one of many clips failed."""
-    for module in ("PIL", "numpy", "tqdm"):
+    for module in ("PIL", "filelock", "numpy", "tqdm"):
         require(module, "propagate")
     from pst.propagate.many import find_clips
     from pst.propagate.network import Network

@@ -19,15 +19,17 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | 
     fewer than the threads, blocks of queries become images of their own; their keys' gradients are summed.
 
     Args:
-        query: (B, h, N, d), last dimension contiguous.
-        key: (B, h, M, d), likewise.
-        value: (B, h, M, e), likewise.
+        query: (B, h, N, d).
+        key: (B, h, M, d).
+        value: (B, h, M, e).
         bias: Added to the logits of each key, (B, h, M), or None.
         scale: Factor on the logits.
 
     Returns:
         (B, h, N, e).
     """
+    if is_eager():  # else PyTorch's attention would form the logits
+        query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
     if (width := value.shape[-1]) != query.shape[-1]:  # PyTorch's attention would form the logits
         most = max(width, query.shape[-1])
         query, key, value = (F.pad(t, (0, most - t.shape[-1])) for t in (query, key, value))

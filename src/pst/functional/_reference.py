@@ -26,14 +26,15 @@ def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Ten
     query, key, value = (_wide(t) for t in (inputs.query, inputs.key, inputs.value))
     with without_autocast(query):
         logits = torch.einsum("bhnd,bhmd->bhnm", query, key) * inputs.scale
-        pooled = None if inputs.pooled_size is None else _means(inputs.coarse_size, inputs.pooled_size).to(query)
-        if pooled is None:
+        holder = None if inputs.pooled_size is None else parent_index(inputs.coarse_size, inputs.pooled_size)
+        if holder is None:
             coarse = _softmax(logits) @ value
         else:
-            coarse = _softmax(torch.einsum("bhnd,bhmd->bhnm", query, pooled @ key) * inputs.scale) @ (pooled @ value)
+            averaged = torch.einsum("bhnd,bhmd->bhnm", query, _averaged(key, holder)) * inputs.scale
+            coarse = _softmax(averaged) @ _averaged(value, holder)
         if fine is None:
             return coarse.to(inputs.query.dtype)
-        out = _with_children(inputs, fine, logits, pooled)
+        out = _with_children(inputs, fine, logits, holder)
     if inputs.fusion == "gate":
         assert gate is not None  # checked by the caller; tells the type checker
         branches = torch.cat([coarse, out], -1).to(inputs.query.dtype)
@@ -42,8 +43,15 @@ def reference(inputs: Inputs, fine: FineTokens | None, gate: Gate | None) -> Ten
     return out.to(inputs.query.dtype)
 
 
-def _with_children(inputs: Inputs, fine: FineTokens, logits: Tensor, pooled: Tensor | None) -> Tensor:
-    """The fine branch of "gate", or the joint softmax of "refine"; ``logits`` (B, h, N, M) are those of coarse keys."""
+def _with_children(inputs: Inputs, fine: FineTokens, logits: Tensor, holder: Tensor | None) -> Tensor:
+    """The fine branch of "gate", or the joint softmax of "refine".
+
+    Args:
+        inputs: Maps and settings.
+        fine: The fine tokens.
+        logits: (B, h, N, M), those of coarse keys.
+        holder: (M,) the pooled token of each coarse one; None where they are not bounded.
+    """
     query, value = _wide(inputs.query), _wide(inputs.value)
     with torch.no_grad():
         selected, grid = _select(inputs, logits)
@@ -66,12 +74,12 @@ def _with_children(inputs: Inputs, fine: FineTokens, logits: Tensor, pooled: Ten
             out[b, head, here] = _softmax(fine_part[0]) @ fine_part[1]
         else:
             args = (logits[b, head][here], value[b, head], *fine_part)
-            if pooled is None:
+            if holder is None:
                 out[b, head, here] = _refined(*args, chosen, owner[children])
             else:
                 key = _wide(inputs.key)[b, head]
-                averaged = query[b, head][here] @ (pooled @ key).mT * inputs.scale
-                out[b, head, here] = _opened(averaged, *args, chosen, owner[children], pooled)
+                averaged = query[b, head][here] @ _averaged(key, holder).mT * inputs.scale
+                out[b, head, here] = _opened(averaged, *args, chosen, owner[children], holder.to(key.device))
     return out
 
 
@@ -171,27 +179,24 @@ def _random_scores(seed: int, logits: Tensor, block: tuple[int, ...]) -> Tensor:
     return scores
 
 
-def _means(coarse_size: Size, pooled_size: Size) -> Tensor:
-    """(P, M) float64: averages coarse tokens over the children of each pooled one."""
-    owner = parent_index(coarse_size, pooled_size)
-    inside = (owner == torch.arange(pooled_size[0] * pooled_size[1])[:, None]).double()
-    return inside / inside.sum(1, keepdim=True)
+def _averaged(tokens: Tensor, holder: Tensor) -> Tensor:
+    """(…, M, d) -> (…, P, d): the mean of the coarse tokens that each pooled one holds."""
+    return torch.stack([tokens[..., holder.to(tokens.device) == p, :].mean(-2) for p in holder.unique().tolist()], -2)
 
 
 def _opened(
     averaged: Tensor, logits: Tensor, value: Tensor, fine_logits: Tensor, fine_value: Tensor, chosen: Tensor,
-    owner: Tensor, pooled: Tensor,
+    owner: Tensor, holder: Tensor,
 ) -> Tensor:  # fmt: skip
     """docs/method.md, "Fewer coarse tokens": pooled tokens without chosen ones, the others inside, and the children."""
-    holder = pooled.argmax(0)  # of each coarse token
     inside = torch.bincount(holder)[holder].to(logits.dtype).log()
-    gone = torch.zeros(len(pooled), dtype=torch.bool, device=value.device)
+    gone = torch.zeros(averaged.shape[1], dtype=torch.bool, device=value.device)
     gone[holder[chosen]] = True
     others = gone[holder]
     others[chosen] = False
     siblings = torch.bincount(owner, minlength=len(value))[owner].to(logits.dtype).log()
     joint = [averaged[:, ~gone], (logits - inside)[:, others], fine_logits - siblings - inside[owner]]
-    return _softmax(torch.cat(joint, -1)) @ torch.cat([(pooled @ value)[~gone], value[others], fine_value])
+    return _softmax(torch.cat(joint, -1)) @ torch.cat([_averaged(value, holder)[~gone], value[others], fine_value])
 
 
 def _refined(

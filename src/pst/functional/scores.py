@@ -32,7 +32,8 @@ def mean_logit_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
     dtype = query.dtype
     if dtype in (torch.float16, torch.bfloat16):
         dtype, key = torch.float32, key.float()
-    return (query.mean(-2, keepdim=True, dtype=dtype) * key).sum(-1) * scale
+    total = query.sum(-2, keepdim=True, dtype=dtype)
+    return (total * key).sum(-1) / query.shape[-2] * scale  # divided last: of whole numbers equal sums stay equal
 
 
 def gumbel_scores(query: Tensor, key: Tensor, scale: float, generator: torch.Generator | None = None) -> Tensor:
@@ -109,12 +110,11 @@ def block_scores(query: Tensor, key: Tensor, scale: float, size: Size, grid: Siz
     blocks = query.index_select(2, index.flatten()).to(dtype)
     blocks = blocks.reshape(*query.shape[:2], *index.shape, query.shape[3])
     if valid is None:
-        mean_query = blocks.mean(-2)
+        total, count = blocks.sum(-2), blocks.shape[-2]
     else:
-        share = valid.to(dtype) / valid.sum(-1, keepdim=True)
-        mean_query = (blocks * share[..., None]).sum(-2)
-    with without_autocast(query):
-        return mean_query @ key.to(dtype).transpose(-2, -1) * scale
+        total, count = (blocks * valid[..., None]).sum(-2), valid.sum(-1, keepdim=True)
+    with without_autocast(query):  # divided last: of whole numbers equal sums stay equal
+        return total @ key.to(dtype).transpose(-2, -1) / count * scale
 
 
 def nearness_scores(coarse_size: Size, grid: Size, device: torch.device | None = None) -> Tensor:

@@ -63,20 +63,22 @@ def carry(
     if value.ndim != 4 or (value.shape[0], *value.shape[2:]) != (key.shape[0], *key.shape[2:]):
         raise ValueError(f"value must be (n, K, Hf, Wf) for key {tuple(key.shape)}, got {tuple(value.shape)}")
     coarse = math.ceil(key.shape[2] / ratio), math.ceil(key.shape[3] / ratio)
-    key, coarse_key = F.normalize(key, dim=1), F.normalize(child_means(key, coarse), dim=1)
+    key = F.normalize(key, dim=1)
+    coarse_key = F.normalize(child_means(key, coarse), dim=1)
     width = math.ceil(query.shape[0] / 16) * 16
     queries, keys, coarse_keys = (_tokens(t, width) for t in (F.normalize(query, dim=0)[None], key, coarse_key))
-    out = pyramid_sparse_attention(
-        queries,
-        coarse_keys,
-        _tokens(child_means(value, coarse)),
-        (keys, _tokens(value)),
-        topk=topk,
-        fusion="refine",
-        selection=selection,
-        scale=scale,
-        observer=observer if topk > 0 else None,
-    )
+    with torch.autocast(query.device.type, enabled=False):  # weights of many keys are too fine for 16 bits
+        out = pyramid_sparse_attention(
+            queries,
+            coarse_keys,
+            _tokens(child_means(value, coarse)),
+            (keys, _tokens(value)),
+            topk=topk,
+            fusion="refine",
+            selection=selection,
+            scale=scale,
+            observer=observer if topk > 0 else None,
+        )
     return out[0, 0].permute(2, 0, 1)
 
 
@@ -105,5 +107,5 @@ def with_place(features: Tensor, strength: float, waves: tuple[float, ...] = WAV
 
 def _tokens(maps: Tensor, width: int = 0) -> Tensor:
     """(n, C, H, W) -> (1, 1, n·H, W, C), the maps one below the other; zeros behind the channels up to ``width``."""
-    rows = maps.permute(0, 2, 3, 1).flatten(0, 1)
+    rows = maps.permute(0, 2, 3, 1).flatten(0, 1).contiguous()
     return F.pad(rows, (0, max(0, width - rows.shape[-1])))[None, None]

@@ -9,6 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pst import __version__
 from pst.io.files import check_space
 from pst.propagate.frames import open_frames
@@ -86,8 +89,7 @@ def propagate_clip(
     if video:
         import_av()
     arrays = {index: read_mask(path, frames) for index, path in files.items()}
-    if arrays and all((mask == UNKNOWN).all() for mask in arrays.values()):
-        raise ValueError(f"no mask of {clip} has a label: every pixel is {UNKNOWN}, unlabelled")
+    _check_labels(arrays, files)
     folder = RunFolder(out, list(frames.names), masks=bool(files), points=tracks is not None, video=video)
     job = Job(frames, arrays, tracks, palette_of(next(iter(files.values()), None)), folder)
     inputs = [Path(clip), *files.values(), *([] if points is None else [Path(points)])]
@@ -98,10 +100,32 @@ def propagate_clip(
     check_space(out, int(len(frames) * frames.size[0] * frames.size[1] * _BYTES))
     if len(job.given) < len(frames):
         network.build()  # what is wrong with it is said before anything is written
-    folder.begin(record, overwrite=overwrite)
-    carried = carry_through(job, network, chosen, progress=progress)
-    _summarise(job, video=video)
+    with folder.locked():
+        folder.check(record, inputs, overwrite=overwrite)  # again: another run may have come before
+        folder.begin(record, overwrite=overwrite)
+        carried = carry_through(job, network, chosen, progress=progress)
+        _summarise(job, video=video)
     return Result(out, len(frames), carried)
+
+
+def _check_labels(masks: Mapping[int, NDArray[np.uint8]], files: Mapping[int, Path]) -> None:
+    """Refuse masks of which nothing can be carried.
+
+    Raises:
+        ValueError: One has no label; or all have the label 0 alone, as black and white ones whose object is 255.
+    """
+    labels: set[int] = set()
+    for index, mask in masks.items():
+        found = set(np.unique(mask).tolist()) - {UNKNOWN}
+        if not found:
+            raise ValueError(f"{files[index]} has no label: every pixel is {UNKNOWN}, unlabelled")
+        labels |= found
+    white = [files[i] for i, mask in masks.items() if (mask == UNKNOWN).any()]
+    if labels == {0} and white:
+        raise ValueError(
+            f"{white[0]} holds 0 and {UNKNOWN} alone, and {UNKNOWN} is unlabelled: if it is black and white, give the "
+            "object the value 1"
+        )
 
 
 def _pairs(masks: Any) -> list[tuple[str, Path]]:

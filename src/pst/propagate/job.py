@@ -95,9 +95,12 @@ def _carry_along(job: Job, propagator: Propagator, way: range, at: int) -> Itera
     propagator.forget()
     begin = max((place for place in range(at + 1) if way[place] in job.given), default=0)
     state, numbers = job.folder.read_state()
-    if numbers and numbers[-1] in way and begin <= way.index(numbers[-1]) < at:
-        propagator.restore(state, {n: next(job.frames.read(n, n + 1)) for n in numbers})
-        begin = way.index(numbers[-1]) + 1
+    if numbers and all(n in way and begin <= way.index(n) < at for n in numbers):
+        try:
+            propagator.restore(state, {n: next(job.frames.read(n, n + 1)) for n in numbers})
+            begin = way.index(numbers[-1]) + 1
+        except ValueError:  # damaged: go on from the annotated frame, as without any
+            propagator.forget()
     read = job.frames.read(way[begin]) if way.step > 0 else job.frames.read_back(0, way[begin] + 1)
     for place, frame in zip(range(begin, len(way)), read, strict=True):
         index = way[place]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,11 @@ from torch import Tensor
 
 UNKNOWN = 255
 """Mask value of pixels without a label."""
+
+MOST_POINTS = 4096
+"""More would be heat maps of many gigabytes."""
+
+_NAME = re.compile(r"\d{1,3}\.(number|values|points|shares\.\d{1,3})")
 
 
 class Held(NamedTuple):
@@ -64,12 +70,17 @@ def check_alike(held: Held, first: Held) -> None:
             raise ValueError(f"every annotated frame must have as many {what}: wanted {len(wanted)}, got {len(mine)}")
 
 
-def check_fits(held: Held, size: tuple[int, int]) -> None:
-    """Raise ValueError unless what was read from a file is of features of this (h, w)."""
-    maps = [*(held.shares or {}).values(), *([] if held.values is None else [held.values])]
-    points = held.points
-    if any(tuple(t.shape[-2:]) != size for t in maps) or (points is not None and points.shape[1:] != (2,)):
-        raise ValueError(f"the state of the last frames is damaged, or of another size than {size[0]}×{size[1]}")
+def check_fits(held: Held, size: tuple[int, int], labels: list[int]) -> None:
+    """Raise ValueError unless what was read from a file can be of features of this (h, w), with these labels."""
+    shares = [] if held.shares is None else list(held.shares.values())
+    maps = [*shares, *([] if held.values is None else list(held.values))]
+    numbers = [*maps, *([] if held.points is None else [torch.from_numpy(held.points)])]
+    fits = all(t.dtype == torch.float32 and bool(t.isfinite().all()) for t in numbers)
+    fits = fits and all(tuple(t.shape) == size for t in maps)
+    fits = fits and all(bool(((t >= -1e-3) & (t <= 1 + 1e-3)).all()) for t in shares)
+    fits = fits and (held.shares is None or set(held.shares) <= set(labels))
+    if not fits or (held.points is not None and held.points.shape[1:] != (2,)):
+        raise ValueError(f"the state of the last frames is damaged, or of another run than one of {size[0]}×{size[1]}")
 
 
 def shares_of(mask: Tensor, size: tuple[int, int]) -> dict[int, Tensor]:
@@ -106,9 +117,17 @@ def to_state(last: list[Last]) -> dict[str, Tensor]:
 
 
 def from_state(state: Mapping[str, Tensor], device: torch.device) -> list[tuple[int, Held]]:
-    """Numbers of the last frames and what they hold."""
+    """Numbers of the last frames and what they hold.
+
+    Raises:
+        ValueError: A name is none of `to_state`'s, or a number is missing.
+    """
     found = []
-    for n in range(sum(name.endswith(".number") for name in state)):
+    if unknown := [name for name in state if not _NAME.fullmatch(name)]:
+        raise ValueError(f"the state of the last frames is damaged: there is no {unknown[0][:40]!r} in one")
+    for n in range(len({name.partition(".")[0] for name in state})):
+        if f"{n}.number" not in state or state[f"{n}.number"].numel() != 1:
+            raise ValueError("the state of the last frames is damaged: a frame has no number")
         own = f"{n}.shares."
         shares = {int(k.removeprefix(own)): t.to(device) for k, t in state.items() if k.startswith(own)}
         values, points = state.get(f"{n}.values"), state.get(f"{n}.points")
@@ -135,9 +154,13 @@ def check_mask(mask: Any, size: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(array.astype(np.uint8))
 
 
-def check_points(points: Any) -> NDArray[np.float32]:
-    """(P, 2) float32; raise ValueError unless they are finite places."""
-    where = np.asarray(points, np.float32)
-    if where.ndim != 2 or where.shape[1] != 2 or len(where) == 0 or not np.isfinite(where).all():
-        raise ValueError(f"points must be (P, 2) finite pixels (x, y), P ≥ 1, got shape {where.shape}")
+def check_points(points: Any, size: tuple[int, int]) -> NDArray[np.float32]:
+    """(P, 2) float32; raise ValueError unless they are places in a picture of this (height, width)."""
+    where = np.asarray(points.detach().cpu() if isinstance(points, Tensor) else points, np.float32)
+    if where.ndim != 2 or where.shape[1] != 2 or not 0 < len(where) <= MOST_POINTS:
+        raise ValueError(f"points must be (P, 2) pixels (x, y), P from 1 to {MOST_POINTS}, got shape {where.shape}")
+    inside = (where >= 0) & (where <= np.array(size[::-1], np.float32))
+    if not inside.all():
+        wrong = where[~inside.all(1)][0].tolist()
+        raise ValueError(f"a point must be in the picture of {size[1]}×{size[0]} pixels, got (x, y) = {tuple(wrong)}")
     return where

@@ -36,7 +36,7 @@ class Network:
 
     def __post_init__(self) -> None:
         try:
-            torch.empty(0, device=self.device)
+            torch.zeros(1, device=self.device).cpu()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise ValueError(f"device {self.device!r} cannot be used here: {first_line(error)}") from error
 

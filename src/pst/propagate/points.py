@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pst.data.text import read_text, shown
 from pst.io.files import explained, replacing
+from pst.propagate.memory import MOST_POINTS
 from pst.propagate.sequence import Frames
 
 _COLUMNS = ["frame", "id", "x", "y"]
@@ -61,6 +62,10 @@ def read_tracks(path: Path, frames: Frames) -> Tracks:
     if not found:
         raise ValueError(f"{path} holds no points: write one line of {','.join(_COLUMNS)} for each")
     ids = tuple(next(iter(found.values())))
+    if len(ids) > MOST_POINTS:
+        raise ValueError(
+            f"{path} has {len(ids):,} points in a frame, and at most {MOST_POINTS:,} are carried: split it"
+        )
     for index, points in found.items():
         if differing := sorted(set(points) ^ set(ids)):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from pst.propagate.memory import (
     to_state,
 )
 
+_MOST = 10**6  # of a setting that is an integer
 _ENLARGED = 2  # times a frame at most, for its features
 _AROUND = 2  # fine positions on each side of a peak that a point's place is averaged over
 
@@ -80,13 +82,16 @@ class Setting:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        least = {"topk": 0, "size": 32, "ratio": 1, "grid": 1, "scale": 0, "nearness": 0, "memory": 0, "annotated": 1}
-        for name, low in least.items():
+        for name, low in {"topk": 0, "size": 32, "ratio": 1, "grid": 1, "memory": 0, "annotated": 1}.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= low:
-                raise ValueError(f"{name} must be a number ≥ {low}, got {value!r}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1, got {self.threshold!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= _MOST:
+                raise ValueError(f"{name} must be an integer from {low} to {_MOST:,}, got {value!r}")
+            object.__setattr__(self, name, int(value))
+        for name, high in {"scale": 1e6, "nearness": 1e3, "threshold": 1}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
+                raise ValueError(f"{name} must be a number from 0 to {high:g}, got {value!r}")
+            object.__setattr__(self, name, float(value))
 
 
 class Propagator:
@@ -128,6 +133,14 @@ class Propagator:
         self._number = -1
         self._confidence: NDArray[np.float32] | None = None
         self._points: Points | None = None
+        self._carried: NDArray[np.float32] | None = None
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """(K, H, W): what was carried of ``values`` to the frame of the last `step`."""
+        if self._carried is None:
+            raise ValueError("there are no values before the first step, or without any: call add(…, values=…) first")
+        return self._carried
 
     @property
     def confidence(self) -> NDArray[np.float32]:
@@ -164,7 +177,7 @@ class Propagator:
         if mask is None and points is None and values is None:
             raise ValueError("add needs a mask, points or values: there is nothing to carry")
         labels = None if mask is None else check_mask(mask, size)
-        where = None if points is None else check_points(points)
+        where = None if points is None else check_points(points, size)
         maps = None if values is None else self._values(values, size)
         features = self._features(pixels)
         fine = features.shape[1], features.shape[2]
@@ -175,7 +188,7 @@ class Propagator:
         )
         if self._annotated:
             check_alike(held, next(iter(self._annotated.values())).held)
-        number = self._number + 1 if index is None else index
+        number = self._number + 1 if index is None else operator.index(index)
         self.size = size
         self._annotated[number] = Annotated(number, pixels, held)
         self._keep(number, features)
@@ -192,8 +205,8 @@ class Propagator:
             index: Number of the frame in its video, if it is not the one after the last: backwards, for instance.
 
         Returns:
-            (H, W) uint8 mask, `UNKNOWN` where no label is above the threshold; of ``values`` (K, H, W) float32; of
-            points alone None. See `points` and `confidence` as well.
+            (H, W) uint8 mask, `UNKNOWN` where no label is above the threshold; without masks ``values`` (K, H, W)
+            float32; of points alone None. See `values`, `points` and `confidence` as well.
 
         Raises:
             TypeError: ``frame`` is of another kind.
@@ -202,7 +215,7 @@ class Propagator:
         if not self._annotated:
             raise ValueError("no frame is annotated: call add(frame, mask) before step")
         pixels = self._frame(frame)
-        number = self._number + 1 if index is None else index
+        number = self._number + 1 if index is None else operator.index(index)
         features = self._features(pixels)
         near = sorted(self._annotated.values(), key=lambda a: (abs(a.number - number), a.number))
         near = near[: self.setting.annotated]
@@ -215,11 +228,10 @@ class Propagator:
         )
         self._last.append(Last(number, features, new))
         self._number = number
-        if new.shares is not None:
-            return self._mask(new.shares)
         if new.values is not None:
-            return F.interpolate(new.values[None], self.size, mode="bilinear", align_corners=False)[0].cpu().numpy()
-        return None
+            full = F.interpolate(new.values[None], self.size, mode="bilinear", align_corners=False)[0]
+            self._carried = full.cpu().numpy()
+        return self._carried if new.shares is None else self._mask(new.shares)
 
     def state(self) -> dict[str, Tensor]:
         """What the last frames hold, oldest first, by name: for work that goes on after an interruption.
@@ -243,7 +255,8 @@ class Propagator:
         self._last.clear()
         for number, held in from_state(state, self.device):
             features = self._features(self._frame(frames[number]))
-            check_fits(held, (features.shape[1], features.shape[2]))
+            check_fits(held, (features.shape[1], features.shape[2]), self._labels)
+            check_alike(held, next(iter(self._annotated.values())).held)
             self._last.append(Last(number, features, held))
             self._number = number
 
@@ -255,7 +268,7 @@ class Propagator:
 
     def _frame(self, frame: Any) -> NDArray[np.uint8]:
         pixels = frame.cpu().numpy() if isinstance(frame, Tensor) else np.array(frame)
-        if pixels.ndim != 3 or pixels.shape[2] != 3:
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
             raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {pixels.shape}")
         if pixels.dtype != np.uint8:
             raise TypeError(f"a frame must be uint8, got {pixels.dtype}: multiply by 255 and round")
@@ -274,7 +287,10 @@ class Propagator:
         size = max(1, round(height * factor)), max(1, round(width * factor))
         image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None].float() / 255
         image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=factor < 1)
-        return with_place(F.normalize(self.features(image)[0], dim=0), self.setting.nearness)
+        found = self.features(image)[0].to(torch.float32)
+        if not bool(found.isfinite().all()):
+            raise ValueError("the features of a frame hold NaN or infinity: do its network and weights work?")
+        return with_place(F.normalize(found, dim=0), self.setting.nearness)
 
     def _features_of(self, annotated: Annotated) -> Tensor:
         if annotated.number not in self._known:
@@ -308,7 +324,7 @@ class Propagator:
     def _mask(self, shares: dict[int, Tensor]) -> NDArray[np.uint8]:
         """(H, W); sets the confidence."""
         assert self.size is not None
-        best = torch.zeros(self.size, device=self.device)
+        best = torch.zeros(self.size, dtype=torch.float32, device=self.device)
         mask = torch.full(self.size, UNKNOWN, dtype=torch.uint8, device=self.device)
         for label, share in shares.items():  # one by one: all would be (K, H, W)
             full = F.interpolate(share[None, None], self.size, mode="bilinear", align_corners=False)[0, 0]
@@ -348,6 +364,8 @@ class Propagator:
 
     def _values(self, values: Any, size: tuple[int, int]) -> Tensor:
         maps = torch.as_tensor(values, dtype=torch.float32, device=self.device)
-        if maps.ndim != 3 or tuple(maps.shape[1:]) != size:
-            raise ValueError(f"values must be (K, {size[0]}, {size[1]}), got shape {tuple(maps.shape)}")
-        return maps
+        if maps.ndim != 3 or len(maps) == 0 or tuple(maps.shape[1:]) != size:
+            raise ValueError(f"values must be (K, {size[0]}, {size[1]}), K ≥ 1, got shape {tuple(maps.shape)}")
+        if not bool(maps.isfinite().all()):
+            raise ValueError("values must be finite: put a number in the place of NaN and infinity")
+        return maps.detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.io.files import check_folder, read_json, write_text
 
 RECORD = "run.json"
+LOCK = ".lock"
 _TOOL = "pst propagate"
 
 
@@ -45,6 +47,27 @@ class RunFolder:
     def points_of(self, index: int) -> Path:
         """File of the points of a frame."""
         return self.path / "points" / f"{self.names[index]}.csv"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder meanwhile.
+
+        Raises:
+            ValueError: Another run is at work in it.
+        """
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another run is at work in {self.path}: wait for it, or choose another folder") from None
+        try:
+            yield
+        finally:
+            (self.path / LOCK).unlink(missing_ok=True)
+            lock.release()
 
     def write_state(self, state: Mapping[str, Tensor]) -> None:
         """Keep what the last frames hold, see `pst.propagate.Propagator.state`."""
@@ -84,9 +107,12 @@ class RunFolder:
                 raise ValueError(
                     f"{path} lies in {self.path}, where results are written: choose another folder for them"
                 )
+        for folder in (self.path / "masks", self.path / "points"):
+            if folder.is_symlink():
+                raise ValueError(f"{folder} is a link to another folder, which is not written to: remove it")
         file = self.path / RECORD
         if not file.is_file():
-            if self.path.is_dir() and any(not entry.name.endswith(".part") for entry in self.path.iterdir()):
+            if self.path.is_dir() and any(not _passing(entry.name) for entry in self.path.iterdir()):
                 raise FileExistsError(f"{self.path} is not empty and not of an earlier run: choose another folder")
             return
         before = read_json(file)
@@ -110,9 +136,14 @@ class RunFolder:
         """Remove what runs write; the record stays until the next one takes its place."""
         for path in (self.sheet, self.video, self.points, self.state):
             path.unlink(missing_ok=True)
-        for folder, ending in (("masks", ".png"), ("points", ".csv")):
-            for path in (self.path / folder).glob(f"*{ending}"):
-                path.unlink()
+        for i in range(len(self.names)):  # by name: whatever else lies there is not ours
+            self.mask_of(i).unlink(missing_ok=True)
+            self.points_of(i).unlink(missing_ok=True)
+
+
+def _passing(name: str) -> bool:
+    """Whether a file is but the lock of a run, or a part of one being written."""
+    return name == LOCK or name.endswith(".part")
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -121,7 +152,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     was = was if isinstance(was, dict) else {}
     for name, value in given.items():
         if was.get(name) != value:
-            yield f"{name} ({was.get(name)}, now {value})" if name != "weights" else name
+            yield f"{name} ({' '.join(str(was.get(name)).split())[:60]}, now {value})" if name != "weights" else name
     if _digest(before.get("clip")) != _digest(now["clip"]):
         yield f"frames ({_name(before.get('clip'))}, now {_name(now['clip'])})"
     masks = before.get("masks")

@@ -65,9 +65,9 @@ class Frames(ABC):
         """
         if name in self.names:
             return self.names.index(name)
-        if name.isdecimal() and int(name) < len(self):
+        if name.isdecimal() and len(name) < 19 and int(name) < len(self):
             return int(name)
-        raise ValueError(f"{self.path} has no frame {name!r}: it has {len(self)}, 0 to {len(self) - 1}")
+        raise ValueError(f"{self.path} has no frame {name[:80]!r}: it has {len(self)}, 0 to {len(self) - 1}")
 
 
 def list_frames(folder: Path) -> list[Path]:

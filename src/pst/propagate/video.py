@@ -18,6 +18,7 @@ from pst.propagate.sequence import RATE, Frames
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 """Endings of video files."""
 
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm"  # no playlist, which would open other files
 
 
@@ -33,6 +34,7 @@ class VideoFrames(Frames):
     """
 
     def __init__(self, path: Path) -> None:
+        _check_whole(path)
         with _opened(path) as (container, stream):
             times, keys = _times(container, stream, path)
             base, rate = stream.time_base, stream.average_rate
@@ -106,6 +108,34 @@ def import_av() -> Any:
             "videos need PyAV (av), which is not installed: pip install 'pyramid-sparse-transformer[propagate]'"
         ) from error
     return av
+
+
+def _check_whole(path: Path) -> None:
+    """Raise CorruptVideoError for a Matroska or WebM file that is shorter than it says: FFmpeg takes what there is."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if not head.startswith(_EBML):
+        return
+    size, begin = _length(head, len(_EBML))
+    begin += size
+    if head[begin : begin + 4] != _SEGMENT:
+        return
+    size, begin = _length(head, begin + 4)
+    if size >= 0 and path.stat().st_size < begin + size:
+        missing = begin + size - path.stat().st_size
+        raise CorruptVideoError(
+            f"{path} is cut off: {missing:,} bytes are missing at its end; copy it again, or repair it"
+        )
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """An EBML element's length, −1 for an unknown one, and where its content begins (RFC 8794, section 4)."""
+    first = data[at] if at < len(data) else 0
+    width = 9 - first.bit_length()
+    if first == 0 or at + width > len(data):
+        return -1, at
+    value = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
+    return (-1 if value == (1 << 7 * width) - 1 else value), at + width
 
 
 @contextmanager
