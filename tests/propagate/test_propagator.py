@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -347,7 +348,8 @@ BAD_SETTINGS = [
 def test_a_setting_out_of_range_is_named(setting, text):
     with pytest.raises(ValueError, match=text):
         Setting(**setting)
-    assert Setting(size=np.int64(96), ratio=np.int32(4)) == Setting(size=96, ratio=4)
+    numbers: Any = {"size": np.int64(96), "ratio": np.int32(4)}
+    assert Setting(**numbers) == Setting(size=96, ratio=4)
 
 
 BAD_ANNOTATIONS = [
