@@ -76,7 +76,11 @@ def test_it_trains_every_parameter(option):
     assert all(p.grad is not None for p in layer.parameters())
 
 
-@options
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(o, marks=[] if o in (OPTIONS[0], OPTIONS[3]) else [pytest.mark.slow]) for o in OPTIONS],
+    ids=str,
+)
 def test_it_compiles_and_is_exported_with_all_sizes_free(option):
     layer = filled(pst.PST(8, 8, 32, head_dim=8, max_tokens=6, **option)).eval().double()
     inputs = maps(c=(8, 8))
@@ -92,7 +96,7 @@ def test_it_compiles_and_is_exported_with_all_sizes_free(option):
     "option",
     [
         OPTIONS[0],
-        OPTIONS[1],
+        pytest.param(OPTIONS[1], marks=pytest.mark.slow),
         pytest.param(OPTIONS[2], marks=pytest.mark.slow),
         pytest.param(OPTIONS[3], marks=pytest.mark.slow),
     ],
