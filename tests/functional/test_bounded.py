@@ -10,8 +10,8 @@ import torch
 
 from messages import says
 from pst.functional import pyramid_sparse_attention
-from pst.functional._bounded import bounded_size, pool_tokens
-from pst.functional.grid import child_means
+from pst.functional._bounded import bounded_size
+from pst.functional.grid import child_means, pool_tokens
 from pst.functional.selection import Nucleus, Window
 from tensors import Attention, Watch, assert_close
 

@@ -105,8 +105,8 @@ def test_it_compiles_and_is_exported_with_all_sizes_free(option):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_an_onnx_file_gives_the_same(option, tmp_path):
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript", reason="the export extra is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     layer = filled(pst.PST(8, 8, 32, head_dim=8, max_tokens=6, **option)).eval()
     inputs = [t.float() for t in maps(c=(8, 8))]
     program = torch.onnx.export(layer, tuple(inputs), dynamo=True, verbose=False)

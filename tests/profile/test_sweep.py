@@ -59,9 +59,10 @@ def test_every_bound_has_its_rows():
 
     def evaluate(name: str) -> Evaluated:
         seen.append((name, {layer.settings.max_tokens for layer in attention_layers(built).values()}))
-        return Evaluated({}, 1.0, 1, gflops=2.0)
+        return Evaluated({}, 1.0, 1)
 
-    rows = list(run_sweep(built, evaluate, topk=(0, 4), fusion=("gate",), max_tokens=(16, None, 16)))
+    asked: dict[str, Any] = {"topk": (0, 4), "fusion": ("gate",), "max_tokens": (16, None, 16)}
+    rows = list(run_sweep(built, evaluate, **asked, count=lambda: 2.0))
     assert [(row.max_tokens, row.topk) for row in rows] == [(16, 0), (16, 4), (None, 0), (None, 4)]
     assert seen == [("none-k0-m16", {16}), ("gate-k4-m16", {16}), ("none-k0", {None}), ("gate-k4", {None})]
     assert {row.flat()["gflops"] for row in rows} == {2.0}
@@ -81,6 +82,18 @@ def test_the_peak_is_that_of_the_evaluation():
 
     low, high, after = (row.peak_memory_mb for row in run_sweep(model(), evaluate, topk=(1, 2, 3), fusion=("gate",)))
     assert high > max(low, after) + 200
+
+
+def test_counting_is_no_part_of_the_peak():
+    def count() -> float:
+        return float(np.ones(300_000_000, dtype=np.uint8)[-1])
+
+    one: dict[str, Any] = {"topk": (1, 2), "fusion": ("gate",)}
+    plain, counted = (
+        [row.peak_memory_mb for row in run_sweep(model(), lambda _: Evaluated({}, 1.0, 1), **one, count=each)]
+        for each in (None, count)
+    )
+    assert max(counted) < max(plain) + 100
 
 
 def test_a_plain_model_is_evaluated_once():

@@ -401,3 +401,14 @@ def test_no_graph_grows(clip):
     p.add(clip.frames[0], values=values, points=torch.tensor([[5.0, 6.0]], requires_grad=True))
     p.step(clip.frames[1])
     assert not any(t.requires_grad for t in p.state().values())
+
+
+def test_a_frame_s_memory_is_nobody_else_s(clip):
+    """A stream may fill one buffer again and again."""
+    p, q = propagator(annotated=1, memory=0), propagator(annotated=1, memory=0)
+    buffer = torch.from_numpy(clip.frames[0].copy())
+    for each, frame in ((p, buffer), (q, clip.frames[0])):
+        each.add(frame, clip.masks[0], index=0)
+        each.add(clip.frames[9], clip.masks[9], index=9)  # the features of frame 0 are made again when wanted
+    buffer.zero_()
+    assert (p.step(clip.frames[1], index=1) == q.step(clip.frames[1], index=1)).all()

@@ -88,3 +88,8 @@ def plain(text: str) -> str:
 
 def _visible(line: str) -> str:
     return plain(line.rstrip("\r").rpartition("\r")[2])
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which names of files and classes may hold."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in plain(text))

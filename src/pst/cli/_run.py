@@ -11,7 +11,7 @@ from importlib import metadata
 
 from pst import __version__
 from pst.cli._common import Verbs
-from pst.cli._plain import plain, plain_output
+from pst.cli._plain import plain_output, printable
 from pst.io.files import first_line, write_failure
 
 _USAGE_ERROR = 2
@@ -54,7 +54,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str], passed_on: Sequenc
 def _report(error: Exception) -> int:
     """Print one sentence about what the user can change, or the traceback of a bug."""
     if isinstance(error, (ValueError, OSError, ImportError, MemoryError)) or write_failure(error) is not None:
-        print(f"pst: error: {_printable(_sentence(error))}", file=sys.stderr)
+        print(f"pst: error: {printable(_sentence(error))}", file=sys.stderr)
         return _USAGE_ERROR
     if "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
         print(f"pst: error: out of memory: make imgsz or batch smaller ({first_line(error)})", file=sys.stderr)
@@ -74,11 +74,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory: make imgsz or batch smaller ({first_line(error)})"
     return str(error).strip() or write_failure(error) or type(error).__name__
-
-
-def _printable(text: str) -> str:
-    """Text without control characters, which names of files and classes may hold."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in plain(text))
 
 
 def _where() -> str:

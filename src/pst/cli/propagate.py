@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pst.cli._common import Verbs, natural, positive, require, share
+from pst.cli._plain import printable
 
 _EXAMPLE = """examples:
   pst propagate clip.mp4 --mask 0=first.png --mask 120=later.png --out runs/clip
@@ -108,12 +109,8 @@ def _run_many(args: argparse.Namespace, options: dict[str, Any]) -> int:
         else:
             done += 1
             state = f"{outcome.carried} frames" if outcome.carried else "finished already"
-        print(f"{_printable(outcome.name)}: {state}", flush=True)
+        print(f"{printable(outcome.name)}: {state}", flush=True)
     print(f"Written: {done} of {done + len(failed)} clips; open {args.out / '*' / 'sheet.jpg'}")
     for outcome in failed:
-        print(f"pst: error: {_printable(outcome.name)}: {_printable(outcome.error)}", file=sys.stderr)
+        print(f"pst: error: {printable(outcome.name)}: {printable(outcome.error)}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

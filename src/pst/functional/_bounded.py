@@ -26,18 +26,6 @@ def bounded_size(coarse_size: Size, max_tokens: int | None) -> Size | None:
     return min(height, max_tokens // width), width
 
 
-def pool_tokens(tokens: Tensor, size: Size, pooled: Size) -> Tensor:
-    """(B, h, M, d) -> (B, h, P, d): means over the children of each pooled token; float32 sums at least."""
-    index, valid = child_index(torch.arange(pooled[0] * pooled[1], device=tokens.device), size, pooled)
-    slots = child_slots(size, pooled)
-    children = tokens.index_select(2, index).unflatten(2, (-1, slots))
-    wide = torch.promote_types(tokens.dtype, torch.float32)
-    if valid is None:
-        return children.mean(3, dtype=wide).to(tokens.dtype)
-    valid = valid.unflatten(0, (-1, slots))[..., None]
-    return (children.masked_fill(~valid, 0).sum(3, dtype=wide) / valid.sum(1)).to(tokens.dtype)
-
-
 class Opened(NamedTuple):
     """What takes the place of pooled tokens that hold selected coarse tokens, for each image and head (and block).
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pst.functional._attend import softmax_attention
 from pst.functional._blocks import applies, attend_blocks
-from pst.functional._bounded import open_pooled, pool_tokens
+from pst.functional._bounded import open_pooled
 from pst.functional._rule import Selected
 from pst.functional._types import FineTokens, Gate, Inputs, LinearGate, check_gated
 from pst.functional.checks import is_eager
-from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
+from pst.functional.grid import child_index, child_slots, join_blocks, pool_tokens, split_blocks
 from pst.functional.selection import selected_by
 
 
@@ -148,7 +148,7 @@ def _opened(
     siblings = _siblings(query, inputs, opened.inside)
     none = opened.bias[..., None] == float("-inf")
     siblings = torch.where(none, first, siblings[0]), siblings[1].masked_fill(none, 0)
-    below = refinement_bias(children, 0, dtype)
+    below = _children_bias(children, dtype)
     below = below + opened.children[..., None].expand(*opened.children.shape, children.slots).flatten(-2)
     bias = torch.cat([torch.zeros_like(opened.gone, dtype=dtype).masked_fill(opened.gone, float("-inf")),
                       opened.bias, below], -1)  # fmt: skip
@@ -222,28 +222,32 @@ def refinement_bias(children: _Children, tokens: int, dtype: torch.dtype) -> Ten
 
     Args:
         children: The fine tokens.
-        tokens: M; 0 leaves the coarse part out.
+        tokens: M.
         dtype: Of the result; that of the query.
 
     Returns:
         (B, h·G, M + T): −∞ at parents that give way and at spare slots, −log n_j at the children of j, else 0.
     """
-    parent, used, valid = children.parent, children.used, children.valid
-    valid = torch.ones_like(children.key[..., 0], dtype=torch.bool) if valid is None else valid
+    parent, used = children.parent, children.used
     coarse = torch.zeros((*parent.shape[:2], tokens), device=parent.device, dtype=dtype)
-    if tokens == 0:
-        pass  # the caller has other coarse tokens
-    elif used is None:
+    if used is None:
         coarse = coarse.scatter(-1, parent, float("-inf"))
     else:
         coarse = coarse.scatter(-1, parent, _exclusion_bias(~used, dtype))
+    return torch.cat([coarse, _children_bias(children, dtype)], -1)
+
+
+def _children_bias(children: _Children, dtype: torch.dtype) -> Tensor:
+    """(B, h·G, T): −log n_j at the children of j, −∞ at spare slots."""
+    used, valid = children.used, children.valid
+    valid = torch.ones_like(children.key[..., 0], dtype=torch.bool) if valid is None else valid
     # -1, not k: an exported program may meet a coarse map of fewer than k tokens
     count = valid.unflatten(-1, (-1, children.slots)).sum(-1, keepdim=True)
     if used is not None:
         count = count.clamp_min(1)  # the log of none would be -∞ twice over
     fine = -count.to(torch.promote_types(dtype, torch.float32)).log().to(dtype)
     fine = fine.expand(-1, -1, -1, children.slots).flatten(-2)
-    return torch.cat([coarse, fine + _exclusion_bias(valid, dtype)], -1)
+    return fine + _exclusion_bias(valid, dtype)
 
 
 def _exclusion_bias(valid: Tensor, dtype: torch.dtype) -> Tensor:

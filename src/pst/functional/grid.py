@@ -83,15 +83,20 @@ def child_means(fine: Tensor, coarse_size: Size) -> Tensor:
     rows, columns = coarse_size
     if _divides(rows, height) and _divides(columns, width):
         return F.avg_pool2d(fine, (height // rows, width // columns))
-    index, valid = child_index(torch.arange(rows * columns, device=fine.device), (height, width), coarse_size)
-    slots = child_slots((height, width), coarse_size)
-    children = fine.flatten(2).index_select(2, index).unflatten(2, (rows, columns, slots))
-    wide = torch.promote_types(fine.dtype, torch.float32)
+    means = pool_tokens(fine.flatten(2).mT[:, None], (height, width), coarse_size)
+    return means[:, 0].mT.unflatten(2, coarse_size)
+
+
+def pool_tokens(tokens: Tensor, size: Size, pooled: Size) -> Tensor:
+    """`child_means` of tokens: (B, h, N, d) of ``size`` -> (B, h, P, d); float32 sums at least."""
+    index, valid = child_index(torch.arange(pooled[0] * pooled[1], device=tokens.device), size, pooled)
+    slots = child_slots(size, pooled)
+    children = tokens.index_select(2, index).unflatten(2, (-1, slots))
+    wide = torch.promote_types(tokens.dtype, torch.float32)
     if valid is None:
-        return children.to(wide).mean(-1).to(fine.dtype)
-    valid = valid.unflatten(0, (rows, columns, slots))
-    total = children.masked_fill(~valid, 0).sum(-1, dtype=wide)
-    return (total / valid.sum(-1)).to(fine.dtype)
+        return children.mean(3, dtype=wide).to(tokens.dtype)
+    valid = valid.unflatten(0, (-1, slots))[..., None]
+    return (children.masked_fill(~valid, 0).sum(3, dtype=wide) / valid.sum(1)).to(tokens.dtype)
 
 
 def _axis_children(parent: Tensor, fine: int, coarse: int) -> tuple[Tensor, Tensor | None]:

@@ -22,13 +22,11 @@ class Evaluated(NamedTuple):
         metrics: Name -> value.
         latency_ms: Forward pass per image in milliseconds, mean over the set.
         images: Their number.
-        gflops: 10⁹ operations for one image, see `pst.profile.flops.count_flops`; None where nobody counted.
     """
 
     metrics: Mapping[str, float]
     latency_ms: float
     images: int
-    gflops: float | None = None
 
 
 class Row(NamedTuple):
@@ -40,6 +38,7 @@ class Row(NamedTuple):
         found: What the host found.
         peak_memory_mb: Of the evaluation, see `pst.profile.memory.peak_memory`.
         max_tokens: Bound on the coarse tokens; None for none.
+        gflops: 10⁹ operations for one image, see `pst.profile.flops.count_flops`; None where nobody counted.
     """
 
     fusion: str
@@ -47,6 +46,7 @@ class Row(NamedTuple):
     found: Evaluated
     peak_memory_mb: float
     max_tokens: int | None = None
+    gflops: float | None = None
 
     def flat(self) -> dict[str, Any]:
         """For tables and files: every field by its name, those of `Evaluated` among them, each metric by its own."""
@@ -57,7 +57,7 @@ class Row(NamedTuple):
             **self.found.metrics,
             "latency_ms": self.found.latency_ms,
             "peak_memory_mb": self.peak_memory_mb,
-            "gflops": self.found.gflops,
+            "gflops": self.gflops,
             "images": self.found.images,
         }
 
@@ -94,6 +94,7 @@ def run_sweep(
     topk: Sequence[int],
     fusion: Sequence[str],
     max_tokens: Sequence[int | None] = (None,),
+    count: Callable[[], float] | None = None,
     device: Any = "cpu",
 ) -> Iterator[Row]:
     """Evaluate a model once for every bound and entry of `grid`; one without PST layers once, as k = 0.
@@ -104,6 +105,7 @@ def run_sweep(
         topk: Values of k.
         fusion: Fusions; "gate" needs a model that was built with it.
         max_tokens: Bounds on the coarse tokens, None for no bound.
+        count: Gives the GFLOPs of ``model`` as it is; called outside of what is measured.
         device: Where ``model`` runs.
 
     Returns:
@@ -118,11 +120,15 @@ def run_sweep(
         plan, bounds = [(NONE, 0)], [None]
     for name in dict.fromkeys(name for name, _ in plan if name != NONE):
         set_options(model, fusion=name)  # fails here, before any work, where a layer has no gate
-    return _rows(model, evaluate, [(bound, *entry) for bound in bounds for entry in plan], device)
+    return _rows(model, evaluate, [(bound, *entry) for bound in bounds for entry in plan], count, device)
 
 
 def _rows(
-    model: nn.Module, evaluate: Callable[[str], Evaluated], plan: list[tuple[int | None, str, int]], device: Any
+    model: nn.Module,
+    evaluate: Callable[[str], Evaluated],
+    plan: list[tuple[int | None, str, int]],
+    count: Callable[[], float] | None,
+    device: Any,
 ) -> Iterator[Row]:
     bounded = any(bound is not None for bound, _, _ in plan)
     for bound, fusion, k in plan:
@@ -130,4 +136,4 @@ def _rows(
             set_options(model, **options(fusion, k), **({"max_tokens": bound} if bounded else {}))
         with peak_memory(device) as peak:
             found = evaluate(f"{fusion}-k{k}" + ("" if bound is None else f"-m{bound}"))
-        yield Row(fusion, k, found, peak[0], bound)
+        yield Row(fusion, k, found, peak[0], bound, None if count is None else count())

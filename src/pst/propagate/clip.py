@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from pst import __version__
 from pst.io.files import check_space
+from pst.profile.environment import version_of
 from pst.propagate.frames import open_frames
 from pst.propagate.job import Job, carry_through
 from pst.propagate.masks import masks_in, masks_of, palette_of, read_mask
@@ -170,7 +170,7 @@ def _record(
         "masks": of_file,
         "points": None if points is None else {"name": Path(points).name, "digest": digest(Path(points))},
         "settings": dict(settings),
-        "versions": {"pst": __version__, **{name: v for name in _PACKAGES if (v := _version(name)) is not None}},
+        "versions": {"pst": __version__, **{name: v for name in _PACKAGES if (v := version_of(name)) is not None}},
     }
 
 
@@ -183,10 +183,3 @@ def _digest(frames: Frames) -> str:
     for file in frames.files:
         found.update(f"{digest(file)} {file.name}\n".encode("utf-8", "surrogateescape"))
     return found.hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -267,7 +267,9 @@ class Propagator:
     # ------------------------------------------------------------------------------------------------------ frames
 
     def _frame(self, frame: Any) -> NDArray[np.uint8]:
-        pixels = frame.cpu().numpy() if isinstance(frame, Tensor) else np.array(frame)
+        pixels = np.array(
+            frame.cpu() if isinstance(frame, Tensor) else frame
+        )  # a copy: a stream may fill its own again
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
             raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {pixels.shape}")
         if pixels.dtype != np.uint8:
@@ -285,7 +287,7 @@ class Propagator:
         height, width = pixels.shape[:2]
         factor = min(self.setting.size / max(height, width), _ENLARGED)
         size = max(1, round(height * factor)), max(1, round(width * factor))
-        image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None].float() / 255
+        image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None].float() / 255
         image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=factor < 1)
         found = self.features(image)[0].to(torch.float32)
         if not bool(found.isfinite().all()):

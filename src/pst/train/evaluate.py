@@ -87,11 +87,13 @@ def sweep(
 
     def measure(_: str) -> Evaluated:
         found = evaluation.run(model)
-        count = count_flops(model, task.inputs(evaluation.data[0].images)) / 1e9
-        return Evaluated(found["metrics"], found["ms_per_image"], len(found["images"]), count)
+        return Evaluated(found["metrics"], found["ms_per_image"], len(found["images"]))
+
+    def count() -> float:
+        return count_flops(model, task.inputs(evaluation.data[0].images)) / 1e9
 
     device = evaluation.accelerator.device
-    rows = run_sweep(model, measure, topk=topk, fusion=fusion, max_tokens=max_tokens, device=device)
+    rows = run_sweep(model, measure, topk=topk, fusion=fusion, max_tokens=max_tokens, count=count, device=device)
     return (row.flat() for row in rows)
 
 

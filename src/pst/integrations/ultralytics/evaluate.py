@@ -95,7 +95,8 @@ def sweep(
     yolo.add_callback("on_val_end", lambda validator: images.append(validator.seen))
     evaluate = partial(_evaluate, yolo, images, {**_VAL_DEFAULTS, **val_args, **own})
     place = "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu"
-    rows = run_sweep(yolo, evaluate, topk=topk, fusion=fusion, max_tokens=max_tokens, device=place)
+    asked = {"topk": topk, "fusion": fusion, "max_tokens": max_tokens}
+    rows = run_sweep(yolo, evaluate, **asked, count=lambda: gflops(yolo, imgsz), device=place)
     return (SweepRow(**row.flat()) for row in rows)
 
 
@@ -103,4 +104,4 @@ def _evaluate(yolo: YOLO, images: list[int], args: dict[str, Any], name: str) ->
     """Ultralytics' own validation of the object as it is; it appends the number of images."""
     metrics = yolo.val(name=name, **args)
     found = {"map50_95": float(metrics.box.map), "map50": float(metrics.box.map50)}
-    return Evaluated(found, metrics.speed["inference"], images[-1], gflops(yolo, args["imgsz"]))
+    return Evaluated(found, metrics.speed["inference"], images[-1])
