@@ -267,9 +267,8 @@ class Propagator:
     # ------------------------------------------------------------------------------------------------------ frames
 
     def _frame(self, frame: Any) -> NDArray[np.uint8]:
-        pixels = np.array(
-            frame.cpu() if isinstance(frame, Tensor) else frame
-        )  # a copy: a stream may fill its own again
+        given = frame.cpu().numpy() if isinstance(frame, Tensor) else frame
+        pixels = np.array(given)  # a copy: a stream may fill its own memory again
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
             raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {pixels.shape}")
         if pixels.dtype != np.uint8:
