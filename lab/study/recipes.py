@@ -17,15 +17,20 @@ from lab.study.variants import Variant
 from pst.functional.selection import Random
 from pst.modules import Settings
 
-_OPTIONS = ("track_fine_statistics", "stochastic_topk", *(field.name for field in fields(Settings)))
+_OPTIONS = (
+    "track_fine_statistics",
+    "stochastic_topk",
+    "stochastic_max_tokens",
+    *(field.name for field in fields(Settings)),
+)
 
 
 def apply(model: nn.Module, variant: Variant) -> nn.Module:
-    """Set k, fusion, selection and constant gate of every PST layer; the model is changed and returned."""
+    """Set k, fusion, selection, bound and constant gate of every PST layer; the model is changed and returned."""
     name, _, seed = variant.selection.partition(":")
     rule = Random(seed=int(seed)) if name == "random" else name
     fusion = {} if variant.k == 0 else {"fusion": variant.fusion}  # a model without a gate has its own
-    pst.set_options(model, topk=variant.k, selection=rule, **fusion)
+    pst.set_options(model, topk=variant.k, selection=rule, max_tokens=variant.max_tokens, **fusion)
     if variant.gate is not None:
         pst.set_gate(model, variant.gate)
     return model
@@ -39,16 +44,17 @@ def prepare(
     Args:
         model: It is changed.
         recipe: Its other entries are not looked at.
-        generator: That k is drawn with, where the recipe draws it; None is PyTorch's global one.
+        generator: That k or the bound is drawn with, where the recipe draws; None is PyTorch's global one.
 
     Returns:
-        Ends the drawing of k when a with block of it ends.
+        Ends the drawing when a with block of it ends.
     """
     from pst.train.models import prepare_attention
 
     options = {name: recipe[name] for name in _OPTIONS if name in recipe}
-    if generator is not None and options.get("stochastic_topk") is not None:
-        options["stochastic_topk"] = {**options["stochastic_topk"], "generator": generator}
+    for name in ("stochastic_topk", "stochastic_max_tokens"):
+        if generator is not None and options.get(name) is not None:
+            options[name] = {**options[name], "generator": generator}
     return prepare_attention(model, **options)
 
 
@@ -66,6 +72,6 @@ def check(model: nn.Module, cell: Cell) -> None:
 
 
 def counted(cell: Cell) -> list[Variant]:
-    """Variants whose operations are counted: one for each k, fusion and image size of the training."""
+    """Variants whose operations are counted: one for each k, fusion, bound and image size of the training."""
     plain = [v for v in cell.variants if v.selection == "mean" and v.gate is None and v.imgsz is None]
     return [v for v in plain if v.use == "trained"]

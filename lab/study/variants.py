@@ -11,10 +11,11 @@ from typing import Any
 
 _VARIANT_DEFAULTS: dict[str, Any] = {
     "k": 0, "fusion": "gate", "selection": "mean", "gate": None, "imgsz": None, "use": "trained",
+    "max_tokens": None,
 }  # fmt: skip
 _USES = ("trained", "calibrated", "tuned")
 ALL_TOKENS = 10**6  # k = M
-_VARIANT = re.compile(r"k(?P<k>(\d+|M)(,(\d+|M))*)(-(?P<way>[^@]+))?(@(?P<imgsz>\d+))?")
+_VARIANT = re.compile(r"k(?P<k>(\d+|M)(,(\d+|M))*)(-m(?P<bound>\d+))?(-(?P<way>[^@]+))?(@(?P<imgsz>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Variant:
         imgsz: Longest side of the images; None for that of the training.
         use: "trained" weights as they are; "calibrated" with separate statistics of the fine map from unlabelled
             training images; "tuned" with these and the gate trained for one more epoch.
+        max_tokens: Bound on the coarse tokens; None for no bound.
     """
 
     k: int | tuple[int, ...]
@@ -38,15 +40,17 @@ class Variant:
     gate: float | None
     imgsz: int | None
     use: str
+    max_tokens: int | None = None
 
     @property
     def name(self) -> str:
-        """Short, unique among a cell's variants: "k8-refine-random:1-calibrated@640", "k8,0-gate"."""
+        """Short, unique among a cell's variants: "k8-refine-random:1-calibrated@640", "k8,0-gate", "k0-m16"."""
         size = "" if self.imgsz is None else f"@{self.imgsz}"
+        bound = [] if self.max_tokens is None else [f"m{self.max_tokens}"]
         if self.k == 0:
-            return f"k0{size}"
+            return "-".join(["k0", *bound]) + size
         ks = self.k if isinstance(self.k, tuple) else (self.k,)
-        parts = ["k" + ",".join("M" if k == ALL_TOKENS else str(k) for k in ks), self.fusion]
+        parts = ["k" + ",".join("M" if k == ALL_TOKENS else str(k) for k in ks), *bound, self.fusion]
         parts += [f"{self.gate:g}"] if self.gate is not None else []
         parts += [self.selection] if self.selection != "mean" else []
         parts += [self.use] if self.use != "trained" else []
@@ -62,7 +66,10 @@ def variants(entry: Mapping[str, Any], path: Path) -> Iterable[Variant]:
         fields = dict(zip(full, values, strict=True))
         if fields["use"] not in _USES:
             raise ValueError(f"{path}: use must be one of {list(_USES)}, got {fields['use']!r}")
-        yield Variant(**{**fields, "k": _topk(fields["k"], path)})
+        bound = None if fields["max_tokens"] == "all" else fields["max_tokens"]
+        if bound is not None and (type(bound) is not int or bound < 1):
+            raise ValueError(f'{path}: max_tokens of an evaluation is a number from 1 or "all", got {bound!r}')
+        yield Variant(**{**fields, "k": _topk(fields["k"], path), "max_tokens": bound})
 
 
 def _topk(value: Any, path: Path) -> int | tuple[int, ...]:
@@ -105,7 +112,8 @@ def ways(evaluations: Mapping[str, Any]) -> dict[int | None, dict[str, dict[str,
         if match["way"] is not None:
             imgsz = None if match["imgsz"] is None else int(match["imgsz"])
             k, layers = _split(match["k"])
-            found.setdefault(imgsz, {}).setdefault(match["way"] + layers, {})[k] = name
+            bound = "" if match["bound"] is None else f", {match['bound']} tokens"
+            found.setdefault(imgsz, {}).setdefault(match["way"] + bound + layers, {})[k] = name
     return found
 
 

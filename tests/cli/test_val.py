@@ -55,7 +55,7 @@ def test_defaults(calls):
             {
                 "topk": [0, 4, 8, 16],
                 "fusion": ["gate", "refine"],
-                "max_tokens": [None],
+                "max_tokens": None,
                 "imgsz": 640,
                 "batch": 16,
                 "device": None,

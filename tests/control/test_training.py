@@ -106,6 +106,47 @@ def test_every_parameter_has_a_gradient_whatever_is_drawn(model, maps):
             assert all(p.grad is not None for p in model.parameters())
 
 
+# -------------------------------------------------------------------------------------------- bounds drawn at random
+
+
+def test_a_training_pass_is_one_with_the_drawn_bound(maps):
+    """Bound by bound, against the same layer set to it; None among the choices is all tokens."""
+    model = filled(pst.PST(8, 12, 16, head_dim=4)).train()
+    expected = {}
+    for bound in (1, 4, None):
+        with pst.use_max_tokens(model, bound):
+            expected[bound] = model(*maps)
+    assert not torch.allclose(expected[1], expected[4])
+    seen = []
+    with pst.stochastic_max_tokens(model, (1, 4, None), generator=torch.Generator().manual_seed(0)):
+        for _ in range(40):
+            out = model(*maps)
+            seen.append(next(bound for bound, want in expected.items() if torch.equal(out, want)))
+        in_eval = model.eval()(*maps)
+    assert torch.equal(in_eval, model(*maps))
+    assert all(5 <= seen.count(bound) <= 22 for bound in expected)  # of 40, a third each
+    assert torch.equal(model.train()(*maps), expected[None])
+
+
+def test_passes_that_do_not_draw_have_all_tokens(model, maps):
+    pst.set_max_tokens(model, 4)
+    with pst.stochastic_max_tokens(model, (1,), share=0.0):
+        model(*maps)
+        drawn_bounds = {layer.drawn_max_tokens for layer in attention_layers(model).values()}
+    assert all(bound is not None and bound > 16 for bound in drawn_bounds)
+    assert {layer.drawn_max_tokens for layer in attention_layers(model).values()} == {None}
+
+
+def test_k_and_bound_are_drawn_together(model, maps):
+    with pst.stochastic_topk(model, (3,), share=1.0), pst.stochastic_max_tokens(model, (4,)):
+        model(*maps)
+        assert {(at.drawn_topk, at.drawn_max_tokens) for at in attention_layers(model).values()} == {(3, 4)}
+        other = pickle.loads(pickle.dumps(model))
+        assert {(at.drawn_topk, at.drawn_max_tokens) for at in attention_layers(other).values()} == {(None, None)}
+        other(*maps)
+        assert {(at.drawn_topk, at.drawn_max_tokens) for at in attention_layers(other).values()} == {(3, 4)}
+
+
 # ------------------------------------------------------------------------------------------------------------- gates
 
 
@@ -283,6 +324,22 @@ BAD_DRAWS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "one choice": ({"choices": 8}, TypeError, "choices … list … got 8"),
     "seed": ({"generator": 0}, TypeError, "generator … torch.Generator … got 0"),
 }
+
+
+BAD_BOUNDS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "none": ({"choices": ()}, ValueError, "choices … bounds … none"),
+    "zero": ({"choices": (4, 0)}, ValueError, "max_tokens … ≥ 1 … 0"),
+    "float": ({"choices": (4.0,)}, TypeError, "max_tokens … integer … 4.0"),
+    "one choice": ({"choices": 8}, TypeError, "choices … bounds … got 8"),
+    "share": ({"share": -1}, ValueError, "share … 0 … 1 … got -1"),
+}
+
+
+@pytest.mark.parametrize(("settings", "kind", "text"), BAD_BOUNDS.values(), ids=BAD_BOUNDS)
+def test_bad_draws_of_bounds_are_refused(model, settings, kind, text):
+    with pytest.raises(kind, match=says(text)):
+        pst.stochastic_max_tokens(model, **settings)
+    assert not model._forward_pre_hooks
 
 
 @pytest.mark.parametrize(("settings", "kind", "text"), BAD_DRAWS.values(), ids=BAD_DRAWS)

@@ -71,7 +71,7 @@ def test_every_bound_has_its_rows():
 def test_a_bound_of_the_model_stays_where_none_is_asked_for():
     bounded = model()
     pst.set_max_tokens(bounded, 9)
-    sweep(bounded, [])
+    assert {row.max_tokens for row in sweep(bounded, [])} == {9}
     assert {layer.settings.max_tokens for layer in attention_layers(bounded).values()} == {9}
 
 

@@ -181,6 +181,7 @@ def test_a_file_of_another_encoding_is_named_and_a_mark_at_its_start_is_no_key(t
         *("crop_scale=0", "crop_scale=5", "crop_scale=-1", "smoothing=1", "smoothing=2", "mixup=-1", "cutmix=inf"),
         *("warmup_epochs=-1", "warmup_epochs=99", "calibrate=-1", "scheduler=cosin", "scheduler=plateau", "amp=FP16"),
         *("stochastic_topk={choices: [a]}", "stochastic_topk={choices: []}", "stochastic_topk={choices: 4}"),
+        *("stochastic_max_tokens={choices: [0]}", "stochastic_max_tokens={choices: [x]}", "max_tokens=0"),
         *("stochastic_topk={share: 2}", "stochastic_topk={share: x}", "stochastic_topk=[4]", "stochastic_topk=4"),
         *("stochastic_topk.share=.nan", "model_args=5", "model_args={1: 2}", "epochs.x=3", "device=CPU", "cache=disk"),
         *("skip_corrupt=2", "epochs=1e2", "epochs=0x10", "seed=1_0", "lr=1_0", "batch=", "data=", "out="),

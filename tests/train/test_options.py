@@ -68,6 +68,18 @@ def test_stochastic_k_trains_the_gate_and_validates_with_the_models_own(tmp_path
         assert list(evaluate(run)["metrics"].values()) == pytest.approx([float(cell) for cell in last[-3:]])  # k = 0
 
 
+def test_a_bound_is_trained_with_kept_and_measured(tmp_path):
+    run = train("segment", tmp_path, max_tokens=4, stochastic_max_tokens={"choices": [1, None], "share": 1.0})
+    _, model = load_trained(run)
+    pst.set_max_tokens(model, None)
+    rows = list(sweep(run, topk=[0], max_tokens=[1, None]))
+    assert [row["max_tokens"] for row in rows] == [1, None]
+    assert rows[0]["gflops"] < rows[1]["gflops"]
+    (own,) = sweep(run, topk=[0])
+    assert own["max_tokens"] == 4
+    assert own["miou"] == evaluate(run)["metrics"]["miou"]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_calibration_gives_the_fine_map_statistics_that_travel_with_the_weights(task, tmp_path):
     run = train(task, tmp_path, calibrate=2)

@@ -194,7 +194,10 @@ def _tune(model: nn.Module, classes: tuple[str, ...], config: Config) -> None:
     start = folder / "start.safetensors"
     save_weights(start, model, config, classes)
     options: dict[str, Any] = {**_TUNING, "out": str(folder), "weights": str(start), "calibrate": 0, "val_every": 1}
-    trainer = Trainer(replace(config, stochastic_topk=None, track_fine_statistics=False, **options), resume=True)
+    trainer = Trainer(
+        replace(config, stochastic_topk=None, stochastic_max_tokens=None, track_fine_statistics=False, **options),
+        resume=True,
+    )
     while not trainer.done:
         trainer.train_epoch()
         trainer.finish_epoch()

@@ -56,7 +56,8 @@ def train(task: Task) -> tuple[nn.Module, dict[str, Any]]:
     torch.set_num_threads(1)  # the host takes all cores but one, and other cells run beside this one
     if not final.is_file():
         _fit(trainer, task, final, facts)
-    recipe = {**task.cell.settings["recipes"], "stochastic_topk": None}  # drawing is for training
+    drawn = {"stochastic_topk": None, "stochastic_max_tokens": None}  # for training alone
+    recipe = {**task.cell.settings["recipes"], **drawn}
     trainer.prepare = lambda model: _prepare(model, recipe, task.cell)
     model = trainer.get_model(cfg=overrides_of(task)["model"], verbose=False)
     model.load_state_dict(load_file(final))

@@ -54,7 +54,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--topk", type=topk_list, default="0,4,8,16", metavar="K,…", help="values of k (%(default)s)")
     parser.add_argument("--fusion", type=fusion_list, default="gate,refine", metavar="NAME,…", help="(%(default)s)")
     parser.add_argument(
-        "--max-tokens", type=bound_list, default=[None], metavar="N,…", help="most coarse tokens, e.g. 16,100,all (all)"
+        "--max-tokens", type=bound_list, metavar="N,…", help="most coarse tokens, e.g. 16,100,all (the model's own)"
     )
     parser.add_argument(
         "--selection", default="mean", metavar="RULE", help="of a run: rule of the tokens (%(default)s)"

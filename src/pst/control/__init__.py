@@ -14,7 +14,7 @@ from pst.control.settings import (
     use_topk,
 )
 from pst.control.statistics import calibrate, track_fine_statistics, uncalibrate
-from pst.control.training import freeze_except_gate, gate_parameters, stochastic_topk
+from pst.control.training import freeze_except_gate, gate_parameters, stochastic_max_tokens, stochastic_topk
 
 __all__ = [
     "Selection",
@@ -30,6 +30,7 @@ __all__ = [
     "set_options",
     "set_selection",
     "set_topk",
+    "stochastic_max_tokens",
     "stochastic_topk",
     "track_fine_statistics",
     "uncalibrate",

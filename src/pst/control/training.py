@@ -1,16 +1,17 @@
-"""Ways of training that make the fine branch earn its place: k drawn at random, and the gate alone."""
+"""Ways of training: k or the bound on the coarse tokens drawn at random, and the gate alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import nn
 
 from pst.control.layers import attention_layers, find_gates, inner_model
-from pst.functional.checks import check_generator, check_share, check_topk
-from pst.modules.hooks import Before, DrawTopk, FreezeNorms
+from pst.functional.checks import check_generator, check_max_tokens, check_share, check_topk
+from pst.modules.hooks import NO_BOUND, Before, Draw, DrawMaxTokens, DrawTopk, FreezeNorms
 
 
 class Handle(ExitStack):
@@ -53,22 +54,73 @@ def stochastic_topk(
         TypeError: ``model`` is not a Module, a choice not an integer, ``share`` no number, ``generator`` no Generator.
         ValueError: ``model`` holds no PST layer, there are no choices, one is negative, or ``share`` is no share.
     """
-    layers = attention_layers(model).values()
+    values = _choices(choices, "k, e.g. (0, 4, 8, 16)")
+    return _drawn(model, DrawTopk, tuple(check_topk(k) for k in values), share, generator)
+
+
+def stochastic_max_tokens(
+    model: nn.Module,
+    choices: Sequence[int | None] = (16, 49, 100, None),
+    share: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Handle:
+    """Train with a bound on the coarse tokens that is drawn anew for each forward pass of ``model``.
+
+    One model then serves every bound (docs/evidence.md, "Fewer coarse tokens", says how well). In eval mode every layer
+    runs with its own ``max_tokens``. What `stochastic_topk` says of copies, pickles and Ultralytics holds here too, and
+    the two may be used together.
+
+    Args:
+        model: Any Module with PST layers inside.
+        choices: Bounds, equally likely in the passes that draw; None is no bound.
+        share: Of the passes that draw, from 0 to 1; the others run with all tokens.
+        generator: On the CPU; None means PyTorch's global one. Not copied with the model.
+
+    Returns:
+        Handle that ends it, by `remove` or as a context manager.
+
+    Raises:
+        TypeError: ``model`` is not a Module, a choice neither an integer nor None, ``share`` no number, ``generator``
+            no Generator.
+        ValueError: ``model`` holds no PST layer, there are no choices, one is < 1, or ``share`` is no share.
+
+    Example:
+        >>> pyramid = pst.PSTPyramid((32, 64), 32)
+        >>> with pst.stochastic_max_tokens(pyramid, choices=(16, 100, None)):
+        ...     maps = pyramid([torch.rand(1, 32, 24, 24), torch.rand(1, 64, 12, 12)])
+        >>> maps[0].shape
+        torch.Size([1, 32, 24, 24])
+    """
+    values = _choices(choices, "bounds, e.g. (16, 100, None)")
+    for bound in values:
+        check_max_tokens(bound)
+    return _drawn(model, DrawMaxTokens, tuple(NO_BOUND if n is None else n for n in values), share, generator)
+
+
+def _choices(choices: Sequence[Any], wanted: str) -> Sequence[Any]:
+    """``choices``, which are to be some."""
     if not isinstance(choices, Sequence) or isinstance(choices, str):
-        raise TypeError(f"choices must be a list or tuple of k, e.g. (0, 4, 8, 16), got {choices!r}")
+        raise TypeError(f"choices must be a list or tuple of {wanted}, got {choices!r}")
     if not choices:
-        raise ValueError("choices must hold at least one k, e.g. (0, 4, 8, 16), got none")
+        raise ValueError(f"choices must hold at least one of the {wanted}, got none")
+    return choices
+
+
+def _drawn(
+    model: nn.Module, kind: type[Draw], choices: tuple[int, ...], share: float, generator: torch.Generator | None
+) -> Handle:
+    """Register a hook of this kind; the handle removes it and what it drew last."""
+    layers = attention_layers(model).values()
     check_generator(generator)
     check_share(share)
     if not 0 <= share <= 1:
         raise ValueError(f"share must be from 0 to 1, got {share!r}")
-    hook = DrawTopk(tuple(check_topk(k) for k in choices), share, generator)
-    registered = inner_model(model).register_forward_pre_hook(hook)
+    registered = inner_model(model).register_forward_pre_hook(kind(choices, share, generator))
 
     def undo() -> None:
         registered.remove()
         for layer in layers:
-            layer.drawn_topk = None
+            setattr(layer, kind.attribute, None)
 
     return Handle(undo)
 

@@ -49,6 +49,7 @@ class PyramidSparseAttention(nn.Module):
         fine_statistics: BatchNorm statistics of the fine map, see `pst.calibrate`; None is those of the coarse map. In
             the state dict only where there are any, and made where a state dict has some.
         drawn_topk: k of a training step in place of ``topk``, see `pst.stochastic_topk`; neither copied nor pickled.
+        drawn_max_tokens: Likewise, see `pst.stochastic_max_tokens`.
 
     Raises:
         TypeError: An option has the wrong type, or there is none of its name.
@@ -57,6 +58,7 @@ class PyramidSparseAttention(nn.Module):
 
     generator: torch.Generator | None = None
     drawn_topk: int | None = None
+    drawn_max_tokens: int | None = None
     observer: Callable[[Tensor, tuple[int, int], tuple[int, int]], None] | None = None
 
     def __init__(
@@ -158,7 +160,10 @@ class PyramidSparseAttention(nn.Module):
         settings, heads = self._settings, self.num_heads
         if settings.aligned:
             upper = child_means(source, (upper.shape[2], upper.shape[3]))
-        topk = settings.topk if self.drawn_topk is None or not self.training else self.drawn_topk
+        topk, max_tokens = settings.topk, settings.max_tokens
+        if self.training:
+            topk = topk if self.drawn_topk is None else self.drawn_topk
+            max_tokens = max_tokens if self.drawn_max_tokens is None else self.drawn_max_tokens
         (query,) = _split_heads(self.q(x), heads)
         key, value = _split_heads(self.kv(upper), heads, 2)
         projected = self._fine_projection(source, topk)
@@ -181,7 +186,7 @@ class PyramidSparseAttention(nn.Module):
             fusion=settings.fusion,
             selection="mean" if noisy else settings.selection,
             scale=scale,
-            max_tokens=settings.max_tokens,
+            max_tokens=max_tokens,
             generator=self.generator,
             observer=None if self.observer is None else self._observe(source, upper),
             impl=self.impl,
@@ -235,7 +240,7 @@ class PyramidSparseAttention(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, object]:
-        state = {k: v for k, v in super().__getstate__().items() if k not in ("generator", "drawn_topk")}
+        state = {k: v for k, v in super().__getstate__().items() if k not in _OF_A_RUN}
         return {**state, "_settings": self._settings.plain()}  # plain: a pickle names no class of ours but layers
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -253,6 +258,9 @@ class PyramidSparseAttention(nn.Module):
             f"dim={self.dim}, num_heads={self.num_heads}, "
             f"{', '.join(f'{field.name}={getattr(self.settings, field.name)!r}' for field in fields(self.settings))}"
         )
+
+
+_OF_A_RUN = ("generator", "drawn_topk", "drawn_max_tokens")
 
 
 def _is_noisy(selection: str | SelectionRule) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import nn
@@ -12,14 +12,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pst.modules.attention import PyramidSparseAttention
 
 
-class DrawTopk:
-    """Draws one k for all PST layers of a model before each of its training passes, see `pst.stochastic_topk`.
+class Draw:
+    """Draws one value for all PST layers of a model before each of its training passes.
 
     Args:
-        choices: Values of k, equally likely in the passes that draw.
-        share: Of the passes that draw; the others run with k = 0.
+        choices: Values, equally likely in the passes that draw.
+        share: Of the passes that draw; in the others every layer gets ``otherwise``.
         generator: Source of the draws; None means PyTorch's global one. Neither copied nor pickled.
     """
+
+    attribute: ClassVar[str]  # of a layer
+    otherwise: ClassVar[int]
 
     def __init__(self, choices: tuple[int, ...], share: float, generator: torch.Generator | None) -> None:
         self.choices, self.share, self.generator = choices, share, generator
@@ -30,13 +33,28 @@ class DrawTopk:
         if not model.training:
             return
         drawn, which = torch.rand(2, generator=self.generator).tolist()
-        k = self.choices[int(which * len(self.choices))] if drawn < self.share else 0
+        value = self.choices[int(which * len(self.choices))] if drawn < self.share else self.otherwise
         for layer in model.modules():
             if isinstance(layer, PyramidSparseAttention):
-                layer.drawn_topk = k
+                setattr(layer, self.attribute, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"choices": self.choices, "share": self.share, "generator": None}
+
+
+class DrawTopk(Draw):
+    """Draws k, see `pst.stochastic_topk`; 0 in the passes that do not draw."""
+
+    attribute, otherwise = "drawn_topk", 0
+
+
+NO_BOUND = 2**31 - 1  # more tokens than any map has
+
+
+class DrawMaxTokens(Draw):
+    """Draws the bound on the coarse tokens, see `pst.stochastic_max_tokens`; none in the passes that do not draw."""
+
+    attribute, otherwise = "drawn_max_tokens", NO_BOUND
 
 
 Before: TypeAlias = "tuple[list[tuple[nn.Parameter, bool]], list[tuple[nn.Module, bool]]]"

@@ -52,10 +52,13 @@ def version_of(distribution: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Commit of the checkout that pst runs from, with "-dirty" when tracked files changed; None outside one."""
+    """Commit of the checkout that pst runs from, with "-dirty" when tracked files changed.
+
+    Outside one, such as in a copy without its history, what the environment variable PST_COMMIT says; None without it.
+    """
     root = Path(pst.__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return None
+        return os.environ.get("PST_COMMIT")
     try:
         described = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],

@@ -37,7 +37,7 @@ class Row(NamedTuple):
         topk: k.
         found: What the host found.
         peak_memory_mb: Of the evaluation, see `pst.profile.memory.peak_memory`.
-        max_tokens: Bound on the coarse tokens; None for none.
+        max_tokens: Bound on the coarse tokens; None for none, or where the layers' own differ.
         gflops: 10⁹ operations for one image, see `pst.profile.flops.count_flops`; None where nobody counted.
     """
 
@@ -75,8 +75,10 @@ def grid(topk: Sequence[int], fusion: Sequence[str]) -> list[tuple[str, int]]:
     return [(NONE, 0)] * (0 in ks) + [(name, k) for name in fusion for k in ks if k > 0]
 
 
-def check_bounds(max_tokens: Sequence[int | None]) -> list[int | None]:
+def check_bounds(max_tokens: Sequence[int | None] | None) -> list[int | None] | None:
     """Bounds on the coarse tokens as a list without repetitions; raise TypeError or ValueError for a wrong one."""
+    if max_tokens is None:
+        return None
     for bound in max_tokens:
         check_max_tokens(bound)
     return list(dict.fromkeys(max_tokens))
@@ -93,7 +95,7 @@ def run_sweep(
     *,
     topk: Sequence[int],
     fusion: Sequence[str],
-    max_tokens: Sequence[int | None] = (None,),
+    max_tokens: Sequence[int | None] | None = None,
     count: Callable[[], float] | None = None,
     device: Any = "cpu",
 ) -> Iterator[Row]:
@@ -104,7 +106,7 @@ def run_sweep(
         evaluate: The host's evaluation of ``model`` as it is; is given a name for the run, e.g. "gate-k8".
         topk: Values of k.
         fusion: Fusions; "gate" needs a model that was built with it.
-        max_tokens: Bounds on the coarse tokens, None for no bound.
+        max_tokens: Bounds on the coarse tokens, None among them for no bound; None alone leaves ``model`` its own.
         count: Gives the GFLOPs of ``model`` as it is; called outside of what is measured.
         device: Where ``model`` runs.
 
@@ -117,23 +119,30 @@ def run_sweep(
     """
     plan, bounds = grid(topk, fusion), check_bounds(max_tokens)
     if not find_attention(model):
-        plan, bounds = [(NONE, 0)], [None]
+        plan, bounds = [(NONE, 0)], None
     for name in dict.fromkeys(name for name, _ in plan if name != NONE):
         set_options(model, fusion=name)  # fails here, before any work, where a layer has no gate
-    return _rows(model, evaluate, [(bound, *entry) for bound in bounds for entry in plan], count, device)
+    changes = [{}] if bounds is None else [{"max_tokens": bound} for bound in bounds]
+    return _rows(model, evaluate, [(change, *entry) for change in changes for entry in plan], count, device)
 
 
 def _rows(
     model: nn.Module,
     evaluate: Callable[[str], Evaluated],
-    plan: list[tuple[int | None, str, int]],
+    plan: list[tuple[dict[str, Any], str, int]],
     count: Callable[[], float] | None,
     device: Any,
 ) -> Iterator[Row]:
-    bounded = any(bound is not None for bound, _, _ in plan)
-    for bound, fusion, k in plan:
+    for change, fusion, k in plan:
         if find_attention(model):
-            set_options(model, **options(fusion, k), **({"max_tokens": bound} if bounded else {}))
+            set_options(model, **options(fusion, k), **change)
+        bound = _bound(model)
         with peak_memory(device) as peak:
             found = evaluate(f"{fusion}-k{k}" + ("" if bound is None else f"-m{bound}"))
         yield Row(fusion, k, found, peak[0], bound, None if count is None else count())
+
+
+def _bound(model: nn.Module) -> int | None:
+    """The bound that all PST layers have."""
+    bounds = {layer.settings.max_tokens for layer in find_attention(model).values()}
+    return bounds.pop() if len(bounds) == 1 else None

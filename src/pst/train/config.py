@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("mixup", "cutmix"), (0, 1000)),
     "imgsz": (1, 16384),
     "in_chans": (1, 4096),
+    "max_tokens": (1, _MOST),
     "seed": (0, 2**32 - 1),
     "workers": (0, 1024),
     "zoom": (1, 1000),
@@ -57,7 +58,9 @@ class Config:
         topk: k of every PST layer.
         fusion: "gate" or "refine".
         selection: Rule that picks the coarse tokens.
+        max_tokens: Most coarse tokens that queries attend to; more are averaged. None is no bound.
         stochastic_topk: ``{choices: [0, 4, 8, 16], share: 0.5}`` draws k anew in that share of steps; None never.
+        stochastic_max_tokens: ``{choices: [16, 100, null], share: 1.0}`` likewise draws the bound; null is none.
         track_fine_statistics: Let BatchNorm of keys and values see the fine map in training, for its statistics.
         calibrate: Training batches that give the fine map BatchNorm statistics of its own when training ends; 0: none.
         trainable: "all", or "gate": all else frozen, BatchNorm statistics too.
@@ -96,7 +99,9 @@ class Config:
     topk: int = 0
     fusion: Literal["gate", "refine"] = "gate"
     selection: str = "mean"
+    max_tokens: int | None = None
     stochastic_topk: dict[str, Any] | None = None
+    stochastic_max_tokens: dict[str, Any] | None = None
     track_fine_statistics: bool = False
     calibrate: int = 0
     trainable: Literal["all", "gate"] = "all"
@@ -109,7 +114,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, (least, most) in _RANGES.items():
-            if hasattr(self, name):
+            if getattr(self, name, None) is not None:
                 _check_range(name, getattr(self, name), least, most)
         if self.skip_corrupt and not (self.check_images or self.cache == "ram"):
             raise ValueError("skip_corrupt needs check_images=true: what is not looked at is not left out")
@@ -123,7 +128,10 @@ class Config:
         if self.trainable == "gate" and not (self.topk or self.stochastic_topk):
             raise ValueError("trainable=gate needs topk > 0: with k = 0 the gate has nothing to learn from")
         if self.stochastic_topk is not None:
-            _check_stochastic(self.stochastic_topk)
+            _check_stochastic("stochastic_topk", self.stochastic_topk, "integers ≥ 0, e.g. [0, 4, 8]", _is_topk)
+        if self.stochastic_max_tokens is not None:
+            wanted = "integers ≥ 1 or null, e.g. [16, 100, null]"
+            _check_stochastic("stochastic_max_tokens", self.stochastic_max_tokens, wanted, _is_bound)
 
     @property
     def warmup(self) -> int:
@@ -228,14 +236,22 @@ def _check_range(name: str, value: float, least: float, most: float) -> None:
         raise ValueError(f"{name} must be {'<' if name in _BELOW else '≤'} {most}, got {value}")
 
 
-def _check_stochastic(options: dict[str, Any]) -> None:
+def _check_stochastic(name: str, options: dict[str, Any], wanted: str, fits: Callable[[Any], bool]) -> None:
     if unknown := sorted(options.keys() - {"choices", "share"}):
-        raise ValueError(f"stochastic_topk takes choices and share, got {', '.join(unknown)}")
-    choices, share = options.get("choices", [0]), options.get("share", 0)
-    if not (isinstance(choices, list) and choices and all(type(k) is int and 0 <= k <= _MOST for k in choices)):
-        raise ValueError(f"stochastic_topk.choices must be a list of integers ≥ 0, e.g. [0, 4, 8], got {choices!r}")
+        raise ValueError(f"{name} takes choices and share, got {', '.join(unknown)}")
+    choices, share = options.get("choices"), options.get("share", 0)
+    if "choices" in options and not (isinstance(choices, list) and choices and all(map(fits, choices))):
+        raise ValueError(f"{name}.choices must be a list of {wanted}, got {choices!r}")
     if type(share) not in (int, float) or not 0 <= share <= 1:
-        raise ValueError(f"stochastic_topk.share must be a number from 0 to 1, got {share!r}")
+        raise ValueError(f"{name}.share must be a number from 0 to 1, got {share!r}")
+
+
+def _is_topk(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MOST
+
+
+def _is_bound(value: Any) -> bool:
+    return value is None or (type(value) is int and 1 <= value <= _MOST)
 
 
 CONFIGS: dict[Task, type[Config]] = {"classify": ClassifyConfig, "detect": DetectConfig, "segment": SegmentConfig}

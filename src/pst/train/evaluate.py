@@ -66,13 +66,14 @@ def sweep(
     topk: Sequence[int] = (0, 4, 8, 16),
     fusion: Sequence[str] = ("gate", "refine"),
     selection: str = "mean",
-    max_tokens: Sequence[int | None] = (None,),
+    max_tokens: Sequence[int | None] | None = None,
     split: str = "val",
     **overrides: Any,
 ) -> Iterator[dict[str, Any]]:
     """Evaluate a trained model once for every bound, k and fusion; k = 0 runs once for each bound.
 
-    Arguments and errors as in `evaluate`, with several k, fusions and bounds on the coarse tokens (None for no bound).
+    Arguments and errors as in `evaluate`, with several k, fusions and bounds on the coarse tokens (None among them for
+    no bound; None alone leaves the run's own).
     A model without PST layers runs once.
 
     Yields:

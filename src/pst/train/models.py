@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
         track_fine_statistics=c.track_fine_statistics,
         trainable=c.trainable,
         stochastic_topk=c.stochastic_topk,
+        stochastic_max_tokens=c.stochastic_max_tokens,
     )
     return model
 
@@ -98,6 +99,7 @@ def prepare_attention(
     track_fine_statistics: bool = False,
     trainable: str = "all",
     stochastic_topk: Mapping[str, Any] | None = None,
+    stochastic_max_tokens: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AbstractContextManager[object]:
     """What is asked of PST layers while they train; to be called before the optimizer is made.
@@ -107,10 +109,11 @@ def prepare_attention(
         track_fine_statistics: Whether `pst.track_fine_statistics` is switched on.
         trainable: "all", or "gate" for `pst.freeze_except_gate`.
         stochastic_topk: Arguments of `pst.stochastic_topk`; None draws no k.
+        stochastic_max_tokens: Arguments of `pst.stochastic_max_tokens`; None draws no bound.
         **options: See `pst.set_options`.
 
     Returns:
-        Ends the drawing of k when a with block of it ends.
+        Ends the drawing when a with block of it ends.
     """
     if options:
         pst.set_options(model, **options)
@@ -118,7 +121,12 @@ def prepare_attention(
         pst.track_fine_statistics(model)
     if trainable == "gate":
         pst.freeze_except_gate(model)
-    return nullcontext() if stochastic_topk is None else pst.stochastic_topk(model, **stochastic_topk)
+    drawing = ExitStack()
+    if stochastic_topk is not None:
+        drawing.enter_context(pst.stochastic_topk(model, **stochastic_topk))
+    if stochastic_max_tokens is not None:
+        drawing.enter_context(pst.stochastic_max_tokens(model, **stochastic_max_tokens))
+    return drawing
 
 
 def calibrate_run(task: Task[Any], model: nn.Module, images: Images, device: torch.device) -> None:

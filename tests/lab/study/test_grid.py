@@ -61,6 +61,22 @@ def test_k_may_be_given_for_each_layer(tmp_path):
     assert [v.name for v in variants] == ["k8-refine", "k8,0-refine", "k0,M-refine", "k4,32-refine"]
 
 
+def test_a_bound_on_the_tokens_is_named(tmp_path):
+    text = STUDY.replace("- {k: 0}", "- {k: 0, max_tokens: [all, 16]}")
+    text = text.replace(
+        "{k: 4, gate: 0.25, use: calibrated}", "{k: 4, max_tokens: [9, all], fusion: refine, imgsz: 64}"
+    )
+    variants = load_study(write(tmp_path, text)).cells[0].variants
+    assert [(v.name, v.max_tokens) for v in variants[:2]] == [("k0", None), ("k0-m16", 16)]
+    assert [(v.name, v.max_tokens) for v in variants[-3:-1]] == [("k4-m9-refine@64", 9), ("k4-refine@64", None)]
+    assert ways(dict.fromkeys(v.name for v in variants[-3:-1])) == {
+        64: {"refine, 9 tokens": {"4": "k4-m9-refine@64"}, "refine": {"4": "k4-refine@64"}}
+    }
+    assert ways({"k0-m16": None}) == {}
+    with pytest.raises(ValueError, match="max_tokens of an evaluation is a number from 1"):
+        load_study(write(tmp_path, STUDY.replace("- {k: 0}", "- {k: 0, max_tokens: 0}")))
+
+
 def test_names_tell_the_way_and_the_k():
     found = ways(dict.fromkeys(("k0", "k8-gate", "kM-refine-random:1", "k0,M-gate", "k8,0-gate@64", "k4,32-gate@64")))
     assert found == {
@@ -157,5 +173,12 @@ def test_every_cell_of_the_committed_studies_has_a_result(path):
 def test_the_committed_studies_are_there():
     names = {"classification", "detection", "segmentation", "torchvision"}
     smaller = {"classification-64", "detection-160", "segmentation-160"}
-    assert {p.stem for p in STUDIES} == {*names, *smaller, "levels", "retrieval"}
+    assert {p.stem for p in STUDIES} == {
+        *names,
+        *smaller,
+        "levels",
+        "retrieval",
+        "bounded-segmentation",
+        "bounded-detection",
+    }
     assert {p.stem for p in (STUDIES[0].parent / "larger").glob("*.yaml")} == names

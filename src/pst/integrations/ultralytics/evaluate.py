@@ -30,7 +30,7 @@ class SweepRow(NamedTuple):
         peak_memory_mb: Most memory held in 10⁶ bytes: the process's resident set on the CPU, framework and data
             included, PyTorch's allocator on CUDA; see `pst.profile.memory.peak_memory`.
         images: Number of validation images.
-        max_tokens: Bound on the coarse tokens; None for none.
+        max_tokens: Bound on the coarse tokens; None for none, or where the layers' own differ.
         gflops: 10⁹ operations for one image of the given size; None in rows of earlier versions.
     """
 
@@ -51,7 +51,7 @@ def sweep(
     *,
     topk: Sequence[int] = (0, 4, 8, 16),
     fusion: Sequence[Fusion] = ("gate", "refine"),
-    max_tokens: Sequence[int | None] = (None,),
+    max_tokens: Sequence[int | None] | None = None,
     imgsz: int = 640,
     batch: int = 16,
     device: str | None = None,
@@ -66,7 +66,7 @@ def sweep(
         data: Dataset YAML in the Ultralytics layout.
         topk: Values of k.
         fusion: Fusions; "gate" needs a model that was built with it.
-        max_tokens: Bounds on the coarse tokens, None for no bound.
+        max_tokens: Bounds on the coarse tokens, None among them for no bound; None alone leaves the model its own.
         imgsz: Image size in pixels.
         batch: Images in a batch.
         device: As in Ultralytics; None picks one.
