@@ -52,10 +52,10 @@ def test_commit_is_found_where_the_module_really_is():
 def test_commit_is_none_outside_a_checkout_of_ours(checkout, monkeypatch):
     monkeypatch.delenv("PST_COMMIT", raising=False)
     assert environment.commit() is None
-    monkeypatch.setenv("PST_COMMIT", "abc")
-    assert environment.commit() == "abc"
     (checkout / "src" / ".git").mkdir()  # someone else's repository around an installed package
     assert environment.commit() is None
+    monkeypatch.setenv("PST_COMMIT", "abc")
+    assert environment.commit() == "abc"
 
 
 def test_processor_is_named_without_proc(monkeypatch):
