@@ -49,13 +49,15 @@ def test_commit_is_found_where_the_module_really_is():
     assert git(Path(__file__).parent, "rev-parse", "HEAD") == str(environment.commit()).removesuffix("-dirty")
 
 
-def test_commit_is_none_outside_a_checkout_of_ours(checkout, monkeypatch):
-    monkeypatch.delenv("PST_COMMIT", raising=False)
+def test_commit_is_what_is_said_of_a_copy(monkeypatch):
+    monkeypatch.setenv("PST_COMMIT", "abc")
+    assert environment.commit() == "abc"
+
+
+def test_commit_is_none_outside_a_checkout_of_ours(checkout):
     assert environment.commit() is None
     (checkout / "src" / ".git").mkdir()  # someone else's repository around an installed package
     assert environment.commit() is None
-    monkeypatch.setenv("PST_COMMIT", "abc")
-    assert environment.commit() == "abc"
 
 
 def test_processor_is_named_without_proc(monkeypatch):

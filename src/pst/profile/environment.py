@@ -52,13 +52,15 @@ def version_of(distribution: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Commit of the checkout that pst runs from, with "-dirty" when tracked files changed.
+    """Commit of the checkout that pst runs from, with "-dirty" when tracked files changed; None outside one.
 
-    Outside one, such as in a copy without its history, what the environment variable PST_COMMIT says; None without it.
+    The environment variable PST_COMMIT comes before it, for a copy that has no history or an older one.
     """
     root = Path(pst.__file__).resolve().parents[2]
+    if os.environ.get("PST_COMMIT"):
+        return os.environ["PST_COMMIT"]
     if not (root / ".git").exists():
-        return os.environ.get("PST_COMMIT")
+        return None
     try:
         described = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
