@@ -31,15 +31,15 @@ def window(device: str, quick: bool, save: Save) -> None:
     for dtype in list(BUDGET)[: 1 if quick else None]:
         for impl in implementations(device)[1:]:
             record = {"dtype": str(dtype), "impl": impl, "fine": FINE, "coarse": COARSE, "width": WIDTH, "grid": GRID}
-            save(record | attempt(partial(_window, device, dtype, impl, 0.1 if quick else 2.5)))
+            save(record | attempt(partial(_window, device, dtype, impl, quick)))
 
 
-def _window(device: str, dtype: torch.dtype, impl: str, seconds: float) -> dict[str, Any]:
+def _window(device: str, dtype: torch.dtype, impl: str, quick: bool) -> dict[str, Any]:
     calls = {name: call(k, device=device, dtype=dtype, impl=impl) for name, k in ROWS.items()}
     if impl == "fused":
         calls |= {f"{WINDOW}, {n:,} at work": partial(_at_work, device, n, calls[WINDOW]) for n in AT_WORK}
         calls[f"{WINDOW}, coarse tokens copied"] = partial(_copied, calls[WINDOW])
-    times = interleave(calls, seconds=seconds, min_runs=3)
+    times = interleave(calls, seconds=0 if quick else 2.5, min_runs=2 if quick else 5, warmup=0 if quick else 2)
     rows: dict[str, dict[str, Any]] = {name: {"ms": t.__dict__} for name, t in times.items()}
     if device != "cpu":
         numbers = 3 * FINE[0] * FINE[1] + 2 * COARSE[0] * COARSE[1]
