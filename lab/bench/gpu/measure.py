@@ -29,7 +29,9 @@ from lab.bench.gpu.kernel import dispatch, tiles
 from lab.bench.gpu.modes import backends, compiled, graphs
 from lab.bench.gpu.short_training import training
 from lab.bench.gpu.speed import classifiers, detectors, modules
+from lab.bench.gpu.summary import tables
 from lab.bench.gpu.window import window
+from lab.bench.speed_page import markdown
 from pst.io.files import write_text
 from pst.profile.environment import environment
 
@@ -49,7 +51,6 @@ SECTIONS = {
     "tiles": (tiles, 90),
 }
 ALL, SEED = ",".join(SECTIONS), 0
-SAME = ("settings", "hardware", "versions", "commit")  # of results that stand in one file
 
 
 def main() -> int:
@@ -73,6 +74,8 @@ def main() -> int:
         result["seconds"] = round(sum(section["seconds"] for section in result["sections"].values()), 1)
         write_text(args.out, json.dumps(result, indent=1) + "\n")
     bad = [n for n in args.only.split(",") if result["sections"][n]["status"] not in ("passed", "skipped")]
+    for title, table in tables({name: result["sections"][name] for name in args.only.split(",")}):
+        print(f"\n## {title}\n\n{markdown(table)}\n")
     print(f"{'Not passed: ' + ', '.join(bad) if bad else 'All passed'}; written: {args.out}")
     return 1 if bad else 0
 
@@ -82,10 +85,20 @@ def _kept(out: Path, result: dict[str, Any]) -> dict[str, Any]:
     if not out.is_file():
         return {}
     before = json.loads(out.read_text())
-    if differing := [key for key in SAME if before.get(key) != result[key]]:
-        print(f"{out} is of another {' and '.join(differing)}: its sections are not kept")
+    if differing := [what for what, value in _origin(result).items() if _origin(before)[what] != value]:
+        print(f"{out} has another {' and '.join(differing)}: its sections are not kept")
         return {}
     return before["sections"]
+
+
+def _origin(result: dict[str, Any]) -> dict[str, Any]:
+    """What results that stand in one file have in common."""
+    return {
+        "settings": result["settings"],
+        "GPU": result["hardware"]["gpus"],
+        "version of torch": result["versions"]["torch"],
+        "commit": result["commit"],
+    }
 
 
 def _start(name: str, limit: float, args: argparse.Namespace) -> dict[str, Any]:

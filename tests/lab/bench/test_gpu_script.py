@@ -13,6 +13,7 @@ import pytest
 
 from lab.bench.gpu import measure
 from lab.bench.gpu.kernel import _least
+from lab.bench.gpu.summary import tables
 from lab.bench.gpu.window import WANTED
 from pst.functional._dispatch import FASTER
 
@@ -74,6 +75,8 @@ def test_what_a_gpu_is_asked_runs_here_at_small_sizes(call: Any, section: str) -
     assert (code, result["status"]) == (0, "passed"), result
     assert result["records"]
     assert not [record for record in result["records"] if "error_text" in record]
+    ((title, (_, rows)),) = tables({section: result})
+    assert (title, len(rows[0])) == (section, len(rows[-1]))
     if section == "window":
         assert {name: judged["met"] for name, judged in result["records"][0]["wanted"].items()}.keys() == WANTED.keys()
     if section == "dispatch":
@@ -96,3 +99,13 @@ def test_a_device_that_is_not_there_is_recorded(call: Any) -> None:
 )
 def test_triton_is_called_faster_from_the_size_on_after_which_it_is_never_slower(speedups: Any, least: Any) -> None:
     assert _least([{"logits": i + 1, "speedup": s} for i, s in enumerate(speedups)]) == least
+
+
+def test_tables_show_models_and_ways_to_run_and_leave_out_what_failed() -> None:
+    failed = {"dtype": "torch.float32", "error_text": "no"}
+    way = {"dtype": "torch.float16", "topk": 8, "eager_ms": {"median": 2.0}, "graph_ms": {"median": 0.5}, "error": 0.0}
+    models = {"dtype": "torch.float32", "batch": 32, "models": [{"name": "a", "ms": {"median": 3.0}, "ratio": 1.0}]}
+    found = dict(tables({"graphs": {"records": [failed, way]}, "detectors": {"records": [models]}, "compiled": {}}))
+    assert found["graphs"][1] == [("float16", "topk=8", "2", "0.5", "0.0e+00")]
+    assert found["detectors"][1] == [("float32", "32", "a", "3", "1.00")]
+    assert found.keys() == {"graphs", "detectors"}
