@@ -46,10 +46,10 @@ def call(
     """A function that attends once with k tokens for each block."""
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(1, 1, *size, WIDTH, generator=generator) for size in (FINE, COARSE, COARSE, FINE, FINE)]
-    query, key, value, *fine = (t.to(device, dtype) for t in maps)
+    query, key, value, fine_key, fine_value = (t.to(device, dtype) for t in maps)
     attend = partial(
-        pyramid_sparse_attention, query, key, value, tuple(fine), topk=k, fusion="refine", selection=Window(GRID),
-        impl=impl,
+        pyramid_sparse_attention, query, key, value, (fine_key, fine_value), topk=k, fusion="refine",
+        selection=Window(GRID), impl=impl,
     )  # fmt: skip
 
     def without_gradients() -> object:
