@@ -40,14 +40,16 @@ def run_blocks(*, seconds: float = 5.0, min_runs: int = 5) -> list[dict[str, Any
     return records
 
 
-def call(k: int) -> Callable[[], object]:
+def call(
+    k: int, *, device: str = "cpu", dtype: torch.dtype = torch.float32, impl: Any = "auto"
+) -> Callable[[], object]:
     """A function that attends once with k tokens for each block."""
     generator = torch.Generator().manual_seed(0)
-    query, fine_key, fine_value = (torch.randn(1, 1, *FINE, WIDTH, generator=generator) for _ in range(3))
-    key, value = (torch.randn(1, 1, *COARSE, WIDTH, generator=generator) for _ in range(2))
+    maps = [torch.randn(1, 1, *size, WIDTH, generator=generator) for size in (FINE, COARSE, COARSE, FINE, FINE)]
+    query, key, value, fine_key, fine_value = (t.to(device, dtype) for t in maps)
     attend = partial(
         pyramid_sparse_attention, query, key, value, (fine_key, fine_value), topk=k, fusion="refine",
-        selection=Window(GRID),
+        selection=Window(GRID), impl=impl,
     )  # fmt: skip
 
     def without_gradients() -> object:

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from pst.functional import _dispatch, implementation_for
 from pst.functional._dispatch import HEAD_WIDTHS
+from pst.functional._rule import Selected, Tokens
 from pst.functional._types import LinearGate
+from pst.functional.selection import Window
 from tensors import Attention
 
 CUDA, INTERPRETED = torch.cuda.is_available(), os.environ.get("TRITON_INTERPRET") == "1"
@@ -281,6 +283,45 @@ def test_coarse_tokens_may_be_bounded(fusion, selection):
     a = a.map(lambda t: t.to(DEVICE))
     exact = a.to(torch.float64)(impl="reference", selection=selection)
     assert_close(a(impl="triton", selection=selection), exact, torch.float32)
+
+
+class First(NamedTuple):
+    """A rule: the tokens of the lowest indices, for the whole map or for each block."""
+
+    grid: tuple[int, int] | None
+
+    def select(self, tokens: Tokens) -> Selected:
+        """See `SelectionRule`."""
+        blocks = () if self.grid is None else (math.prod(self.grid),)
+        index = torch.arange(tokens.topk, device=tokens.query.device)
+        return Selected(index.expand(*tokens.query.shape[:2], *blocks, -1).contiguous(), grid=self.grid)
+
+
+@kernels
+@pytest.mark.parametrize("grid", [None, (2, 2)])
+@pytest.mark.parametrize("number", [math.nan, math.inf], ids=str)
+def test_what_is_in_a_token_that_gives_way_goes_nowhere(number, grid):
+    """Not into the result, nor into any gradient."""
+    a = Attention.random((8, 8), (4, 4), width=16, dtype=torch.float32, topk=3, fusion="refine", selection=First(grid))
+    a = a.map(lambda t: t.to(DEVICE))
+    bad = a.with_(key=a.key.clone(), value=a.value.clone())
+    for t in (bad.key, bad.value):
+        t[:, :, 0, :3] = number
+    results = (t.run_with_gradients(impl="triton") for t in (bad, a))
+    for got, wanted in zip(*results, strict=True):
+        assert torch.equal(got, wanted)
+        assert got.isfinite().all()
+
+
+@kernels
+@pytest.mark.parametrize("fusion", ["gate", "refine"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_blocks_of_queries_have_the_gradients_of_the_reference(fusion, dtype):
+    a = Attention.random((9, 7), (4, 6), width=16, dtype=dtype, topk=3, fusion=fusion, selection=Window(2))
+    a = a.map(lambda t: t.to(DEVICE))
+    exact = a.to(torch.float64).run_with_gradients(impl="reference")
+    for got, wanted in zip(a.run_with_gradients(impl="triton"), exact, strict=True):
+        assert_close(got, wanted, dtype)
 
 
 ON_CPU = "Triton needs a CUDA GPU, and the query is on cpu"

@@ -15,7 +15,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lab.bench import interleave
 from lab.bench.gpu.correctness import BUDGET, Save, attempt, relative
+from pst.control import attention_layers
 from pst.modules import PST
+
+# Of a PST layer: bounded coarse tokens, and tokens of their own for blocks of queries.
+EXTRAS: tuple[dict[str, Any], ...] = (
+    {"topk": 0, "max_tokens": 49},
+    {"topk": 8, "fusion": "refine", "max_tokens": 49},
+    {"topk": 8, "fusion": "refine", "selection": "window"},
+    {"topk": 8, "fusion": "gate", "selection": "window", "max_tokens": 49},
+)
 
 
 def backends(device: str, quick: bool, save: Save) -> None:
@@ -63,13 +72,16 @@ def graphs(device: str, quick: bool, save: Save) -> None:
     """The layer captured as a CUDA graph and replayed on other inputs: equal to eager; time of both."""
     if device == "cpu":
         raise ImportError("CUDA graphs need a CUDA device")
-    for dtype, k, fusion in itertools.product(BUDGET, (0, 8), ("gate", "refine")):
-        record = {"dtype": str(dtype), "topk": k, "fusion": fusion}
-        save(record | attempt(partial(_graph, device, dtype, k, fusion, 20 if quick else 40)))
+    plain = [{"topk": k, "fusion": fusion} for k, fusion in itertools.product((0, 8), ("gate", "refine"))]
+    for dtype, options, impl in itertools.product(BUDGET, (*plain, *EXTRAS), ("fused", "triton")):
+        record = {"dtype": str(dtype), **options, "impl": impl}
+        save(record | attempt(partial(_graph, device, dtype, options, impl, 20 if quick else 40)))
 
 
-def _graph(device: str, dtype: torch.dtype, k: int, fusion: Any, side: int) -> Any:
-    module, maps = _layer(device, dtype, k, fusion, side)
+def _graph(device: str, dtype: torch.dtype, options: dict[str, Any], impl: Any, side: int) -> Any:
+    module, maps = _layer(device, dtype, options, side)
+    for layer in attention_layers(module).values():
+        layer.impl = impl
     with torch.no_grad():
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -84,23 +96,24 @@ def _graph(device: str, dtype: torch.dtype, k: int, fusion: Any, side: int) -> A
             t.copy_(torch.randn(t.shape))
         graph.replay()
         error = relative(out.clone(), module(*maps))
-        times = interleave({"eager": lambda: module(*maps), "graph": graph.replay}, seconds=0.5)
+        times = interleave({"eager": lambda: module(*maps), "graph": graph.replay}, seconds=0.3)
     return {"error": error, "ok": error <= BUDGET[dtype], **{f"{n}_ms": t.__dict__ for n, t in times.items()}}
 
 
 def compiled(device: str, quick: bool, save: Save) -> None:
     """`torch.compile` of the whole layer, no graph break, eval and training step: equal to eager; time of both."""
-    evals = [(dtype, False, k, "default") for dtype, k in itertools.product(BUDGET, (0, 8))]
-    replayed = [(torch.bfloat16, False, 8, "reduce-overhead")]
-    steps = [(dtype, True, k, "default") for dtype, k in itertools.product((torch.float32, torch.bfloat16), (0, 8))]
-    for dtype, train, k, mode in [*evals, *replayed, *steps][: 1 if quick else None]:
-        record = {"dtype": str(dtype), "train": train, "topk": k, "mode": mode}
-        save(record | attempt(partial(_compiled, device, dtype, train, k, mode, 20 if quick else 40)))
+    evals = [(dtype, False, {"topk": k}, "default") for dtype, k in itertools.product(BUDGET, (0, 8))]
+    steps = [(d, True, {"topk": k}, "default") for d, k in itertools.product((torch.float32, torch.bfloat16), (0, 8))]
+    extras = [(torch.float32, train, options, "default") for train in (False, True) for options in EXTRAS[train:3]]
+    replayed = [(torch.bfloat16, False, {"topk": 8}, "reduce-overhead")]
+    for dtype, train, options, mode in [*extras, *evals, *replayed, *steps][: 1 if quick else None]:
+        record = {"dtype": str(dtype), "train": train, **options, "mode": mode}
+        save(record | attempt(partial(_compiled, device, dtype, train, options, mode, 20 if quick else 40)))
 
 
-def _compiled(device: str, dtype: torch.dtype, train: bool, k: int, mode: str, side: int) -> Any:
+def _compiled(device: str, dtype: torch.dtype, train: bool, options: dict[str, Any], mode: str, side: int) -> Any:
     torch.compiler.reset()
-    module, maps = _layer(device, dtype, k, "gate", side)
+    module, maps = _layer(device, dtype, options, side)
     module.train(train)
     fast = torch.compile(module, fullgraph=True, mode=mode)
 
@@ -115,17 +128,21 @@ def _compiled(device: str, dtype: torch.dtype, train: bool, k: int, mode: str, s
         return torch.cat([out.detach().flatten(), *grads])
 
     error = relative(run(fast), run(module))
-    times = interleave({"eager": lambda: run(module), "compiled": lambda: run(fast)}, seconds=0.5)
+    times = interleave({"eager": lambda: run(module), "compiled": lambda: run(fast)}, seconds=0.3)
     record = {"error": error, **{f"{n}_ms": t.__dict__ for n, t in times.items()}}
-    if k == 0 or dtype is torch.float32:  # below, fused roundings may select another token: no bound follows
+    if (
+        options["topk"] == 0 or dtype is torch.float32
+    ):  # below, fused roundings may select another token: no bound follows
         record["ok"] = error <= (4 if train else 1) * BUDGET[dtype]
     return record
 
 
-def _layer(device: str, dtype: torch.dtype, k: int, fusion: Any, side: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+def _layer(
+    device: str, dtype: torch.dtype, options: dict[str, Any], side: int
+) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
-    module = PST(128, 128, 128, depth=2, topk=k, fusion=fusion).eval()
+    module = PST(128, 128, 128, depth=2, **options).eval()
     x, upper = (
         torch.randn(4, 128, s, s).to(device, dtype, memory_format=torch.channels_last) for s in (side, side // 2)
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Correctness and speed on one CUDA GPU in under 8 minutes, into one JSON file.
+# Correctness and speed on one CUDA GPU, into one JSON file: in twice nine minutes, --only for each half.
 #
 #     lab/bench/gpu/run.sh [RESULT.json] [options of lab.bench.gpu.measure]
 #

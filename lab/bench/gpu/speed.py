@@ -6,15 +6,14 @@ import itertools
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
 from lab.bench import Case, added_memory_cuda, interleave, measure_roofline, run_models
-from lab.bench.gpu.correctness import Save, attempt
-from pst.control import set_topk
+from lab.bench.gpu.correctness import Save, attempt, implementations
+from pst.control import set_max_tokens, set_topk
 
 BATCHES = (1, 32)
 DTYPES = (torch.float32, torch.bfloat16)
@@ -42,8 +41,7 @@ def _describe(case: Case) -> dict[str, Any]:
 def _module(case: Case, peaks: Any, seconds: float) -> dict[str, Any]:
     # the textbook keeps N×M logits and their softmax, with gradients several times: leave it out where it cannot fit
     logits = case.batch * case.channels // 32 * case.side**4 // 4 * torch.finfo(case.dtype).bits // 8
-    kinds = ["pst", "fused"]
-    kinds += ["triton"] if find_spec("pst.functional._triton") and case.device != "cpu" else []
+    kinds = ["pst", *implementations(case.device)[1:]]
     kinds += ["textbook"] if logits * (6 if case.train else 3) < 30e9 else []
     calls = {kind: case.call(kind) for kind in kinds}
     times = interleave(calls, seconds=seconds)
@@ -62,17 +60,25 @@ def detectors(device: str, quick: bool, save: Save) -> None:
     from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
     from pst.integrations.ultralytics import YOLO
 
-    def build(name: str, k: int | None) -> nn.Module:
+    def build(name: str, k: int | None, tokens: int | None) -> nn.Module:
         yolo: Any = YOLO(f"{name}.yaml")
         if k is not None:
             set_topk(yolo, k)
+            set_max_tokens(yolo, tokens)
         return yolo.model.fuse(verbose=False)
 
-    names: dict[str, tuple[str, int | None]] = {
-        "yolo11n": ("yolo11n", None), "yolo11n-pst k=0": ("yolo11n-pst", 0), "yolo11n-pst k=8": ("yolo11n-pst", 8),
-        "yolo12n": ("yolo12n", None), "yolo26n": ("yolo26n", None),
-        "yolo26n-pst-neck k=0": ("yolo26n-pst-neck", 0), "yolo26n-pst-neck k=8": ("yolo26n-pst-neck", 8),
-    }  # fmt: skip
+    names: dict[str, tuple[str, int | None, int | None]] = {
+        "yolo11n": ("yolo11n", None, None),
+        "yolo11n-pst k=0": ("yolo11n-pst", 0, None),
+        "yolo11n-pst k=0, 100 tokens": ("yolo11n-pst", 0, 100),
+        "yolo11n-pst k=8": ("yolo11n-pst", 8, None),
+        "yolo11n-pst k=8, 100 tokens": ("yolo11n-pst", 8, 100),
+        "yolo11n-pst-neck k=0": ("yolo11n-pst-neck", 0, None),
+        "yolo11n-pst-neck k=0, 100 tokens": ("yolo11n-pst-neck", 0, 100),
+        "yolo12n": ("yolo12n", None, None),
+        "yolo26n": ("yolo26n", None, None),
+        "yolo26n-pst-neck k=0": ("yolo26n-pst-neck", 0, None),
+    }
     builders = {label: partial(build, *names[label]) for label in list(names)[: 3 if quick else None]}
     _models(builders, device, quick, save, imgsz=640)
 
@@ -83,16 +89,22 @@ def classifiers(device: str, quick: bool, save: Save) -> None:
 
     import pst.integrations.timm  # noqa: F401  # pyright: ignore[reportUnusedImport] registers the models
 
-    def build(name: str, k: int | None) -> nn.Module:
+    def build(name: str, k: int | None, tokens: int | None) -> nn.Module:
         model = timm.create_model(name)
         if k is not None:
             set_topk(model, k)
+            set_max_tokens(model, tokens)
         return model
 
     builders = {
-        f"{prefix}{name}{f' k={k}' if k is not None else ''}": partial(build, prefix + name, k)
+        f"{prefix}{name}{label}": partial(build, prefix + name, k, tokens)
         for name in ("resnet18", "resnet50")[: 1 if quick else None]
-        for prefix, k in (("", None), ("pst_", 0), ("pst_", 8))
+        for prefix, label, k, tokens in (
+            ("", "", None, None),
+            ("pst_", " k=0", 0, None),
+            ("pst_", " k=8", 8, None),
+            ("pst_", " k=0, 16 tokens", 0, 16),
+        )
     }
     _models(builders, device, quick, save, imgsz=224)
 
@@ -103,7 +115,7 @@ def _models(builders: dict[str, Callable[[], nn.Module]], device: str, quick: bo
         (torch.float32,) if device == "cpu" else (torch.float32, torch.float16), BATCHES[: 1 if quick else None]
     ):
         size = 64 if quick else imgsz
-        seconds = 0.1 if quick else 1.0 * len(builders)
+        seconds = 0.1 if quick else 0.7 * len(builders)
 
         def run(dtype: torch.dtype = dtype, batch: int = batch, size: int = size, seconds: float = seconds) -> Any:
             return {

@@ -1,4 +1,4 @@
-"""Attention of blocks of queries that each have fine tokens of their own, on the CPU, a few blocks at a time.
+"""Attention of blocks of queries that each have fine tokens of their own, a few blocks at a time.
 
 One softmax over the coarse tokens and the children needs both sets of logits, and those of one block after the other
 need little memory: the coarse keys serve every block as they are, and no more children are gathered than are at work.
@@ -17,18 +17,22 @@ from pst.functional.checks import is_eager
 from pst.functional.grid import child_index, child_slots, join_blocks, split_blocks
 from pst.functional.scores import without_autocast
 
-AT_WORK = 2**18  # logits, or numbers of gathered keys, at a time: what a processor's cache holds
+# Logits, or numbers of gathered keys, at a time: what a processor's cache holds; on a GPU, enough for few launches.
+AT_WORK = {"cpu": 2**18, "cuda": 2**21}
 
 
 def applies(inputs: Inputs, fine: FineTokens, selected: Selected) -> bool:
     """Whether `attend_blocks` can do it: nothing is recorded, and no coarse value is NaN or infinite.
 
-    A coarse token that gives way to its children has the weight 0 here, and 0 times NaN would be NaN.
+    A coarse token that gives way to its children has the weight 0 here, and 0 times NaN would be NaN. A CUDA graph
+    cannot hold that look at the values.
     """
     query = inputs.query
     if inputs.pooled_size is not None and inputs.fusion == "refine":
         return False
-    if selected.grid is None or selected.valid is not None or query.device.type != "cpu" or not is_eager():
+    if selected.grid is None or selected.valid is not None or query.device.type not in AT_WORK or not is_eager():
+        return False
+    if query.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return False
     if torch.is_grad_enabled() and any(
         t.requires_grad for t in (query, inputs.key, inputs.value, *_example(fine, query))
@@ -56,7 +60,7 @@ def attend_blocks(inputs: Inputs, fine: FineTokens, selected: Selected) -> Tenso
     batch, heads, _, queries, width = own.shape
     children = parents.shape[3] * child_slots(inputs.fine_size, inputs.coarse_size)
     each = batch * heads * max(queries * (inputs.key.shape[2] if joint else children), children * width)
-    step = max(1, AT_WORK // max(1, each))
+    step = max(1, AT_WORK[own.device.type] // max(1, each))
     wide = torch.promote_types(own.dtype, torch.float32)
     keys, values = inputs.key.to(wide), inputs.value.to(wide)
     with without_autocast(own):

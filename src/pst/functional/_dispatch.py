@@ -19,7 +19,7 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when
 LARGE = 2**28  # logits, B·h·N·M: below, the time goes into launches, of which SDPA needs fewer
 
 # (mode, whether gradients are recorded) -> dtype -> least number of logits from which the Triton kernel was faster than
-# SDPA, launches included: lab/results/gpu.json (H100), and for float16 lab/bench/gpu/kernel.py.
+# SDPA, launches included, on an H100: section "dispatch" of lab/results/gpu.json.
 FASTER: dict[tuple[str, bool], dict[torch.dtype, int]] = {
     ("coarse", False): {torch.float32: LARGE},
     ("coarse", True): {torch.float32: LARGE},

@@ -107,7 +107,7 @@ def _attended(attention: Callable[..., Tensor], query: Tensor, children: _Childr
 
 def _refined(query: Tensor, key: Tensor, value: Tensor, children: _Children, scale: float) -> Tensor:
     """One softmax over the tokens not chosen and the children of the chosen (docs/method.md, "Refine")."""
-    bias, key, value = _without_parents(query, key, value, children, query.dtype)
+    bias, key, value = _without_parents(query, key, value, children)
     return softmax_attention(
         query,
         torch.cat([key, children.key.to(key.dtype)], 2),
@@ -117,16 +117,14 @@ def _refined(query: Tensor, key: Tensor, value: Tensor, children: _Children, sca
     )
 
 
-def _without_parents(
-    query: Tensor, key: Tensor, value: Tensor, children: _Children, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+def _without_parents(query: Tensor, key: Tensor, value: Tensor, children: _Children) -> tuple[Tensor, Tensor, Tensor]:
     """`refinement_bias`, and coarse keys and values for each block of queries, 0 at the parents that give way.
 
     A logit bias of −∞ alone would let a NaN or an infinity through that the parent holds. Its value is set to 0, and
     its key to that of the first child: a 0 there would make NaN of an infinite query.
     """
     key, value = _for_each_block(query, key, value)
-    bias = refinement_bias(children, key.shape[2], dtype)
+    bias = refinement_bias(children, key.shape[2], query.dtype)
     gone = bias[..., : key.shape[2], None] < 0
     return bias, torch.where(gone, children.key[:, :, :1].to(key.dtype), key), value.masked_fill(gone, 0)
 
@@ -180,15 +178,23 @@ def _in_one_pass(
     kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, children: _Children,
     gate: LinearGate | None, scale: float,
 ) -> Tensor:  # fmt: skip
-    """The whole attention of a kernel that knows logit biases and the gate."""
+    """The whole attention of a kernel that knows the gate and logit biases, and takes nothing from where one is −∞.
+
+    Blocks of queries become the heads of an image, so that all of them read the same coarse keys and values.
+    """
     if gate is None:
-        bias, key, value = _without_parents(query, key, value, children, torch.float32)
+        bias = refinement_bias(children, key.shape[2], torch.float32)
     else:
-        key, value = _for_each_block(query, key, value)
         bias = None if children.valid is None else _exclusion_bias(children.valid, torch.float32)
         gate = LinearGate(*(t.to(query.dtype) for t in gate))
     fine_key, fine_value = children.key.to(query.dtype), children.value.to(query.dtype)
-    return kernel(query, key, value, fine_key, fine_value, scale=scale, bias=bias, gate=gate)
+    shape, blocks = query.shape, query.shape[1] // key.shape[1]
+    if blocks > 1:
+        key, value = (t.flatten(0, 1).contiguous()[:, None].expand(-1, blocks, -1, -1) for t in (key, value))
+        query, fine_key, fine_value = (t.reshape(-1, blocks, *t.shape[2:]) for t in (query, fine_key, fine_value))
+        bias = None if bias is None else bias.reshape(-1, blocks, bias.shape[-1])
+    out = kernel(query, key, value, fine_key, fine_value, scale=scale, bias=bias, gate=gate)
+    return out if blocks == 1 else out.reshape(shape)
 
 
 def _for_each_block(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

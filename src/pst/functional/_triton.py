@@ -72,6 +72,7 @@ def attend(
         fine_value: (B, h, T, d) or None.
         scale: Factor on the logits.
         bias: Added to the logits of fine tokens, (B, h, T), with ``gate``; to those of all, (B, h, M + T), without.
+            A token takes no part where it is −∞, whatever is in it.
         gate: Mixes the two branches; None is one softmax over all tokens.
 
     Returns:
@@ -231,6 +232,7 @@ def _settings(kernel: str, q: Tensor, fine: int | None = None) -> dict[str, Any]
     single = q.dtype == torch.float32
     launch = LAUNCHES[kernel, single][HEAD_WIDTHS.index(q.shape[-1])]
     settings = launch._asdict() | {"D": q.shape[-1], "PRECISION": "ieee"}
+    settings["BLOCK_Q"] = min(launch.BLOCK_Q, max(16, triton.next_power_of_2(q.shape[2])))
     if fine is not None:
         settings["BLOCK_F"] = min(launch.BLOCK_K, max(16, triton.next_power_of_2(fine)))
     if single:

@@ -4,6 +4,7 @@ One program handles a block of queries of one image and head (`forward_kernel`, 
 keys (`key_gradient_kernel`). Logits are in units of log 2, because exp2 is one instruction. All memory offsets of a
 program are from the base of its image and head, and those bases are 64-bit. Queries, keys and values have a contiguous
 last dimension; what the kernels write has the memory order (B, N, h, d), bias (B·h, length), log-sum-exps (B·h, N).
+Tokens whose logit bias is −∞ take no part, whatever is in them: no NaN or infinity of theirs goes anywhere.
 """
 
 # pyright: reportArgumentType=false, reportPossiblyUnboundVariable=false
@@ -28,10 +29,15 @@ def _attend(
         offsets = rows[:, None] * stride + columns[None, :]
         key = tl.load(k + offsets, mask=inside[:, None], other=0.0)
         value = tl.load(v + offsets, mask=inside[:, None], other=0.0)
+        counts = inside
+        if BIASED:
+            logit_bias = tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32) * 1.4426950408889634
+            counts = inside & (logit_bias > float("-inf"))
+            key, value = tl.where(counts[:, None], key, 0.0), tl.where(counts[:, None], value, 0.0)
         logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
         if BIASED:
-            logits += tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32)[None, :] * 1.4426950408889634
-        logits = tl.where(inside[None, :], logits, float("-inf"))
+            logits += logit_bias[None, :]
+        logits = tl.where(counts[None, :], logits, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(logits, 1))
         shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # no key yet that counts
         weight = tl.exp2(logits - shift[:, None])
@@ -116,10 +122,15 @@ def _query_gradient(
         offsets = rows[:, None] * stride + columns[None, :]
         key = tl.load(k + offsets, mask=inside[:, None], other=0.0)
         value = tl.load(v + offsets, mask=inside[:, None], other=0.0)
+        counts = inside
+        if BIASED:
+            logit_bias = tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32) * 1.4426950408889634
+            counts = inside & (logit_bias > float("-inf"))
+            key, value = tl.where(counts[:, None], key, 0.0), tl.where(counts[:, None], value, 0.0)
         logits = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
         if BIASED:
-            logits += tl.load(bias + rows, mask=inside, other=0.0).to(tl.float32)[None, :] * 1.4426950408889634
-        weight = tl.where(inside[None, :], tl.exp2(logits - lse[:, None]), 0.0)
+            logits += logit_bias[None, :]
+        weight = tl.where(counts[None, :], tl.exp2(logits - lse[:, None]), 0.0)
         slope = weight * (tl.dot(upstream, tl.trans(value), input_precision=PRECISION) - delta[:, None])
         gradient = tl.dot(slope.to(key.dtype), key, gradient, input_precision=PRECISION)
     return gradient
@@ -194,6 +205,8 @@ def key_gradient_kernel(
     if BIASED:
         logit_bias = tl.load(bias + pair * bias_length + rows, mask=inside, other=0.0).to(tl.float32)
         logit_bias *= 1.4426950408889634
+        counts = logit_bias > float("-inf")
+        key, value = tl.where(counts[:, None], key, 0.0), tl.where(counts[:, None], value, 0.0)
     key_sum = tl.zeros([BLOCK_K, D], tl.float32)
     value_sum = tl.zeros([BLOCK_K, D], tl.float32)
     for start in range(split * share, tl.minimum(queries, (split + 1) * share), BLOCK_Q):
@@ -208,7 +221,7 @@ def key_gradient_kernel(
         row_delta = tl.load(delta + pair * queries + at, mask=at < queries, other=0.0)
         logits = tl.dot(key, tl.trans(query), input_precision=PRECISION) * scale
         if BIASED:
-            logits += logit_bias[:, None]
+            logits = tl.where(counts[:, None], logits + logit_bias[:, None], float("-inf"))
         weight = tl.exp2(logits - row_lse[None, :])
         value_sum = tl.dot(weight.to(upstream.dtype), upstream, value_sum, input_precision=PRECISION)
         slope = weight * (tl.dot(value, tl.trans(upstream), input_precision=PRECISION) - row_delta[None, :])

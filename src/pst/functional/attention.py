@@ -33,7 +33,7 @@ from pst.functional.grid import Size
 from pst.functional.selection import SelectionRule, check_selection
 
 Fusion = Literal["gate", "refine"]
-MANY = 128  # tokens of a head from which copying whole rows is faster than a gather, up to seven times
+MANY = 128  # tokens of a head from which a CPU copies whole rows faster than it gathers, up to seven times
 Implementation = Literal["auto", "fused", "triton", "reference"]
 
 
@@ -230,7 +230,7 @@ def gather_tokens(key: Tensor, value: Tensor) -> FineTokens:
 
     def gather(index: Tensor) -> tuple[Tensor, Tensor]:
         recorded = torch.is_grad_enabled() and (key.requires_grad or value.requires_grad)
-        if is_eager() and not recorded and len(key) and index.shape[2] >= MANY:
+        if is_eager() and not recorded and len(key) and index.shape[2] >= MANY and key.device.type == "cpu":
             return _rows(key, index), _rows(value, index)
         index = index[..., None]
         picked = (t.gather(2, index.expand(-1, -1, -1, t.shape[-1])) for t in (key, value))
