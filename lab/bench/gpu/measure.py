@@ -5,14 +5,13 @@
 A section that fails, crashes the device or runs too long is recorded with its error text; what it had measured until
 then is kept. With ``--only``, sections that the file has from the same machine and commit stay in it, so that two short
 runs make one file. ``--device cpu --quick`` runs the same code at small sizes without a GPU. Where the sources are no
-checkout, the environment variable COMMIT says what they are of.
+checkout, the environment variable PST_COMMIT says what they are of.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -65,7 +64,6 @@ def main() -> int:
         **environment(),
         "sections": {},
     }
-    result["commit"] = os.environ.get("COMMIT", result["commit"])
     result["sections"] = _kept(args.out, result) if args.only != ALL else {}
     for name in args.only.split(","):
         left = args.budget - (time.monotonic() - begin)
