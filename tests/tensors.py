@@ -73,7 +73,7 @@ class Attention:
         """Output, then gradients of its product with a fixed cotangent by every tensor (zeros where unused)."""
         leaves = self.map(lambda t: t.detach().clone().requires_grad_())
         out = leaves(**options)
-        cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out).cos()
+        cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out).cos()
         gradients = torch.autograd.grad(out, leaves.tensors(), cotangent, allow_unused=True, materialize_grads=True)
         return [out.detach(), *gradients]
 
