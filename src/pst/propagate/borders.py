@@ -45,8 +45,10 @@ class Guide:
         covariance = means[1:] - self._mean * means[0]
         slope = (self._inverse * covariance).sum(1)
         fitted = _around(torch.cat([slope, (means[0] - (slope * self._mean).sum(0))[None]]))
-        full = _resized(fitted, self.image.shape[1:])
-        return full[3] + (self.image * full[:3]).sum(0)
+        full = _resized(fitted[3:], self.image.shape[1:])[0]
+        for colour, line in zip(self.image, fitted[:3], strict=True):  # one by one: in place, and it fits a cache
+            full.addcmul_(colour, _resized(line[None], full.shape)[0])
+        return full
 
 
 class Moved:
@@ -107,8 +109,8 @@ def best_labels(shares: Mapping[int, Tensor], guide: Guide, moved: Moved) -> tup
         labelled += guided
         total += guided.clamp_min_(0)
         full = guided.lerp_(moved.share(label), moved.weight)
-        higher = full > best
-        best, mask = torch.where(higher, full, best), mask.masked_fill(higher, label)
+        mask.masked_fill_(full > best, label)
+        torch.maximum(best, full, out=best)
     total += (1 - labelled).clamp_min(0)  # the unlabelled: what is linear sums to one
     return mask, best / torch.lerp(total, torch.ones_like(total), moved.weight)
 
