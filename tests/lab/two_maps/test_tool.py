@@ -17,7 +17,6 @@ from lab.two_maps.frames import CLASSES, Pair
 from lab.two_maps.store import Store
 from pst.propagate import UNKNOWN
 from pst.propagate.network import Network
-from tiny_clips import patches
 
 
 def colours(images: Tensor) -> Tensor:
@@ -78,7 +77,7 @@ def test_a_killed_run_goes_on(camvid: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_several_processes_give_what_one_gives(camvid: Path, tmp_path: Path):
-    options = {"parts": PARTS, "network": Network(patches)}
+    options = {"parts": PARTS, "network": Network(colours)}
     tool.run(camvid, tmp_path / "one", **options)
     tool.run(camvid, tmp_path / "two", jobs=2, **options)
     assert results(tmp_path / "one")["records"] == results(tmp_path / "two")["records"]
