@@ -32,6 +32,9 @@ def add_parser(verbs: Verbs) -> None:
         "--every", type=positive, default=1, metavar="N", help="only each N-th pair or photo (%(default)s)"
     )
     run.add_argument("--task", action="append", choices=TASKS, help="only this one; may be repeated (all)")
+    run.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="pairs of the task tool at a time (%(default)s)"
+    )
     run.set_defaults(run=_run)
     report = actions.add_parser("report", help="tables and plots of the results: Markdown and PNG")
     report.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="their folder (%(default)s)")
@@ -45,6 +48,8 @@ def _run(args: argparse.Namespace) -> int:
     require("tqdm", "bench")
     check_folder(args.out)
     tasks = TASKS if args.task is None else tuple(task for task in TASKS if task in args.task)
+    if args.jobs > 1 and "tool" not in tasks:
+        raise ValueError("--jobs is of the task tool alone: leave it out, or add --task tool")
     for name, needed in (("camvid", set(tasks) - {"matching"}), ("voc", set(tasks) & {"matching"})):
         if needed and getattr(args, name) is None:
             raise ValueError(f"{', '.join(sorted(needed))} needs --{name} DIR")
@@ -63,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
         elif task == "matching":
             matching.run(args.voc, args.out, every=args.every)
         elif task == "tool":
-            tool.run(args.camvid, args.out, every=args.every)
+            tool.run(args.camvid, args.out, every=args.every, jobs=args.jobs)
         elif task == "trained":
             run_trained.run(args.camvid, args.out, every=args.every)
         else:

@@ -20,16 +20,20 @@ class Store:
     Args:
         path: The JSON file; what it holds already is kept.
         settings: What the records are made with, by name.
+        whole: These are all of them: a file that lacks one, or has one more, is of others. False leaves room for what
+            comes later, as the settings of new rows.
 
     Raises:
         ValueError: The file is damaged, or its records were made with other settings.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], *, whole: bool = False) -> None:
         self.path = path
         wanted = json.loads(json.dumps(settings))
         found = read_json(path) if path.is_file() else {"settings": {}, "records": {}}
         changed = [k for k in wanted if k in found["settings"] and found["settings"][k] != wanted[k]]
+        if whole and found["settings"]:
+            changed += sorted(wanted.keys() ^ found["settings"].keys())
         if changed:
             raise ValueError(f"{path} was made with another {', '.join(changed)}: remove it, or choose another --out")
         self.settings: dict[str, Any] = {**found["settings"], **wanted}

@@ -48,11 +48,19 @@ class Last(NamedTuple):
 
 
 class Annotated(NamedTuple):
-    """An annotated frame: its number, pixels (H, W, 3), whose features are made when they are wanted, what it holds."""
+    """An annotated frame.
+
+    Attributes:
+        number: Its own.
+        pixels: (H, W, 3), whose features are made when they are wanted.
+        held: What it holds.
+        mask: (H, W) uint8 as it was given, or None.
+    """
 
     number: int
     pixels: NDArray[np.uint8]
     held: Held
+    mask: Tensor | None
 
 
 def check_alike(held: Held, first: Held) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pst.functional.selection import Window
+from pst.propagate.borders import Guide, Moved, best_labels, place_of, places
 from pst.propagate.carry import carry, with_place
 from pst.propagate.features import BackboneFeatures, Features
 from pst.propagate.memory import (
@@ -190,7 +191,7 @@ class Propagator:
             check_alike(held, next(iter(self._annotated.values())).held)
         number = self._number + 1 if index is None else operator.index(index)
         self.size = size
-        self._annotated[number] = Annotated(number, pixels, held)
+        self._annotated[number] = Annotated(number, pixels, held, labels)
         self._keep(number, features)
         self._labels = sorted({*self._labels, *(held.shares or ())})
         if where is not None and self._strength is None:
@@ -221,8 +222,9 @@ class Propagator:
         near = near[: self.setting.annotated]
         keys = [*(self._features_of(a) for a in near), *(frame.features for frame in self._last)]
         held = [*(a.held for a in near), *(frame.held for frame in self._last)]
+        shares, place = self._carry_labels(features, keys, held) if held[0].shares is not None else (None, None)
         new = Held(
-            self._carry_labels(features, keys, held) if held[0].shares is not None else None,
+            shares,
             self._carry(features, keys, [h.values for h in held]) if held[0].values is not None else None,
             self._carry_points(features, keys, [h.points for h in held]) if held[0].points is not None else None,
         )
@@ -231,7 +233,7 @@ class Propagator:
         if new.values is not None:
             full = F.interpolate(new.values[None], self.size, mode="bilinear", align_corners=False)[0]
             self._carried = full.cpu().numpy()
-        return self._carried if new.shares is None else self._mask(new.shares)
+        return self._carried if shares is None else self._mask(shares, place, pixels, near[0].mask)
 
     def state(self) -> dict[str, Tensor]:
         """What the last frames hold, oldest first, by name: for work that goes on after an interruption.
@@ -315,22 +317,23 @@ class Propagator:
         )  # fmt: skip
 
     @torch.inference_mode()
-    def _carry_labels(self, features: Tensor, keys: Sequence[Tensor], held: Sequence[Held]) -> dict[int, Tensor]:
-        """(h, w) by label."""
+    def _carry_labels(
+        self, features: Tensor, keys: Sequence[Tensor], held: Sequence[Held]
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """(h, w) by label; and (2, h, w), the place in the first frame that each position is at, see `Moved`."""
+        cells = features.shape[1], features.shape[2]
         none = torch.zeros_like(features[0])
+        where = [places(cells, features), *[torch.zeros(3, *cells).to(features)] * (len(held) - 1)]
         shares = [torch.stack([(h.shares or {}).get(label, none) for label in self._labels]) for h in held]
-        return dict(zip(self._labels, self._carry(features, keys, shares), strict=True))
+        found = self._carry(features, keys, [torch.cat(both) for both in zip(shares, where, strict=True)])
+        return dict(zip(self._labels, found[:-3], strict=True)), place_of(found[-3:])
 
     @torch.inference_mode()
-    def _mask(self, shares: dict[int, Tensor]) -> NDArray[np.uint8]:
-        """(H, W); sets the confidence."""
-        assert self.size is not None
-        best = torch.zeros(self.size, dtype=torch.float32, device=self.device)
-        mask = torch.full(self.size, UNKNOWN, dtype=torch.uint8, device=self.device)
-        for label, share in shares.items():  # one by one: all would be (K, H, W)
-            full = F.interpolate(share[None, None], self.size, mode="bilinear", align_corners=False)[0, 0]
-            higher = full > best
-            best, mask = torch.where(higher, full, best), mask.masked_fill(higher, label)
+    def _mask(self, shares: dict[int, Tensor], place: Any, pixels: NDArray[np.uint8], nearest: Any) -> Any:
+        """(H, W) uint8; sets the confidence. ``nearest`` is the mask of the nearest annotated frame."""
+        image = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1).float() / 255
+        guide = Guide(image, (place.shape[1], place.shape[2]))
+        mask, best = best_labels(shares, guide, Moved(nearest.to(self.device), place))
         self._confidence = best.cpu().numpy()
         return mask.masked_fill(best < self.setting.threshold, UNKNOWN).cpu().numpy()
 

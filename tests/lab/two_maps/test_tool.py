@@ -14,7 +14,9 @@ from torch import Tensor
 
 from lab.two_maps import tool, tool_tables
 from lab.two_maps.frames import CLASSES, Pair
+from lab.two_maps.store import Store
 from pst.propagate import UNKNOWN
+from pst.propagate.network import Network
 
 
 def colours(images: Tensor) -> Tensor:
@@ -44,10 +46,16 @@ def test_a_pair_is_judged_by_the_later_frame(camvid: Path):
     assert right[2] > 0.5 * record["true"][2]  # the square
 
 
+PARTS = (tool.Part("test", 1, 6),)
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / tool.FILE).read_text("utf-8"))
+
+
 def test_a_killed_run_goes_on(camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tool, "BackboneFeatures", lambda: colours)
-    parts = (tool.Part("test", 1, 6),)
-    tool.run(camvid, tmp_path / "whole", parts=parts)
+    options = {"parts": PARTS, "network": Network(colours)}
+    tool.run(camvid, tmp_path / "whole", **options)
     evaluate, done = tool.evaluate, []
 
     def killed(*args: Any) -> dict[str, Any]:
@@ -59,12 +67,41 @@ def test_a_killed_run_goes_on(camvid: Path, tmp_path: Path, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(tool, "evaluate", killed)
         with pytest.raises(KeyboardInterrupt):
-            tool.run(camvid, tmp_path / "again", parts=parts)
-    tool.run(camvid, tmp_path / "again", parts=parts)
-    whole, again = (json.loads((tmp_path / name / tool.FILE).read_text("utf-8")) for name in ("whole", "again"))
+            tool.run(camvid, tmp_path / "again", **options)
+    assert len(results(tmp_path / "again")["records"]) == 1
+    tool.run(camvid, tmp_path / "again", **options)
+    whole, again = results(tmp_path / "whole"), results(tmp_path / "again")
     assert whole["records"] == again["records"]
     assert whole["settings"] == again["settings"]
     assert len(whole["records"]) > 1
+
+
+def test_several_processes_give_what_one_gives(camvid: Path, tmp_path: Path):
+    options = {"parts": PARTS, "network": Network(colours)}
+    tool.run(camvid, tmp_path / "one", **options)
+    tool.run(camvid, tmp_path / "two", jobs=2, **options)
+    assert results(tmp_path / "one")["records"] == results(tmp_path / "two")["records"]
+
+
+@pytest.mark.parametrize("place", [(tool, "WAVES"), (tool.borders, "MOVED"), (tool.frames, "SIZE")])
+def test_results_of_other_constants_are_not_taken(place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    before = tool.settings(Network())
+    Store(tmp_path / tool.FILE, before, whole=True).write()
+    Store(tmp_path / tool.FILE, before, whole=True)
+    monkeypatch.setattr(*place, (0.5, 0.25))
+    with pytest.raises(ValueError, match="was made with another"):
+        Store(tmp_path / tool.FILE, tool.settings(Network()), whole=True)
+
+
+def test_results_of_a_version_that_knew_other_settings_are_not_taken(tmp_path: Path):
+    wanted = tool.settings(Network())
+    for name, others in {
+        "waves": {k: v for k, v in wanted.items() if k != "waves"},
+        "more": {**wanted, "more": 1},
+    }.items():
+        Store(tmp_path / f"{name}.json", others).write()
+        with pytest.raises(ValueError, match=f"was made with another {name}"):
+            Store(tmp_path / f"{name}.json", wanted, whole=True)
 
 
 def test_tables_compare_the_pairs_that_both_have():
