@@ -38,7 +38,9 @@ EVENTS = [
 
 
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize(("opener", "start"), [(YOLO, "yaml"), (ultralytics.YOLO, "pt")])
+@pytest.mark.parametrize(
+    ("opener", "start"), [pytest.param(YOLO, "yaml", marks=pytest.mark.slow), (ultralytics.YOLO, "pt")]
+)
 def test_training_is_coarse_and_gives_each_layers_k_and_fusion_back(
     opener: Any, start: str, trained: Path, boxes_data: Path, tmp_path: Path
 ) -> None:
@@ -141,7 +143,9 @@ def killed(boxes_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project / "run"
 
 
-@pytest.mark.parametrize("opener", ["pst.integrations.ultralytics", "ultralytics"])
+@pytest.mark.parametrize(
+    "opener", ["pst.integrations.ultralytics", pytest.param("ultralytics", marks=pytest.mark.slow)]
+)
 def test_killed_run_resumes_where_it_was(opener: str, killed: Path, tmp_path: Path) -> None:
     shutil.copytree(killed, tmp_path / "run")
     last = tmp_path / "run" / "weights" / "last.pt"

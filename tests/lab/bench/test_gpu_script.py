@@ -32,6 +32,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_the_script_measures_in_processes_of_their_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(ROOT / "lab/bench/gpu/run.sh"), str(tmp_path / "gpu.json"), "--device", "cpu", "--quick", "--only",
@@ -59,13 +60,13 @@ def test_a_section_without_time_is_left_out_and_fails_the_whole(call: Any) -> No
 
 
 def test_two_runs_make_one_file_and_another_commit_begins_anew(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMMIT", "abc")
+    monkeypatch.setenv("PST_COMMIT", "abc")
     monkeypatch.setattr(measure, "_start", lambda name, limit, args: {"status": "passed", "seconds": 1.0})
     call("--device", "cpu", "--only", "graphs,window")
     code, result = call("--device", "cpu", "--only", "bounded")
     assert (code, result["commit"], result["seconds"]) == (0, "abc", 3.0)
     assert list(result["sections"]) == ["graphs", "window", "bounded"]
-    monkeypatch.setenv("COMMIT", "def")
+    monkeypatch.setenv("PST_COMMIT", "def")
     assert list(call("--device", "cpu", "--only", "window")[1]["sections"]) == ["window"]
 
 
