@@ -18,7 +18,7 @@ from pst.functional.grid import child_index, child_slots, join_blocks, split_blo
 from pst.functional.scores import without_autocast
 
 # Logits, or numbers of gathered keys, at a time: what a processor's cache holds; on a GPU, enough for few launches.
-AT_WORK = {"cpu": 2**18, "cuda": 2**21}
+AT_WORK = {"cpu": 2**18, "cuda": 2**24}
 
 
 def applies(inputs: Inputs, fine: FineTokens, selected: Selected) -> bool:
