@@ -93,7 +93,7 @@ def test_exported_it_takes_other_sizes():
 
 def test_names_and_widths_that_do_not_fit_are_refused():
     assert build_upsampling("bilinear", 7) is None
-    with pytest.raises(ValueError, match=says("bilinear dysample nearest")):
+    with pytest.raises(ValueError, match=says("bilinear … dysample … nearest")):
         build_upsampling("nearest", 8)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match=says("multiple of 4, got 6")):
+    with pytest.raises(ValueError, match=says("multiple of 4 … 6")):
         build_upsampling("dysample", 6)
