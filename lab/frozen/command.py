@@ -35,7 +35,8 @@ def add_parser(verbs: Verbs) -> None:
     pack.add_argument("name", choices=SETS)
     pack.add_argument("folder", type=Path)
     pack.add_argument("file", type=Path)
-    pack.add_argument("--quality", type=positive, default=95, help="of JPEG (%(default)s)")
+    pack.add_argument("--format", choices=("jpeg", "webp"), default="jpeg", help="of the pictures (%(default)s)")
+    pack.add_argument("--quality", type=positive, default=95, help="of the pictures (%(default)s)")
     pack.set_defaults(run=_pack)
     weights = actions.add_parser("weights", help="write the network's weights, without its classifier, to a file")
     weights.add_argument("file", type=Path)
@@ -110,7 +111,7 @@ def _report(args: argparse.Namespace) -> int:
 def _pack(args: argparse.Namespace) -> int:
     from lab.frozen.pack import pack
 
-    pack(args.name, args.folder, args.file, args.quality)
+    pack(args.name, args.folder, args.file, args.format, args.quality)
     print(f"Written: {args.file}, {args.file.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -70,27 +70,29 @@ def describe(path: Path) -> str:
         return json.loads(archive.read("about.json"))["made"]
 
 
-def pack(name: str, path: Path, out: Path, quality: int = 95) -> None:
-    """Write a data set's folder as one file: JPEG pictures of the size that is trained with, masks as PNG.
+def pack(name: str, path: Path, out: Path, kind: str = "jpeg", quality: int = 95) -> None:
+    """Write a data set's folder as one file: pictures of the size that is trained with, masks as PNG.
 
     Args:
         name: A key of `SPLITS`.
         path: Folder.
         out: The file.
-        quality: Of JPEG.
+        kind: Of the pictures, "jpeg" or "webp".
+        quality: Of them.
     """
-    made = f"packed as JPEG of quality {quality}, resized before"
+    made = f"resized, then packed as {kind} of quality {quality}"
+    options = {"quality": quality, **({"optimize": True} if kind == "jpeg" else {"method": 6})}
     with replacing(out) as part, zipfile.ZipFile(part, "w") as archive:
         about: dict[str, Any] = {"name": name, "made": made, "splits": {}}
         for split in SPLITS[name]:
             rows, classes = _rows(name, path, split, None)
             about["classes"], about["splits"][split] = list(classes), []
             for i, (image, target) in enumerate(rows):
-                archive.writestr(f"{split}/{i}.jpg", _encoded(image, "JPEG", quality=quality, optimize=True))
+                archive.writestr(f"{split}/{i}.picture", _encoded(image, kind, **options))
                 if name == "camvid":
                     archive.writestr(f"{split}/{i}.png", _encoded(target, "PNG", optimize=True))
                 about["splits"][split].append(None if name == "camvid" else _plain(target))
-        archive.writestr("about.json", json.dumps(about))
+        archive.writestr("about.json", json.dumps(about), zipfile.ZIP_DEFLATED)
 
 
 Row = tuple[Image.Image, Any]
@@ -104,13 +106,9 @@ def _rows(name: str, path: Path, split: str, limit: int | None) -> tuple[list[Ro
         names = listed.read_text(encoding="utf-8").split()[:limit]
         classes = tuple((path / "classes.txt").read_text(encoding="utf-8").split())[:CLASSES]
         return [(_frame(path, each), _mask(path, each)) for each in names], classes
-    found = read_boxes(_annotations(path), split)
+    found = read_boxes(path, split)
     pairs = list(zip(found.images, found.targets, strict=True))[:limit]
     return [(_photo(image), boxes) for image, boxes in pairs], found.classes
-
-
-def _annotations(path: Path) -> Path:
-    return path / "data.yaml"
 
 
 def _frame(root: Path, name: str) -> Image.Image:
@@ -158,7 +156,7 @@ def _unpack(
             rows: list[Row] = []
             for i, target in enumerate(about["splits"][split][:limit]):
                 mask = _decoded(archive, f"{split}/{i}.png") if name == "camvid" else _boxes(target)
-                rows.append((_decoded(archive, f"{split}/{i}.jpg"), mask))
+                rows.append((_decoded(archive, f"{split}/{i}.picture"), mask))
             found[split] = (rows, tuple(about["classes"]))
     return found
 
