@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 KINDS = ("fpn", "pan", "upernet", "deeplabv3plus", "segformer")
+_SEGMENTATION = 64  # of FPN's second half, whose GroupNorms have 32 groups
 
 
 class Decoder(nn.Module):
@@ -20,7 +21,7 @@ class Decoder(nn.Module):
     Args:
         kind: Of `KINDS`.
         channels: Of the maps of strides 4, 8, 16 and 32.
-        width: Of the decoder.
+        width: Of the decoder; of FPN's pyramid, which has `_SEGMENTATION` channels behind it.
 
     Raises:
         ImportError: segmentation_models_pytorch is not installed.
@@ -28,11 +29,11 @@ class Decoder(nn.Module):
 
     def __init__(self, kind: str, channels: Sequence[int], width: int) -> None:
         super().__init__()
-        self.kind, self.out_channels = kind, width
+        self.kind, self.out_channels = kind, _SEGMENTATION if kind == "fpn" else width
         self.decoder = _build(kind, [3, 0, *channels], width)
 
     def forward(self, maps: OrderedDict[str, Tensor]) -> Tensor:
-        """Maps -> (B, width, H, W)."""
+        """Maps -> (B, out_channels, H, W)."""
         levels = list(maps.values())
         if self.kind == "deeplabv3plus":
             levels = [levels[1], levels[1], levels[3], levels[3]]
@@ -50,7 +51,7 @@ def _build(kind: str, channels: list[int], width: int) -> Any:
     from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 
     if kind == "fpn":
-        return FPNDecoder(channels, pyramid_channels=width, segmentation_channels=width, dropout=0.0)
+        return FPNDecoder(channels, pyramid_channels=width, segmentation_channels=_SEGMENTATION, dropout=0.0)
     if kind == "pan":
         return PANDecoder(channels, encoder_depth=5, decoder_channels=width)
     if kind == "upernet":

@@ -47,7 +47,7 @@ def cost(row: Row, width: int, mlp_ratio: float) -> dict[str, Any]:
 
 def best(row: Row, wanted: dict[str, Any]) -> dict[str, Any]:
     """Within 5 % of the wanted GFLOPs, if any is, the nearest in parameters; else the nearest in GFLOPs."""
-    ratios = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0) if row.kind == "pst" else (2.0,)
+    ratios = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0) if row.kind == "pst" else (2.0,)
     found = [cost(row, _width(row, ratio, wanted["gflops"]), ratio) for ratio in ratios]
     return min(found, key=lambda c: _distance(c, wanted))
 
