@@ -35,6 +35,16 @@ def test_widths_are_those_of_the_search(name):
     assert abs(chosen(row)["gflops"] / first["gflops"] - 1) <= NEAR
 
 
+def test_costs_agree_where_a_row_can():
+    apart = {
+        name
+        for name, row in ROWS.items()
+        if abs(chosen(row)["gflops"] / chosen(ROWS[FIRST[row.group]])["gflops"] - 1) > NEAR
+    }
+    unbound = {f"p2-pst-{wiring}" for wiring in ("attention", "concat", "add", "aligned")}
+    assert apart - unbound <= {"smp-upernet", "smp-deeplabv3plus"}
+
+
 @pytest.mark.parametrize("name", ["pan", "bifpn", "pst-aligned-dysample", "p2-pst-add-bound"])
 def test_written_costs_are_those_of_the_row(name):
     written = chosen(ROWS[name])
