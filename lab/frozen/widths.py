@@ -50,7 +50,7 @@ def cost(row: Row, width: int, mlp_ratio: float) -> dict[str, Any]:
 def best(row: Row, wanted: dict[str, Any]) -> dict[str, Any]:
     """Within 5 % of the wanted GFLOPs, if any is, the nearest in parameters; else the nearest in GFLOPs.
 
-    A row whose narrowest form costs more, as attention to every position of stride 8 does, keeps the first row's widths.
+    A row whose narrowest form costs more, as attention to all of stride 8 does, keeps the first row's widths.
     """
     if cost(row, _NARROWEST, _RATIOS[0])["gflops"] > wanted["gflops"]:
         return cost(row, wanted["width"], wanted["mlp_ratio"])
