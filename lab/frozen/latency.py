@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 from collections import OrderedDict
 from functools import partial
@@ -11,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lab.frozen.rows import CHANNELS, ROWS, decoder_of
 from lab.frozen.widths import PADDED
-from pst.control.folding import fuse
 from pst.io.files import write_text
 from pst.profile.environment import environment
 from pst.profile.timing import interleave
@@ -34,7 +35,7 @@ def measure(out: Path, device: str, seconds: float) -> Path:
     for batch in BATCHES:
         cases = {}
         for row in rows:
-            decoder: nn.Module = fuse(decoder_of(row).eval()).to(device, memory_format=torch.channels_last)
+            decoder = folded(decoder_of(row).eval()).to(device, memory_format=torch.channels_last)
             maps = OrderedDict(
                 (
                     str(s),
@@ -52,3 +53,14 @@ def measure(out: Path, device: str, seconds: float) -> Path:
     record: dict[str, Any] = {"device": device, "milliseconds": timed, **environment()}
     write_text(path, json.dumps(record, indent=1) + "\n")
     return path
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """The network with every BatchNorm that follows a convolution folded into it, whoever's blocks these are."""
+    for parent in network.modules():
+        children = list(parent.named_children())
+        for (name, conv), (after, norm) in itertools.pairwise(children):
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, after, nn.Identity())
+    return network
