@@ -160,7 +160,8 @@ def run_cell(job: Job, cell: Cell) -> None:
     if time.time() > job.until:
         raise Paused
     begin = time.perf_counter()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if job.device == "cuda":  # whole float32, so that a CPU gives nearly the same
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     train = _train_masks if cell.part == "camvid" else _train_boxes
     result = train(job, cell, partial(_say, job, cell))
     seconds = round(time.perf_counter() - begin, 1)
