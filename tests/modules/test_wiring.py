@@ -155,7 +155,7 @@ def test_a_pyramid_wires_every_level_at_any_size(wiring, upsample):
     levels = [torch.randn(2, c, *s) for c, s in zip((8, 12, 16), ((13, 9), (7, 5), (3, 4)), strict=True)]
     out = model(levels)
     assert [tuple(y.shape) for y in out] == [(2, 32, 13, 9), (2, 32, 7, 5), (2, 32, 3, 4)]
-    sum(y.square().sum() for y in out).backward()
+    torch.stack([y.square().sum() for y in out]).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     assert all((a.upsampling is not None) == (upsample == "dysample") for a in attention_layers(model).values())
 

@@ -41,5 +41,5 @@ def weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "network.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_safetensors(build_body(NETWORK).model.state_dict(), path, {})
+        save_safetensors(build_body(NETWORK).get_submodule("model").state_dict(), path, {})
     return path
