@@ -1,4 +1,4 @@
-"""``python -m lab bench|study|two-maps …``, from the root of a checkout."""
+"""``python -m lab bench|study|two-maps|frozen …``, from the root of a checkout."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from lab.bench import command as bench
+from lab.frozen import command as frozen
 from lab.study import command as study
 from lab.two_maps import command as two_maps
 from pst.cli._run import add_debug, run
@@ -21,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Parser of the verbs; parsed arguments carry the verb's handler as ``run``."""
     parser = argparse.ArgumentParser(prog="python -m lab", description="Measurements behind the figures of pst.")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in (bench, study, two_maps):
+    for verb in (bench, study, two_maps, frozen):
         verb.add_parser(verbs)
     add_debug(parser, verbs)
     return parser

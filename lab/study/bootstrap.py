@@ -10,10 +10,11 @@ Letters: R resamples, I images, D detections, G ground-truth boxes, T IoU thresh
 from __future__ import annotations
 
 import base64
+import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 Interpolation = Literal["linear", "step"]
 RESAMPLES = 200
+_THRESHOLDS = 10  # of IoU, COCO's
 UNIT = 1e-5  # what packed figures are rounded to
 
 
@@ -58,6 +60,29 @@ def resample_weights(name: str, images: int, resamples: int = RESAMPLES) -> Tens
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     return torch.from_numpy(rng.multinomial(images, np.full(images, 1 / images), size=resamples)).double()
+
+
+def detections_of(columns: Mapping[str, list[Any]], device: str) -> tuple[Detections, Tensor | None]:
+    """One table of what `pst.train.tasks.detection_metrics.match` gave, and which detections count at which threshold.
+
+    Args:
+        columns: Its results, a list for each name with one entry an image.
+        device: Of the table.
+    """
+    sizes = torch.tensor([len(scores) for scores in columns["scores"]])
+    flat = {name: list(itertools.chain(*columns[name])) for name in ("scores", "labels", "hits", "ignored")}
+    bits = 2 ** torch.arange(_THRESHOLDS)
+    ignored = torch.tensor(flat["ignored"], dtype=torch.long)[:, None] & bits != 0
+    truth = [(int(c), i) for i, objects in enumerate(columns["objects"]) for c, n in objects.items() for _ in range(n)]
+    detections = Detections(
+        score=torch.tensor(flat["scores"], dtype=torch.float64).to(device),
+        label=torch.tensor(flat["labels"], dtype=torch.long).to(device),
+        image=torch.arange(len(sizes)).repeat_interleave(sizes).to(device),
+        correct=(torch.tensor(flat["hits"], dtype=torch.long)[:, None] & bits != 0).to(device),
+        true_label=torch.tensor([c for c, _ in truth], dtype=torch.long).to(device),
+        true_image=torch.tensor([i for _, i in truth], dtype=torch.long).to(device),
+    )
+    return detections, (~ignored).to(device) if ignored.any() else None
 
 
 def average_precision(

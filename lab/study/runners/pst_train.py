@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.study import recipes as attention
-from lab.study.bootstrap import Detections, average_precision, mean_iou, pack, resample_weights, weighted_mean
+from lab.study.bootstrap import average_precision, detections_of, mean_iou, pack, resample_weights, weighted_mean
 from lab.study.derive import CALIBRATION_BATCHES, TUNED_K, TUNED_LR, derive
 from lab.study.task import Task
 from pst.control import attention_layers
@@ -24,7 +23,6 @@ from pst.train import Config, load_config, load_trained
 from pst.train.evaluate import Evaluation
 from pst.train.loop import Trainer
 from pst.train.state import LAST, STATE, save_weights
-from pst.train.tasks.detection_metrics import THRESHOLDS
 
 METRICS = {"classify": ("top1", "top-1"), "segment": ("miou", "mIoU"), "detect": ("map", "mAP50-95")}
 _TUNING = {"trainable": "gate", "epochs": 1, "warmup_epochs": 0, "topk": TUNED_K, "fusion": "gate", "lr": TUNED_LR}
@@ -148,26 +146,8 @@ def _score(kind: str, columns: Mapping[str, list[Any]], weights: Tensor, device:
         return weighted_mean(torch.tensor(columns["correct"]), weights)
     if kind == "segment":
         return mean_iou(torch.tensor(columns["confusion"]), weights)
-    found, keep = _detections(columns, device)
+    found, keep = detections_of(columns, device)
     return average_precision(found, weights, interpolation="step", keep=keep).mean(1)
-
-
-def _detections(columns: Mapping[str, list[Any]], device: str) -> tuple[Detections, Tensor | None]:
-    """The trainer's columns of a detector as one table, and which detections count at which threshold."""
-    sizes = torch.tensor([len(scores) for scores in columns["scores"]])
-    flat = {name: list(itertools.chain(*columns[name])) for name in ("scores", "labels", "hits", "ignored")}
-    bits = 2 ** torch.arange(len(THRESHOLDS))
-    ignored = torch.tensor(flat["ignored"], dtype=torch.long)[:, None] & bits != 0
-    truth = [(int(c), i) for i, objects in enumerate(columns["objects"]) for c, n in objects.items() for _ in range(n)]
-    detections = Detections(
-        score=torch.tensor(flat["scores"], dtype=torch.float64).to(device),
-        label=torch.tensor(flat["labels"], dtype=torch.long).to(device),
-        image=torch.arange(len(sizes)).repeat_interleave(sizes).to(device),
-        correct=(torch.tensor(flat["hits"], dtype=torch.long)[:, None] & bits != 0).to(device),
-        true_label=torch.tensor([c for c, _ in truth], dtype=torch.long).to(device),
-        true_image=torch.tensor([i for _, i in truth], dtype=torch.long).to(device),
-    )
-    return detections, (~ignored).to(device) if ignored.any() else None
 
 
 def _derive(use: str, config: Config, device: torch.device) -> nn.Module:

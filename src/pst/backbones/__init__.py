@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from pst.backbones.channels import asked_channels
 from pst.backbones.stages import freeze_stages
+from pst.backbones.weights import Weights
 
 Library = Literal["timm", "torchvision"]
 
-__all__ = ["Body", "Library", "build_body", "freeze_stages"]
+__all__ = ["Body", "Library", "Weights", "build_body", "freeze_stages"]
 
 
 class Body(Protocol):
@@ -46,6 +47,7 @@ def build_body(
     coarsest: int = 32,
     frozen_batchnorm: bool = False,
     in_channels: int | None = None,
+    weights: Weights | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build the body of a classification network.
@@ -61,21 +63,29 @@ def build_body(
         in_channels: Of the images; None means 3. timm's name of the option, ``in_chans``, is taken as well. Published
             weights of the first convolution are adapted as timm does: summed for one channel, else repeated in turn and
             scaled by 3/in_channels.
+        weights: In place of ``pretrained``: a local file, ``.safetensors`` or of ``torch.save``, or a state dict, by
+            the library's own names. Every tensor of the library's classifier must be there and no other; its class
+            layers alone may be missing or of other classes. A timm body also takes its own state dict.
         options: Passed to the library's constructor.
 
     Returns:
         A Module that is a `Body`.
 
     Raises:
-        ValueError: Library or network is unknown, it has no such map, its maps are no hierarchy, or ``in_channels`` is
-            no integer ≥ 1.
+        FileNotFoundError: ``weights`` names no file.
+        TypeError: ``weights`` is neither a file nor a state dict.
+        ValueError: Library or network is unknown, it has no such map, its maps are no hierarchy, ``in_channels`` is no
+            integer ≥ 1, or ``weights`` cannot be read, are another network's, or given beside ``pretrained``.
     """
     if library not in get_args(Library):
         raise ValueError(f"library must be one of {list(get_args(Library))}, got {library!r}")
+    if weights is not None and pretrained:
+        raise ValueError(f"weights come from one place: pretrained={pretrained!r} was given beside backbone_weights")
     if library == "timm":
         from pst.backbones.timm import TimmBody as Chosen
     else:
         from pst.backbones.torchvision import torchvision_body as Chosen
     options = {**options, "in_channels": asked_channels(in_channels, options)}
     options.pop("in_chans", None)
-    return Chosen(name, pretrained=pretrained, coarsest=coarsest, frozen_batchnorm=frozen_batchnorm, **options)
+    given = {"pretrained": pretrained, "weights": weights, "coarsest": coarsest, "frozen_batchnorm": frozen_batchnorm}
+    return Chosen(name, **given, **options)

@@ -14,6 +14,8 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from pst.backbones.channels import check_channels
+from pst.backbones.weights import Weights, fill, filled_network, fits, heads_of, read_weights
+from pst.io.transfer import shapes
 
 PROBE = (96, 128)  # a size that no network has as its one fixed size
 
@@ -39,6 +41,7 @@ class TimmBody(nn.Module):
         coarsest: Reduction of the last map.
         frozen_batchnorm: Fix statistics, weight and bias of every BatchNorm2d.
         in_channels: Of the images.
+        weights: See `pst.backbones.build_body`; names are timm's.
         options: Passed to ``timm.create_model``.
 
     Attributes:
@@ -61,6 +64,7 @@ class TimmBody(nn.Module):
         coarsest: int = 32,
         frozen_batchnorm: bool = False,
         in_channels: int = 3,
+        weights: Weights | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -69,11 +73,13 @@ class TimmBody(nn.Module):
         options |= {"in_chans": in_channels, "features_only": True}
         indices, self.reductions, self.channels = _plan(self.name, coarsest, options)
         self.multiple = max(4, self.reductions[0])
-        weights = bool(pretrained)
-        self.model: Any = timm.create_model(self.name, pretrained=weights, out_indices=indices, **options)
+        load: dict[str, Any] = {"pretrained": bool(pretrained), "out_indices": indices}
+        self.model: Any = timm.create_model(self.name, **load, **options)
         if any(getattr(m, "strict_img_size", False) for m in self.model.modules()) and "img_size" not in options:
             options["strict_img_size"] = False  # the network can take any size, and wants to be asked for it
-            self.model = timm.create_model(self.name, pretrained=weights, out_indices=indices, **options)
+            self.model = timm.create_model(self.name, **load, **options)
+        if weights is not None:
+            self.model = _with_weights(self.model, self.name, weights, {"out_indices": indices, **options})
         if frozen_batchnorm:
             self.model = freeze_batch_norm_2d(self.model)
         self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
@@ -132,3 +138,21 @@ def _plan(
         )
     n = reductions.index(coarsest) + 1
     return tuple(range(n)), reductions[:n], channels[:n]
+
+
+def _with_weights(model: Any, name: str, weights: Weights, options: dict[str, Any]) -> Any:
+    """``model``, or another one like it, with weights by the names of itself or of timm's classifier."""
+    state, source = read_weights(weights)
+    own = {key.removeprefix("model."): t for key, t in state.items()}
+    if fits(shapes(model.state_dict()), own):
+        fill(model, own, source)
+        return model
+    plain = {key: v for key, v in options.items() if key not in ("features_only", "out_indices", "in_chans")}
+    network, _ = filled_network(
+        lambda channels: timm.create_model(name, in_chans=channels, **plain), state, source, options["in_chans"]
+    )
+    heads = tuple(f"{head}." for head in heads_of(network))
+    overlay = {"state_dict": {key: t for key, t in state.items() if not key.startswith(heads)}}
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    model.pretrained_cfg.pop("state_dict")
+    return model

@@ -14,6 +14,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.ops import FrozenBatchNorm2d
 
 from pst.backbones.channels import check_channels, replace_first_convolution
+from pst.backbones.weights import Weights, filled_network, read_weights
 
 PROBE = 64
 
@@ -69,9 +70,12 @@ def torchvision_body(
     coarsest: int = 32,
     frozen_batchnorm: bool = False,
     in_channels: int = 3,
+    weights: Weights | None = None,
     **options: Any,
 ) -> TorchvisionBody:
     """Build a body; a map is the output of the last child at its resolution.
+
+    ``weights`` are by the names of torchvision's classifier, see `pst.backbones.build_body`.
 
     Raises:
         ValueError: The network is unknown, or has no such map.
@@ -80,10 +84,14 @@ def torchvision_body(
         raise ValueError(
             f"torchvision has no network {name!r}; names like it: {get_close_matches(name, list_models())}"
         )
-    weights = ("DEFAULT" if pretrained else None) if isinstance(pretrained, bool) else pretrained
-    model = get_model(name, weights=weights, **options)
+    published = ("DEFAULT" if pretrained else None) if isinstance(pretrained, bool) else pretrained
+    model, given = get_model(name, weights=published, **options), 3
+    if weights is not None:
+        state, source = read_weights(weights)
+        model, given = filled_network(lambda n: _classifier(name, n, options), state, source, in_channels)
     trunk, channels_last = _trunk(model), isinstance(model, SwinTransformer)
-    replace_first_convolution(trunk, in_channels, pretrained=bool(pretrained))
+    if given != in_channels:
+        replace_first_convolution(trunk, in_channels, pretrained=bool(pretrained) or weights is not None)
     if frozen_batchnorm:
         freeze_batchnorm(trunk)
     layers, channels = _last_of_each_resolution(trunk, channels_last, in_channels)
@@ -92,6 +100,12 @@ def torchvision_body(
     kept = {child: r for child, r in layers.items() if int(r) <= coarsest}
     options = {"channels_last": channels_last, "in_channels": in_channels}
     return TorchvisionBody(trunk, kept, channels[: len(kept)], **options)
+
+
+def _classifier(name: str, channels: int, options: dict[str, Any]) -> nn.Module:
+    model = get_model(name, weights=None, **options)
+    replace_first_convolution(model, channels, pretrained=False)
+    return model
 
 
 def _trunk(model: nn.Module) -> nn.Module:

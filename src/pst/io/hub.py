@@ -79,7 +79,8 @@ class PSTHubMixin(
         """Also notes which arguments JSON cannot describe: huggingface_hub leaves those out without a word."""
         model: Any = super().__new__(cls, *args, **options)
         given = {**dict(zip([*cls._hub_mixin_init_parameters][1:], args, strict=False)), **options}
-        model._hub_lost = [name for name, value in given.items() if name not in _KEPT and not cls._is_jsonable(value)]
+        dropped = {*_KEPT, *cls.hub_start}
+        model._hub_lost = [name for name, value in given.items() if name not in dropped and not cls._is_jsonable(value)]
         return model
 
     def hub_config(self) -> dict[str, Any]:

@@ -6,5 +6,15 @@ from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fusion import PST
 from pst.modules.pyramid import PSTPyramid
 from pst.modules.settings import Settings
+from pst.modules.upsampling import DySample
 
-__all__ = ["PST", "ConvFactory", "ConvNormAct", "PSTBlock", "PSTPyramid", "PyramidSparseAttention", "Settings"]
+__all__ = [
+    "PST",
+    "ConvFactory",
+    "ConvNormAct",
+    "DySample",
+    "PSTBlock",
+    "PSTPyramid",
+    "PyramidSparseAttention",
+    "Settings",
+]

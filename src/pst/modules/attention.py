@@ -18,6 +18,7 @@ from pst.functional.selection import Gumbel, SelectionRule
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fine_statistics import FineStatistics, find_norm
 from pst.modules.settings import Options, Settings
+from pst.modules.upsampling import Upsample, build_upsampling, resize
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,6 +41,8 @@ class PyramidSparseAttention(nn.Module):
         dim: C, channels of both maps and of the output.
         num_heads: h; must divide ``dim``.
         conv: Factory of the projections, see `pst.modules.ConvFactory`.
+        upsample: How the position term gets the size of the queries' map: "bilinear" (the paper), or "dysample", see
+            `pst.modules.upsampling.DySample`.
         **options: ``topk``, ``fusion``, ``selection``, ``similarity``, ``aligned`` and ``max_tokens``, see
             `pst.modules.Settings`.
 
@@ -67,6 +70,7 @@ class PyramidSparseAttention(nn.Module):
         num_heads: int,
         *,
         conv: ConvFactory = ConvNormAct,
+        upsample: Upsample = "bilinear",
         **options: Unpack[Options],
     ) -> None:
         super().__init__()
@@ -80,6 +84,7 @@ class PyramidSparseAttention(nn.Module):
         self.kv = conv(dim, 2 * dim, act=False)
         self.pe = conv(dim, dim, 7, groups=dim, act=False)
         self.proj = conv(dim, dim, act=False)
+        self.upsampling = build_upsampling(upsample, dim)
         self.gate = nn.Linear(2 * head_dim, head_dim) if self.fusion == "gate" else None
         self.fine_statistics: FineStatistics | None = None
         learned = self._settings.similarity == "cosine"
@@ -191,7 +196,7 @@ class PyramidSparseAttention(nn.Module):
             observer=None if self.observer is None else self._observe(source, upper),
             impl=self.impl,
         )
-        position = F.interpolate(self._position(value, upper, topk), x.shape[2:], mode="bilinear", align_corners=False)
+        position = resize(self.upsampling, self._position(value, upper, topk), (x.shape[2], x.shape[3]))
         return self.proj(_like(_to_map(out, x) + position, x))
 
     def _scale(self) -> Tensor:
@@ -249,7 +254,8 @@ class PyramidSparseAttention(nn.Module):
             state = {**state, "_settings": {name: state[key] for name, key in old.items()}}
             state = {key: value for key, value in state.items() if key not in old.values()}
         super().__setstate__(state | {"_settings": Settings().changed(state["_settings"])})
-        self._modules.setdefault("fine_statistics", None)  # a pickle of version 0.1 has neither
+        for name in ("fine_statistics", "upsampling"):  # which older pickles have not
+            self._modules.setdefault(name, None)
         self._parameters.setdefault("log_scale", None)
 
     def extra_repr(self) -> str:

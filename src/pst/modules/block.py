@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pst.modules.attention import PyramidSparseAttention
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.settings import Options
+from pst.modules.upsampling import DySample, Upsample
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -22,6 +23,7 @@ class PSTBlock(nn.Module):
         num_heads: h; must divide ``dim``.
         mlp_ratio: Hidden width of the MLP as a multiple of C.
         conv: Factory of the convolutions.
+        upsample: See `PyramidSparseAttention`.
         **options: See `pst.modules.Settings`.
 
     Raises:
@@ -36,10 +38,11 @@ class PSTBlock(nn.Module):
         *,
         mlp_ratio: float = 2.0,
         conv: ConvFactory = ConvNormAct,
+        upsample: Upsample = "bilinear",
         **options: Unpack[Options],
     ) -> None:
         super().__init__()
-        self.attn = PyramidSparseAttention(dim, num_heads, conv=conv, **options)
+        self.attn = PyramidSparseAttention(dim, num_heads, conv=conv, upsample=upsample, **options)
         hidden = int(dim * mlp_ratio)
         if hidden < 1:
             raise ValueError(f"int(dim · mlp_ratio) must be ≥ 1, got int({dim} · {mlp_ratio}) = {hidden}")
@@ -57,3 +60,5 @@ def _init_conv(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    elif isinstance(module, DySample):  # after its convolution
+        module.start()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst.modules.attention import check_maps
 from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.settings import Options
+from pst.modules.upsampling import Upsample, build_upsampling, resize
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+Wiring = Literal["attention", "concat", "add"]
 
 
 class PST(nn.Module):
@@ -32,6 +34,12 @@ class PST(nn.Module):
         expansion: C as a share of ``out_channels``.
         head_dim: d; must divide C. The authors fix it at 32.
         conv: Factory of the convolutions, see `pst.modules.ConvFactory`.
+        wiring: What the finer map gets of the coarser one beside attention: "attention", nothing; "concat", the coarser
+            map resized and concatenated to it before the reduction, as in the paper's detectors; "add", both reduced
+            maps added, as in an FPN. With ``aligned``, "attention" means "add": the coarser map would not arrive at
+            all.
+        upsample: How that map, and the position term of attention, are resized: "bilinear", or "dysample" at points
+            that are learnt (`pst.modules.upsampling.DySample`).
         **options: ``topk`` (0: train with this), ``fusion`` ("gate"), ``selection`` ("mean"), ``similarity`` and
             ``aligned``, see `pst.modules.Settings`; change them on a finished model with `pst.set_topk` and the like.
 
@@ -51,6 +59,8 @@ class PST(nn.Module):
         expansion: float = 0.5,
         head_dim: int = 32,
         conv: ConvFactory = ConvNormAct,
+        wiring: Wiring = "attention",
+        upsample: Upsample = "bilinear",
         **options: Unpack[Options],
     ) -> None:
         super().__init__()
@@ -63,13 +73,18 @@ class PST(nn.Module):
         if depth < 1:
             raise ValueError(f"depth must be ≥ 1, got {depth}")
         self.in_channels, self.upper_channels, self.out_channels = in_channels, upper_channels, out_channels
-        self.reduce = conv(in_channels, dim)
+        if wiring not in get_args(Wiring):
+            raise ValueError(f"wiring must be one of {list(get_args(Wiring))}, got {wiring!r}")
+        self.wiring: Wiring = "add" if wiring == "attention" and options.get("aligned", False) else wiring
+        self.reduce = conv(in_channels + (upper_channels if self.wiring == "concat" else 0), dim)
         self.reduce_upper = conv(upper_channels, dim)
         self.blocks = nn.ModuleList(
-            PSTBlock(dim, dim // head_dim, mlp_ratio=mlp_ratio, conv=conv, **options) for _ in range(depth)
+            PSTBlock(dim, dim // head_dim, mlp_ratio=mlp_ratio, conv=conv, upsample=upsample, **options)
+            for _ in range(depth)
         )
         self.project = conv((1 + depth) * dim, out_channels)
-        self.aligned = options.get("aligned", False)
+        passed = {"attention": 0, "concat": upper_channels, "add": dim}[self.wiring]
+        self.upsampling = build_upsampling(upsample, passed) if passed else None
 
     def forward(self, x: Tensor, upper: Tensor, fine: Tensor | None = None) -> Tensor:
         """Fuse.
@@ -79,31 +94,36 @@ class PST(nn.Module):
             upper: Coarser map (B, Cu, Hu, Wu), Hu ≤ H, Wu ≤ W; any ratio, odd sizes included.
             fine: Map whose positions are the children of those of ``upper``, (B, C1, Hf, Wf), for an ``upper`` of
                 another frame or photo than ``x``, whose size is then its own. None is ``x``, in each block as it is
-                by then.
+                by then. The coarser map belongs to ``fine`` and is added to that alone; "concat" takes no ``fine``.
 
         Returns:
             (B, C2, H, W), dtype and memory format of ``x``.
 
         Raises:
             TypeError: The maps' dtypes differ, outside autocast.
-            ValueError: Shapes or devices do not fit.
+            ValueError: Shapes or devices do not fit, or ``fine`` is given and ``wiring`` is "concat".
         """
         check_maps(x, upper, fine, self.in_channels, self.upper_channels)
+        if fine is not None and self.wiring == "concat":
+            raise ValueError('fine is another frame than x, to which wiring="concat" has no coarser map to concatenate')
+        if self.wiring == "concat":
+            x = torch.cat([x, self._resized(upper, x)], 1)
         outputs, upper = [self.reduce(x)], self.reduce_upper(upper)
         other = None if fine is None else self.reduce(fine)
-        if self.aligned and other is None:
-            outputs[0] = _added(outputs[0], upper)
-        elif self.aligned and other is not None:
-            other = _added(other, upper)
+        if self.wiring == "add" and other is None:
+            outputs[0] = outputs[0] + self._resized(upper, x)
+        elif self.wiring == "add" and other is not None:
+            other = other + self._resized(upper, other)
         maps = (upper,) if other is None else (upper, other)
         for block in self.blocks:
             outputs.append(block(outputs[-1], *maps))
         return self.project(torch.cat(outputs, 1))
 
+    def _resized(self, upper: Tensor, like: Tensor) -> Tensor:
+        return resize(self.upsampling, upper, (like.shape[2], like.shape[3]))
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"aligned": False} | state)  # a pickle of version 0.1 has none
-
-
-def _added(x: Tensor, upper: Tensor) -> Tensor:
-    """How the coarser level arrives where blocks attend to means of x's own positions: by addition, as in an FPN."""
-    return x + F.interpolate(upper, x.shape[2:], mode="bilinear", align_corners=False)
+        if "wiring" not in state:  # an older pickle; version 0.1 has no aligned layers
+            state = {**state, "wiring": "add" if state.get("aligned", False) else "attention"}
+        super().__setstate__(state)
+        self._modules.setdefault("upsampling", None)

@@ -27,7 +27,8 @@ class PSTPyramid(nn.Module):
         P_{L-1} = CN(C_{L-1})        P_i = PST(C_i, P_{i+1}), i = L-2 … 0
 
     PST's own reductions are the 1×1 laterals of a usual FPN, and no 3×3 smoothing follows, as none does in the paper.
-    The paper's detectors also concatenate P_{i+1}, upsampled, to C_i; here it arrives by attention alone.
+    The paper's detectors also concatenate P_{i+1}, upsampled, to C_i, as ``wiring="concat"`` does; with "add" it is
+    added to the reduced C_i, as in an FPN; with "attention" it arrives by attention alone.
     With ``bottom_up`` the coarser levels then take back detail, N_0 = P_0 and
     N_{i+1} = CN3×3([N_i resized bilinearly ; P_{i+1}]), and N is the result.
 
@@ -46,8 +47,8 @@ class PSTPyramid(nn.Module):
         bottom_up: Adds the path from fine to coarse.
         reductions: Pixels of the image per position of each map, finest first; for those who read `reductions`.
         conv: Factory of the convolutions, see `pst.modules.ConvFactory`; excludes ``norm_layer``.
-        **options: What else `pst.PST` takes: ``depth``, ``mlp_ratio``, ``expansion``, ``head_dim`` and the options of
-            `pst.modules.Settings`.
+        **options: What else `pst.PST` takes: ``wiring``, ``upsample``, ``depth``, ``mlp_ratio``, ``expansion``,
+            ``head_dim`` and the options of `pst.modules.Settings`.
 
     Attributes:
         out_channels: As given.

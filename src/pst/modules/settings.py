@@ -36,6 +36,8 @@ class LayerOptions(Options, total=False):
     mlp_ratio: float
     expansion: float
     head_dim: int
+    wiring: str
+    upsample: str
 
 
 class PyramidOptions(LayerOptions, total=False):

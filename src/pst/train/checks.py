@@ -39,9 +39,10 @@ def check_folder(run: Path, *, resume: bool) -> None:
 
 
 def check_names(config: Config) -> None:
-    """Look up every name of a configuration: model, optimizer, schedule, selection rule.
+    """Look up every name of a configuration: model, optimizer, schedule, selection rule, file of weights.
 
     Raises:
+        FileNotFoundError: The file of the backbone's weights does not exist.
         ImportError: TensorBoard is asked for and not installed.
         ValueError: A name is unknown; the message has the nearest.
     """
@@ -61,6 +62,9 @@ def check_names(config: Config) -> None:
         import_module("pst.integrations.timm")  # registers the pst_… models
         if not timm.is_model(config.model):
             raise ValueError(f"timm has no model {config.model!r}{nearest(config.model, timm.list_models())}")
+    given = getattr(config, "backbone_weights", None)
+    if given is not None and not Path(given).is_file():
+        raise FileNotFoundError(f"no file {given}: backbone_weights is a .safetensors file or one of torch.save")
     if config.tensorboard and find_spec("tensorboard") is None:
         raise ImportError("tensorboard is not installed: pass tensorboard=false, or pip install tensorboard")
 

@@ -116,6 +116,9 @@ class Config:
         for name, (least, most) in _RANGES.items():
             if getattr(self, name, None) is not None:
                 _check_range(name, getattr(self, name), least, most)
+        given = getattr(self, "backbone_weights", None) is not None
+        if given and self.pretrained:
+            raise ValueError("pretrained=true and backbone_weights=… both start the backbone: give one of them")
         if self.skip_corrupt and not (self.check_images or self.cache == "ram"):
             raise ValueError("skip_corrupt needs check_images=true: what is not looked at is not left out")
         if self.warmup_epochs is not None:
@@ -186,6 +189,8 @@ class DetectConfig(Config):
         model: Detector of torchvision.
         backbone: Any timm backbone with feature maps.
         neck: "pst", or "fpn" for the usual one.
+        backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
+            ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
         zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
         jitter: Largest change of brightness, contrast and saturation.
     """
@@ -193,6 +198,7 @@ class DetectConfig(Config):
     model: Literal["retinanet", "fcos", "faster_rcnn", "mask_rcnn"] = "fcos"
     backbone: str = "resnet18"
     neck: Literal["pst", "fpn"] = "pst"
+    backbone_weights: str | None = None
     imgsz: int = 640
     batch: int = 16
     lr: float = 5e-4
@@ -208,12 +214,15 @@ class SegmentConfig(Config):
     Attributes:
         encoder: Any timm backbone with feature maps.
         neck: "pst", or "fpn" for the usual one.
+        backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
+            ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
         zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
         jitter: Largest change of brightness, contrast and saturation.
     """
 
     encoder: str = "resnet18"
     neck: Literal["pst", "fpn"] = "pst"
+    backbone_weights: str | None = None
     imgsz: int = 512
     batch: int = 8
     zoom: float = 2.0

@@ -57,7 +57,8 @@ def set_attention(model: nn.Module, config: Config, **options: Any) -> None:
 def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
     """A new model for training, with the settings of its configuration, and its starting weights if ``fresh``."""
     c: Config = task.config
-    model = make_model(task, pretrained=c.pretrained and fresh)
+    given = getattr(c, "backbone_weights", None) if fresh else None
+    model = make_model(task, pretrained=c.pretrained and fresh, backbone_weights=given)
     if c.weights is not None and fresh:
         start_from(task, model, c.weights)
     set_attention(model, c)
@@ -71,7 +72,7 @@ def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
     return model
 
 
-def make_model(task: Task[Any], *, pretrained: bool) -> nn.Module:
+def make_model(task: Task[Any], *, pretrained: bool, backbone_weights: str | None = None) -> nn.Module:
     """The model of a task's settings.
 
     Raises:
@@ -79,7 +80,7 @@ def make_model(task: Task[Any], *, pretrained: bool) -> nn.Module:
     """
     made = f"pretrained={str(pretrained).lower()}, model_args={str(task.config.model_args)[:300]}"
     with explained(f"the model cannot be built with {made}"):
-        return task.build(pretrained=pretrained)
+        return task.build(pretrained=pretrained, backbone_weights=backbone_weights)
 
 
 def restore(run: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -161,6 +162,7 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
     weights, settings, classes = read_weights(file)
     check_model_config({name: settings.get(name) for name in _BUILDS}, file)
     settings |= {"pretrained": False, "weights": None, "data": str(settings.get("data"))}  # it has its own weights
+    settings.pop("backbone_weights", None)
     name = str(settings.pop("task", None))
     try:
         workers = load_config(name, overrides=settings).workers

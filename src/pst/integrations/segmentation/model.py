@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.backbones import build_body
+from pst.backbones import Weights, build_body
 from pst.control.layers import eval_mode
 from pst.integrations.segmentation.decoder import Neck, SegmentationDecoder, decoder_options
 from pst.integrations.segmentation.heads import Activation, build_activation, build_classifier
@@ -31,6 +31,8 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         classes: Channels of the result.
         activation: Of the result: None or "identity", "sigmoid", "softmax" or "softmax2d", "logsoftmax", "tanh",
             "argmax" or "argmax2d", "clamp", or a class or function that makes a Module.
+        backbone_weights: In place of ``encoder_weights``: a local file or a state dict, see ``weights`` of
+            `pst.backbones.build_body`.
         encoder_depth: The coarsest map has reduction 2^encoder_depth; 3 to 5.
         decoder_pyramid_channels: Width of the pyramid.
         decoder_segmentation_channels: Common width of the head.
@@ -49,11 +51,13 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         classification_head: Coarsest map -> (B, classes); None without ``aux_params``.
 
     Raises:
-        ValueError: The backbone is unknown or no hierarchy, an option is unknown, or ``topk`` is given with an FPN.
+        FileNotFoundError: ``backbone_weights`` names no file.
+        ValueError: The backbone is unknown or no hierarchy, an option is unknown, ``topk`` is given with an FPN, or
+            ``backbone_weights`` are another network's or given beside ``encoder_weights``.
     """
 
     hub_classes = "classes"
-    hub_start: ClassVar[dict[str, Any]] = {"encoder_weights": None}
+    hub_start: ClassVar[dict[str, Any]] = {"encoder_weights": None, "backbone_weights": None}
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         classes: int = 1,
         activation: Activation = None,
         *,
+        backbone_weights: Weights | None = None,
         encoder_depth: int = 5,
         decoder_pyramid_channels: int = 256,
         decoder_segmentation_channels: int = 128,
@@ -83,6 +88,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         self.encoder: Any = build_body(
             encoder_name.removeprefix("tu-"),
             pretrained=_weights(encoder_weights),
+            weights=backbone_weights,
             coarsest=2**encoder_depth,
             in_channels=in_channels,
             **({} if encoder_options is None else encoder_options),

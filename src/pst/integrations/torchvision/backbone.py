@@ -15,7 +15,7 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
-from pst.backbones import Library, build_body, freeze_stages
+from pst.backbones import Library, Weights, build_body, freeze_stages
 from pst.modules import PSTPyramid
 
 Neck = Literal["pst", "fpn"]
@@ -60,6 +60,7 @@ def pst_backbone(
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
+    backbone_weights: Weights | None = None,
     out_channels: int = 256,
     returned_layers: Sequence[int] = (1, 2, 3, 4),
     extra_levels: ExtraLevels | None = "pool",
@@ -79,12 +80,14 @@ def pst_backbone(
         neck: "pst", or "fpn" for torchvision's FeaturePyramidNetwork: the same model with its usual neck.
         library: "timm" or "torchvision", see `pst.backbones.build_body`.
         pretrained: Load the library's default weights, or those of this tag or name.
+        backbone_weights: In their place: a local file or a state dict, see ``weights`` of `pst.backbones.build_body`.
         out_channels: Of every map.
         returned_layers: Stages whose maps are fused, finest first: 1, 2, 3, 4 have reductions 4, 8, 16, 32.
         extra_levels: "pool" adds a subsampled map, "p6p7" two strided convolutions, None nothing.
         trainable_layers: How many stages train, counted from the last: 5 is all, 0 none, see
-            `pst.backbones.freeze_stages`. None means 3 if ``pretrained``, else 5, as torchvision's builders have it.
-        frozen_batchnorm: Fix statistics, weight and bias of the body's BatchNorms. None means if ``pretrained``.
+            `pst.backbones.freeze_stages`. None means 3 with weights of either kind, else 5, as torchvision's builders
+            have it.
+        frozen_batchnorm: Fix statistics, weight and bias of the body's BatchNorms. None means with such weights.
         in_channels: Of the images; None means 3. Published weights are adapted, see `pst.backbones.build_body`.
         topk: k of the PST layers, see `pst.PSTPyramid`; change it later with `pst.set_topk`.
         neck_options: More arguments of `pst.PSTPyramid` or FeaturePyramidNetwork.
@@ -102,11 +105,13 @@ def pst_backbone(
     if neck == "fpn" and topk != 0:
         raise ValueError(f'topk is an option of neck="pst"; neck="fpn" has no attention, got topk={topk}')
     extra, extra_reductions = _extra(extra_levels, levels[-1], out_channels)
-    frozen = bool(pretrained) if frozen_batchnorm is None else frozen_batchnorm
+    trained = bool(pretrained) or backbone_weights is not None
+    frozen = trained if frozen_batchnorm is None else frozen_batchnorm
     body: Any = build_body(
         name,
         library,
         pretrained=pretrained,
+        weights=backbone_weights,
         coarsest=levels[-1],
         frozen_batchnorm=frozen,
         **({} if in_channels is None else {"in_channels": in_channels}),
@@ -118,7 +123,7 @@ def pst_backbone(
             f"{name} has maps of reductions {list(body.reductions)}, none of {missing}: see returned_layers"
         )
     if trainable_layers is None:
-        trainable_layers = 3 if pretrained else 5
+        trainable_layers = 3 if trained else 5
     if trainable_layers != 5:
         freeze_stages(body, trainable_layers, torch.zeros(1, body.in_channels, *_example_size(body)))
     channels = [body.channels[body.reductions.index(r)] for r in levels]

@@ -10,11 +10,18 @@ from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from pst.backbones import Library
+from pst.backbones import Library, Weights
 from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.integrations.torchvision.backbone import Neck, PyramidBackbone, pst_backbone
 
-DEFAULTS = {"neck": "pst", "library": "timm", "pretrained": False, "topk": 0, "backbone_options": None}
+DEFAULTS = {
+    "neck": "pst",
+    "library": "timm",
+    "pretrained": False,
+    "backbone_weights": None,
+    "topk": 0,
+    "backbone_options": None,
+}
 ONE_STAGE = {"returned_layers": (2, 3, 4), "extra_levels": "p6p7"}
 TWO_STAGE = {"returned_layers": (1, 2, 3, 4), "extra_levels": "pool"}
 
@@ -44,6 +51,7 @@ def retinanet(
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
+    backbone_weights: Weights | None = None,
     topk: int | Sequence[int] = 0,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -51,12 +59,13 @@ def retinanet(
     """RetinaNet (arXiv 1708.02002) on levels 3 to 7.
 
     Args:
-        backbone: Name of a network, or a finished backbone, with which the next five stay at their defaults.
+        backbone: Name of a network, or a finished backbone, with which the next six stay at their defaults.
         num_classes: Labels run from 0 to ``num_classes`` − 1. Data whose labels start at 1 need one more, as in
             torchvision.
         neck: "pst", or "fpn" for torchvision's own.
         library: "timm" or "torchvision".
         pretrained: Load the backbone's weights, default or of this tag or name.
+        backbone_weights: In their place: a local file or a state dict, see ``weights`` of `pst.backbones.build_body`.
         topk: k of the PST layers.
         backbone_options: More arguments of `pst_backbone`, e.g. ``in_channels`` for images of other than 3 channels.
         options: Arguments of torchvision's RetinaNet: ``min_size``, ``max_size``, ``image_mean``, ``score_thresh``, ….
@@ -70,7 +79,7 @@ def retinanet(
     Raises:
         ValueError: See `pst_backbone`; or options are given beside a finished backbone.
     """
-    body = _build(backbone, ONE_STAGE, neck, library, pretrained, topk, backbone_options)
+    body = _build(backbone, ONE_STAGE, neck, library, pretrained, backbone_weights, topk, backbone_options)
     options.setdefault("anchor_generator", anchors(body, scale=4, octaves=3))
     return RetinaNet(body, num_classes, **_normalisation(body, options))
 
@@ -82,6 +91,7 @@ def fcos(
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
+    backbone_weights: Weights | None = None,
     topk: int | Sequence[int] = 0,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -98,7 +108,7 @@ def fcos(
     Returns:
         torchvision's model.
     """
-    body = _build(backbone, ONE_STAGE, neck, library, pretrained, topk, backbone_options)
+    body = _build(backbone, ONE_STAGE, neck, library, pretrained, backbone_weights, topk, backbone_options)
     options.setdefault("anchor_generator", anchors(body, scale=1, ratios=(1.0,)))
     model = FCOS(body, num_classes, **_normalisation(body, options))
     if options.get("head") is None:
@@ -113,6 +123,7 @@ def faster_rcnn(
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
+    backbone_weights: Weights | None = None,
     topk: int | Sequence[int] = 0,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -125,7 +136,7 @@ def faster_rcnn(
     Returns:
         torchvision's model.
     """
-    body = _build(backbone, TWO_STAGE, neck, library, pretrained, topk, backbone_options)
+    body = _build(backbone, TWO_STAGE, neck, library, pretrained, backbone_weights, topk, backbone_options)
     return FasterRCNN(body, num_classes, **_proposals(body, options))
 
 
@@ -136,6 +147,7 @@ def mask_rcnn(
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
+    backbone_weights: Weights | None = None,
     topk: int | Sequence[int] = 0,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -145,7 +157,7 @@ def mask_rcnn(
     Returns:
         torchvision's model.
     """
-    body = _build(backbone, TWO_STAGE, neck, library, pretrained, topk, backbone_options)
+    body = _build(backbone, TWO_STAGE, neck, library, pretrained, backbone_weights, topk, backbone_options)
     options.setdefault("mask_roi_pool", MultiScaleRoIAlign(body.fused, output_size=14, sampling_ratio=2))
     return MaskRCNN(body, num_classes, **_proposals(body, options))
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from pst.backbones import Weights
 from pst.integrations.torchvision.detectors import faster_rcnn, fcos, mask_rcnn, retinanet
 from pst.io.hub import PSTHubMixin
 
@@ -20,6 +21,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
         backbone: Name of a network.
         num_classes: See the builder, as for all others.
         pretrained: Where the backbone's weights come from when this is built; not when it is loaded.
+        backbone_weights: Likewise, a local file or a state dict.
         options: The builder's other arguments; what is to be saved must be JSON.
 
     Attributes:
@@ -30,20 +32,28 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
     """
 
     hub_classes = "num_classes"
-    hub_start: ClassVar[dict[str, Any]] = {"pretrained": False}
+    hub_start: ClassVar[dict[str, Any]] = {"pretrained": False, "backbone_weights": None}
 
     def __init__(
-        self, kind: str, backbone: str, num_classes: int, *, pretrained: bool | str = False, **options: Any
+        self,
+        kind: str,
+        backbone: str,
+        num_classes: int,
+        *,
+        pretrained: bool | str = False,
+        backbone_weights: Weights | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         if kind not in BUILDERS:
             raise ValueError(f"kind must be one of {sorted(BUILDERS)}, got {kind!r}")
         build: Any = BUILDERS[kind]
-        self.model = build(backbone, num_classes, pretrained=pretrained, **options)
-        self.pretrained = bool(pretrained)
+        start = {"pretrained": pretrained, "backbone_weights": backbone_weights}
+        self.model = build(backbone, num_classes, **start, **options)
+        self.pretrained = bool(pretrained) or backbone_weights is not None
 
     def hub_config(self) -> dict[str, Any]:
-        """Arguments that build this model again; what ``pretrained`` decides is written out, since loading drops it."""
+        """Arguments that build this model again; what the start decides is written out, since loading drops it."""
         config = super().hub_config()
         frozen = {"frozen_batchnorm": True, "trainable_layers": 3} if self.pretrained else {}
         given = config.get("backbone_options")

@@ -65,8 +65,8 @@ class Task(ABC, Generic[C]):
         """A function that reads sample i; it may run in other threads and processes."""
 
     @abstractmethod
-    def build(self, *, pretrained: bool) -> nn.Module:
-        """The model, with fresh weights, or with published ones in its backbone."""
+    def build(self, *, pretrained: bool, backbone_weights: str | None = None) -> nn.Module:
+        """The model, with fresh weights, or with published ones or those of a file in its backbone."""
 
     @abstractmethod
     def augment(self, batch: Batch) -> tuple[Any, Any]:

@@ -58,7 +58,8 @@ class Classify(Task[ClassifyConfig]):
         return centre_square(image, round(self.config.imgsz / _CROP_SHARE))
 
     @override
-    def build(self, *, pretrained: bool) -> nn.Module:
+    def build(self, *, pretrained: bool, backbone_weights: str | None = None) -> nn.Module:
+        del backbone_weights  # no setting of this task
         import_module("pst.integrations.timm")  # registers the pst_… models
         c = self.config
         classes, options = len(self.classes), c.model_args

@@ -73,12 +73,12 @@ class Detect(Task[DetectConfig]):
         return letterbox(image, self.config.imgsz)
 
     @override
-    def build(self, *, pretrained: bool) -> nn.Module:
+    def build(self, *, pretrained: bool, backbone_weights: str | None = None) -> nn.Module:
         from pst.integrations import torchvision as builders
 
         c = self.config
         size = {"min_size": c.imgsz, "max_size": c.imgsz}
-        options = {"pretrained": pretrained, **size, **c.model_args}
+        options = {"pretrained": pretrained, "backbone_weights": backbone_weights, **size, **c.model_args}
         options["backbone_options"] = {"in_channels": c.in_chans, **options.get("backbone_options", {})}
         return getattr(builders, c.model)(c.backbone, len(self.classes) + self._first, neck=c.neck, **options)
 

@@ -82,12 +82,13 @@ class Segment(Task[SegmentConfig]):
         return letterbox(image, self.config.imgsz)
 
     @override
-    def build(self, *, pretrained: bool) -> nn.Module:
+    def build(self, *, pretrained: bool, backbone_weights: str | None = None) -> nn.Module:
         from pst.integrations.segmentation import PSTSegmenter
 
         c = self.config
         weights = "imagenet" if pretrained else None
-        return PSTSegmenter(c.encoder, weights, c.in_chans, classes=len(self.classes), neck=c.neck, **c.model_args)
+        options = {"backbone_weights": backbone_weights, "neck": c.neck, **c.model_args}
+        return PSTSegmenter(c.encoder, weights, c.in_chans, classes=len(self.classes), **options)
 
     @override
     def augment(self, batch: Batch) -> tuple[Tensor, Tensor]:

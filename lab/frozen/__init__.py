@@ -1,0 +1,1 @@
+"""Which neck for which job, on a frozen network that was trained on ImageNet."""

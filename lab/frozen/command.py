@@ -1,0 +1,133 @@
+"""`python -m lab frozen`: which neck for which job, on a network that was trained on ImageNet."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from pst.cli._common import Verbs, positive, require
+from pst.io.files import check_folder
+
+RESULTS = Path("lab/results/frozen")
+SETS = ("camvid", "bccd", "voc")
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "frozen",
+        help="which neck for which job, on a frozen network that was trained on ImageNet",
+        description="Necks and decoders of equal cost on the maps of tf_efficientnet_lite0; see docs/frozen.md.",
+    )
+    actions = parser.add_subparsers(metavar="run|latency|report|pack|weights|widths", required=True)
+    _add_run(actions)
+    latency = actions.add_parser("latency", help="time every neck side by side, with nothing else on the device")
+    _add_device(latency)
+    latency.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="(%(default)s)")
+    latency.add_argument("--seconds", type=positive, default=60, metavar="S", help="for all of them (%(default)s)")
+    latency.set_defaults(run=_latency)
+    report = actions.add_parser("report", help="write the tables of docs/frozen.md")
+    report.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="their folder (%(default)s)")
+    report.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="(%(default)s)")
+    report.set_defaults(run=_report)
+    pack = actions.add_parser("pack", help="put a data set into one small file, for `run` elsewhere")
+    pack.add_argument("name", choices=SETS)
+    pack.add_argument("folder", type=Path)
+    pack.add_argument("file", type=Path)
+    pack.add_argument("--format", choices=("jpeg", "webp"), default="jpeg", help="of the pictures (%(default)s)")
+    pack.add_argument("--quality", type=positive, default=95, help="of the pictures (%(default)s)")
+    pack.set_defaults(run=_pack)
+    weights = actions.add_parser("weights", help="write the network's weights, without its classifier, to a file")
+    weights.add_argument("file", type=Path)
+    weights.set_defaults(run=_weights)
+    widths = actions.add_parser("widths", help="search the widths that give every row the same cost")
+    widths.set_defaults(run=_widths)
+
+
+def _add_run(actions: Verbs) -> None:
+    run = actions.add_parser(
+        "run",
+        help="train every cell that has no result yet",
+        description="May be killed at any time: cells that are finished stay.",
+    )
+    for name in SETS:
+        run.add_argument(f"--{name}", type=Path, metavar="PATH", help="folder, or file of `frozen pack`")
+    run.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder of the results (%(default)s)")
+    _add_device(run)
+    run.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes (%(default)s)")
+    run.add_argument("--deadline", type=positive, metavar="S", help="stop after so many seconds")
+    run.add_argument("--weights", type=Path, metavar="FILE", help="of the network (the installed package's)")
+    run.add_argument("--network", default="tf_efficientnet_lite0", help="timm's name of it (%(default)s)")
+    run.add_argument("--row", action="append", metavar="NAME", help="only this one; may be repeated (all)")
+    run.add_argument("--seeds", type=positive, metavar="N", help="(5; 3 with --trained and for boxes)")
+    run.add_argument("--trained", action="store_true", help="train the network as well")
+    run.add_argument("--epochs", type=positive, default=20, help="(%(default)s)")
+    run.add_argument("--batch", type=positive, default=16, help="(%(default)s)")
+    run.add_argument("--lr", type=float, default=1e-3, help="(%(default)s)")
+    run.add_argument("--limit", type=positive, metavar="N", help="only so many pictures of each split (all)")
+    run.set_defaults(run=_run)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
+
+
+def _run(args: argparse.Namespace) -> int:
+    require("timm", "propagate")
+    require("torchvision", "torchvision")
+    check_folder(args.out)
+    sets = {name: getattr(args, name) for name in SETS if getattr(args, name) is not None}
+    if not sets:
+        raise ValueError("give a data set: --camvid, --bccd or --voc with its folder or a file of `frozen pack`")
+    from lab.frozen.run import Job, cells, run
+    from lab.frozen.schedule import Recipe
+
+    until = float("inf") if args.deadline is None else time.time() + args.deadline
+    recipe = Recipe(args.epochs, args.batch, args.lr)
+    args.out.mkdir(parents=True, exist_ok=True)
+    job = Job(sets, args.out, args.device, recipe, args.weights, args.network, args.trained, args.limit, until)
+    left = run(job, cells(job, args.row, args.seeds), args.jobs)
+    print(f"{left} cells are left for the next run" if left else "All cells are done")
+    return 0
+
+
+def _latency(args: argparse.Namespace) -> int:
+    from lab.frozen.latency import measure
+
+    print(f"Written: {measure(args.out, args.device, args.seconds)}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    check_folder(args.out)
+    from lab.frozen.page import write_report
+
+    for path in write_report(args.results, args.out):
+        print(f"Written: {path}")
+    return 0
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from lab.frozen.pack import pack
+
+    pack(args.name, args.folder, args.file, args.format, args.quality)
+    print(f"Written: {args.file}, {args.file.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _weights(args: argparse.Namespace) -> int:
+    require("timm", "propagate")
+    from lab.frozen.maps import save_weights
+
+    save_weights(args.file)
+    print(f"Written: {args.file}, {args.file.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _widths(args: argparse.Namespace) -> int:
+    del args
+    from lab.frozen.widths import write_widths
+
+    write_widths()
+    return 0

@@ -1,0 +1,70 @@
+"""Makes docs/frozen.md from the result files: tables between markers, the prose around them stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab.frozen import tables
+from lab.page import replace_between
+from pst.io.files import read_json, write_text
+
+PAGE = "frozen.md"
+NOT_RUN = "Not run yet."
+
+
+def write_report(results: Path, out: Path) -> list[Path]:
+    """Write the tables of the page.
+
+    Args:
+        results: Folder of the result files.
+        out: Folder of the page, which is there already, with its markers.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileNotFoundError: There are no results, or no page.
+        ValueError: The page lacks a marker.
+    """
+    page = out / PAGE
+    if not page.is_file():
+        raise FileNotFoundError(f"no file {page}: the prose of the page is written by hand, so it cannot be made anew")
+    text = page.read_text(encoding="utf-8")
+    for name, content in parts(results).items():
+        text = replace_between(text, marks(name), content, page)
+    write_text(page, text)
+    return [page]
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The two lines that a generated part stands between."""
+    return f"<!-- frozen {name} begin -->", f"<!-- frozen {name} end -->"
+
+
+def parts(results: Path) -> dict[str, str]:
+    """Every generated part of the page, by name.
+
+    Raises:
+        FileNotFoundError: There is no result of the frozen network on CamVid.
+    """
+    frozen, trained = tables.load(results, "camvid"), tables.load(results, "camvid", trained=True)
+    if not frozen:
+        raise FileNotFoundError(f"no results of CamVid in {results}: run `python -m lab frozen run --camvid DIR` first")
+    found = {name: tables.load(results, name) for name in ("bccd", "voc")}
+    latency = _latency(results)
+    return {
+        "p3": tables.segmentation(frozen, "P3", latency),
+        "p2": tables.segmentation(frozen, "P2", latency),
+        "fine": tables.fine(frozen, "test"),
+        "trained": tables.segmentation(trained, "P3", latency) if trained else NOT_RUN,
+        "trained-p2": tables.segmentation(trained, "P2", latency) if trained else NOT_RUN,
+        **{name: tables.boxes(each) if each else NOT_RUN for name, each in found.items()},
+        **{f"{name}-fine": tables.fine(each, "val") if each else NOT_RUN for name, each in found.items()},
+        "made": tables.made([frozen, trained, *found.values()]),
+    }
+
+
+def _latency(results: Path) -> dict[str, dict[str, float]]:
+    """Milliseconds of one picture by row, for each device that was measured."""
+    paths = sorted(results.glob("latency-*.json"))
+    return {record["device"]: record["milliseconds"]["1"] for record in map(read_json, paths)}

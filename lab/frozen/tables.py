@@ -1,0 +1,153 @@
+"""The tables of the page, as Markdown, from the result files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.frozen.rows import DETECTED, FIRST, ROWS
+from lab.frozen.segment import FINE
+from lab.study.intervals import Estimate, difference, gain, value
+from pst.io.files import read_json
+
+Results = Mapping[str, list[dict[str, Any]]]
+NONE = "–"
+_NAMES = {"fpn": "FPN", "pan": "PAN", "bifpn": "BiFPN", "pooled-fpn": "FPN with pyramid pooling", "laterals": "no neck"}
+_SMP = {
+    "fpn": "FPN",
+    "pan": "PAN",
+    "upernet": "UPerNet",
+    "deeplabv3plus": "DeepLabV3+",
+    "segformer": "SegFormer",
+}  # as segmentation_models_pytorch calls them
+
+
+def load(folder: Path, part: str, *, trained: bool = False) -> Results:
+    """Results of a data set by row, in the order of seeds; rows without one are left out."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    start = f"{part}-{'trained-' if trained else ''}"
+    for name in ROWS:
+        paths = sorted(folder.glob(f"{start}{name}-[0-9]*.json"), key=lambda p: int(p.stem.rpartition("-")[2]))
+        if paths:
+            found[name] = [read_json(path) for path in paths]
+    return found
+
+
+def title(name: str) -> str:
+    """What a row is called."""
+    row = ROWS[name]
+    if row.kind.startswith("smp-"):
+        return f"{_SMP[row.kind.removeprefix('smp-')]} of segmentation_models_pytorch"
+    if row.kind != "pst":
+        return _NAMES[row.kind]
+    o = row.options
+    parts = ["add, aligned" if o.get("aligned") else str(o["wiring"])]
+    parts += ["DySample"] if o.get("upsample") == "dysample" else []
+    parts += ["depth 2"] if o.get("depth") == 2 else []
+    parts += ["bottom_up"] if o.get("bottom_up") else []
+    parts += ["max_tokens = 100"] if "max_tokens" in o else []
+    return "PST: " + ", ".join(parts)
+
+
+def segmentation(results: Results, group: str, latency: Mapping[str, Mapping[str, float]]) -> str:
+    """Mean IoU on val and test, what lies between a row and the first, and costs; best on val first."""
+    first = FIRST[group]
+    rows = [name for name in results if ROWS[name].group == group]
+    rows.sort(key=lambda name: -value(_of(results, name, "val"), "k0").mean)
+    header = ["neck", "val mIoU", "test mIoU", f"test − {title(first)}", "parameters, k", "GFLOPs", "seeds"]
+    devices = [device for device in latency if any(name in latency[device] for name in rows)]
+    lines = []
+    for name in rows:
+        test = _of(results, name, "test")
+        versus = NONE if name == first or first not in results else _difference(results, name, first, "test")
+        cost = results[name][0]["widths"]
+        lines.append(
+            [
+                title(name),
+                points(value(_of(results, name, "val"), "k0")),
+                points(value(test, "k0")),
+                versus,
+                f"{cost['parameters'] / 1e3:.0f}",
+                f"{cost['gflops']:.2f}",
+                str(len(test)),
+                *(_time(latency[device], name) for device in devices),
+            ]
+        )
+    return markdown([*header, *(f"ms, {device}" for device in devices)], lines)
+
+
+def fine(results: Results, split: str) -> str:
+    """What k = 8 adds to each row with attention, by rule."""
+    lines = []
+    for name, found in results.items():
+        if ROWS[name].kind == "pst":
+            own = [r[split] for r in found]
+            lines.append([title(name), *(signed(gain(own, variant)) for variant in FINE)])
+    return markdown([f"{split}: k = 8 against k = 0", *FINE.values()], lines)
+
+
+def boxes(results: Results) -> str:
+    """AP of each row, of all objects and by size, and the difference from the first."""
+    first = DETECTED[0]
+    fields = {"ap50": "AP50", "small": "small", "medium": "medium", "large": "large"}
+    lines = []
+    for name in sorted(results, key=lambda n: -value(_of(results, n, "val"), "k0").mean):
+        own = _of(results, name, "val")
+        versus = NONE if name == first or first not in results else _difference(results, name, first, "val")
+        sizes = [points(value(own, "k0", field)) for field in fields]
+        level = "P2" if ROWS[name].group == "P2" else "P3"
+        parameters = f"{results[name][0]['neck_parameters'] / 1e3:.0f}"
+        head = [title(name), level, points(value(own, "k0")), versus]
+        lines.append([*head, *sizes, parameters, str(len(own))])
+    header = ["neck", "finest level", "AP", f"AP − {title(first)}", *fields.values()]
+    return markdown([*header, "parameters of the neck, k", "seeds"], lines)
+
+
+def made(results: Sequence[Results]) -> str:
+    """Where the results are from."""
+    files = [r for each in results for found in each.values() for r in found]
+    lines = {}
+    for r in files:
+        device = r["hardware"]["gpus"][0] if r["settings"]["device"] == "cuda" else r["hardware"]["cpu"]
+        versions = ", ".join(f"{k} {r['versions'][k]}" for k in ("torch", "torchvision", "timm") if k in r["versions"])
+        settings = f"{r['settings']['epochs']} epochs, batch {r['settings']['batch']}, lr {r['settings']['lr']:g}"
+        kind = f"{r['cell']['part']}{', trained' if r['cell']['trained'] else ''}"
+        key = (kind, settings, r["settings"]["data"], device, versions, str(r["commit"])[:12], r["date"])
+        lines[key] = lines.get(key, 0) + 1
+    header = ["data", "recipe", "pictures", "device", "versions", "commit", "date", "cells"]
+    return markdown(header, [[*key, str(count)] for key, count in lines.items()])
+
+
+def points(e: Estimate) -> str:
+    """Mean ± standard deviation between seeds, in percent."""
+    if e.mean < 0:  # COCO's −1: no such object
+        return NONE
+    return f"{100 * e.mean:.1f}" + ("" if e.sd is None else f" ± {100 * e.sd:.1f}")
+
+
+def signed(e: Estimate) -> str:
+    """A difference and its interval, in points; bold where the interval excludes zero."""
+    assert e.low is not None
+    assert e.high is not None
+    figures = [f"{100 * v + 0.0:.2f}" for v in (e.low, e.high)]
+    text = f"{100 * e.mean:+.2f} [{', '.join(figures)}]".replace("-", "−")
+    return f"**{text}**" if e.excludes_zero else text
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first column is text, the others figures."""
+    rule = ["---", *(["---:"] * (len(header) - 1))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def _of(results: Results, name: str, split: str) -> list[dict[str, Any]]:
+    return [r[split] for r in results[name]]
+
+
+def _difference(results: Results, name: str, other: str, split: str) -> str:
+    return signed(difference(_of(results, name, split), "k0", _of(results, other, split), "k0"))
+
+
+def _time(times: Mapping[str, float], name: str) -> str:
+    return f"{times[name]:.2f}" if name in times else NONE

@@ -1,0 +1,85 @@
+"""The page says what the results say."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lab.__main__ import main
+from lab.frozen import tables
+from lab.frozen.command import RESULTS
+from lab.frozen.page import PAGE, marks, parts, write_report
+from lab.study.intervals import Estimate, difference, value
+
+ROOT = Path(__file__).parents[3]
+COMMITTED = ROOT / RESULTS
+
+
+@pytest.fixture(scope="module")
+def results(drawn, weights, tmp_path_factory) -> Path:
+    """Results of drawn pictures; those of a second row are the first's, two points better, seed by seed."""
+    out = tmp_path_factory.mktemp("results")
+    options = ["--epochs", "1", "--batch", "3", "--network", "test_efficientnet", "--weights", str(weights)]
+    assert main(["frozen", "run", "--camvid", str(drawn), "--out", str(out), *options, "--row", "pst-attention"]) == 0
+    for path in sorted(out.iterdir()):
+        found = json.loads(path.read_text())
+        better = copy.deepcopy(found)
+        better["cell"]["row"] = "fpn"
+        for split in ("val", "test"):
+            better[split]["evaluations"]["k0"]["value"] += 0.02
+        (out / path.name.replace("pst-attention", "fpn")).write_text(json.dumps(better))
+    return out
+
+
+def test_the_table_has_the_figures_of_the_files(results):
+    found = tables.load(results, "camvid")
+    assert {name: len(each) for name, each in found.items()} == {"pst-attention": 5, "fpn": 5}
+    table = tables.segmentation(found, "P3", {"cpu": {"fpn": 1.234}})
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert [line[0] for line in lines[2:]] == ["FPN", "PST: attention"]  # the best on val first
+    own = [r["test"] for r in found["fpn"]]
+    mean = value(own, "k0").mean
+    assert lines[2][2].startswith(f"{100 * mean:.1f} ±")
+    assert lines[2][3] == tables.signed(difference(own, "k0", [r["test"] for r in found["pst-attention"]], "k0"))
+    assert "+2.00" in lines[2][3]
+    assert lines[2][-1] == "1.23"
+    assert lines[3][3] == lines[3][-1] == tables.NONE
+
+
+def test_fine_attention_has_a_column_for_each_rule(results):
+    lines = tables.fine(tables.load(results, "camvid"), "test").splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[2:-1]] == ["mean", "window", "nearest", "random"]
+    assert len(lines) == 3  # the FPN has no attention
+
+
+def test_differences_are_bold_where_the_interval_excludes_zero():
+    assert tables.signed(Estimate(-0.01, None, 5, -0.02, -0.005)) == "**−1.00 [−2.00, −0.50]**"
+    assert tables.signed(Estimate(0.01, None, 5, -0.02, 0.03)) == "+1.00 [−2.00, 3.00]"
+
+
+def test_the_page_is_made_of_the_results_and_says_what_is_not_run(results, tmp_path):
+    shutil.copy(ROOT / "docs" / PAGE, tmp_path / PAGE)
+    write_report(results, tmp_path)
+    page = (tmp_path / PAGE).read_text(encoding="utf-8")
+    assert tables.segmentation(tables.load(results, "camvid"), "P3", {}) in page
+    assert parts(results)["voc"] == "Not run yet."
+
+
+def test_a_page_without_markers_and_no_results_are_errors(results, tmp_path):
+    (tmp_path / PAGE).write_text("# Necks\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(marks("p3")[0])):
+        write_report(results, tmp_path)
+    with pytest.raises(FileNotFoundError, match="frozen run"):
+        write_report(tmp_path, ROOT / "docs")
+
+
+@pytest.mark.skipif(not COMMITTED.is_dir(), reason="no results of the study are committed yet")
+def test_the_committed_page_is_what_the_committed_results_give(tmp_path):
+    shutil.copy(ROOT / "docs" / PAGE, tmp_path / PAGE)
+    write_report(COMMITTED, tmp_path)
+    assert (tmp_path / PAGE).read_text(encoding="utf-8") == (ROOT / "docs" / PAGE).read_text(encoding="utf-8")
