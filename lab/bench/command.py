@@ -18,7 +18,7 @@ from pst.io.files import check_folder, check_ours, read_json, write_text
 if TYPE_CHECKING:
     from lab.bench import Plan
 
-_SUITES = ("module", "train", "window", "model", "export", "import")
+_SUITES = ("module", "train", "window", "bounded", "model", "export", "import")
 _NEEDS = {"model": ("ultralytics",), "export": ("ultralytics", "onnx", "onnxruntime", "openvino")}
 _MARKS = ("<!-- figures: made by lab bench report -->", "<!-- end of figures -->")
 
@@ -30,9 +30,9 @@ def add_parser(verbs: Verbs) -> None:
         help="speed and memory against the textbook attention, other necks and plain models",
         description="Cases of one comparison take turns in one process; the median is quoted. module: the attention "
         "layer, and other layers and necks. train: a training step of a PST layer. window: attention to another frame, "
-        "each block of queries with its own tokens. model: whole detectors. export: their files in ONNX Runtime and "
-        "OpenVINO. import: fresh interpreters. targets: all six, and which targets they meet. check: the same in about "
-        "two minutes, nothing written. report: the page of what was measured.",
+        "each block of queries with its own tokens. bounded: with few coarse tokens. model: whole detectors. export: "
+        "their files in ONNX Runtime and OpenVINO. import: fresh interpreters. targets: all seven, and which targets "
+        "they meet. check: the same in about two minutes, nothing written. report: the page of what was measured.",
     )
     parser.add_argument("suite", nargs="?", choices=(*_SUITES, "targets", "check", "report"), default="module")
     parser.add_argument("--seconds", type=positive, help="time for each comparison (4; 1 with --quick and check)")

@@ -15,10 +15,12 @@ from torch import nn
 
 from lab.bench.roofline import Roofline
 from lab.bench.suites import ratio_records, run_models
-from pst.control import set_topk
+from pst.control import set_options
 from pst.profile.flops import count_work
 from pst.profile.timing import interleave
 
+_OPTIONS = {"k": "topk", "tokens": "max_tokens"}
+_ROWS = ", its "
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
@@ -28,7 +30,8 @@ def run_detectors(
     """Detectors side by side, batch norms folded: `run_models`, with operations and the least time that they take.
 
     Args:
-        names: Models that Ultralytics or this package builds, with k behind one of ours: "yolo11n", "yolo11n-pst k=8".
+        names: Models that Ultralytics or this package builds, with k and a bound behind one of ours: "yolo11n",
+            "yolo11n-pst k=8", "yolo11n-pst k=0 tokens=100"; or rows of one alone: "yolo11n-pst k=0, its A2C2f rows".
         imgsz: Side of the image in pixels.
         seconds: Time for all together.
         roofline: Peaks of ``device``.
@@ -37,7 +40,7 @@ def run_detectors(
     """
     builders = {name: partial(_fused, name) for name in names}
     records = run_models(builders, imgsz=imgsz, seconds=seconds, device=device, batch=batch)
-    return [_with_work(record, imgsz, batch, roofline) for record in records]
+    return [r if _ROWS in r["name"] else _with_work(r, imgsz, batch, roofline) for r in records]
 
 
 def run_exports(names: Sequence[str], *, imgsz: int, seconds: float, roofline: Roofline) -> list[dict[str, Any]]:
@@ -71,15 +74,37 @@ def build(name: str) -> Any:
         from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
         from pst.integrations.ultralytics import YOLO
 
-        stem, _, k = name.partition(" k=")
+        stem, *settings = name.split()
         yolo: Any = YOLO(f"{stem}.yaml")
-    if k:
-        set_topk(yolo, int(k))
+    for option, _, value in (setting.partition("=") for setting in settings):
+        set_options(yolo, **{_OPTIONS[option]: int(value)})
     return yolo
 
 
 def _fused(name: str) -> nn.Module:
-    return build(name).model.fuse(verbose=False)
+    name, _, rows = name.partition(_ROWS)
+    model = build(name).model.fuse(verbose=False)
+    return _Rows(model, rows.removesuffix(" rows")) if rows else model
+
+
+class _Rows(nn.Module):
+    """The rows of one kind in a detector, each with the inputs that it has for the first image, one after the other."""
+
+    def __init__(self, model: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.model = model
+        self.rows = [m for m in model.modules() if type(m).__name__ == kind]
+        self.inputs: list[tuple[Any, ...]] = []
+
+    def forward(self, images: torch.Tensor) -> None:
+        """(B, 3, H, W) -> nothing."""
+        if not self.inputs:
+            hooks = [row.register_forward_pre_hook(lambda _, args: self.inputs.append(args)) for row in self.rows]
+            self.model(images)
+            for hook in hooks:
+                hook.remove()
+        for row, args in zip(self.rows, self.inputs, strict=True):
+            row(*args)
 
 
 def _with_work(record: dict[str, Any], imgsz: int, batch: int, roofline: Roofline) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The six suites, and how much of each is measured: in full, for a check of two minutes, or to try the code."""
+"""The seven suites, and how much of each is measured: in full, for a check of two minutes, or to try the code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lab.bench.blocks import run_blocks
+from lab.bench.bounded import run_bounded
 from lab.bench.cases import Case
 from lab.bench.detectors import run_detectors, run_exports
 from lab.bench.imports import run_imports
@@ -53,16 +54,17 @@ class Plan:
 
 
 _PAIR = ("yolo11n", "yolo11n-pst k=0", "yolo11n-pst k=8")
+_BOUNDED = ("yolo11n-pst k=0 tokens=100", "yolo11n-pst-neck k=0", "yolo11n-pst-neck k=0 tokens=100")
 FULL = Plan(
     sizes=((10, 32), (20, 32), (40, 32), (80, 32), (80, 64), (80, 128), (160, 64)),
     train_sizes=((20, 32), (40, 32), (80, 32), (80, 64), (80, 128)),
     memory_from=(1, 1),
     rivals=True,
     detectors=(
-        (*_PAIR, "yolo11n-pst-neck k=0", "yolo12n", "yolo26n", "yolo26n-pst-neck k=0"),
+        (*_PAIR, *_BOUNDED, "yolo11n-pst k=0, its A2C2f rows", "yolo12n", "yolo26n", "yolo26n-pst-neck k=0"),
         ("yolo11s", "yolo11s-pst k=0", "yolo11s-pst k=8", "yolo12s", "yolo26s", "yolo26s-pst-neck k=0"),
     ),
-    exported=_PAIR,
+    exported=(*_PAIR, *_BOUNDED),
     imgsz=640,
     imports=9,
     seconds=4.0,
@@ -130,6 +132,10 @@ def _window(plan: Plan, _: Roofline) -> dict[str, Any]:
     return {"records": run_blocks(seconds=2 * plan.seconds, min_runs=plan.min_runs)}
 
 
+def _bounded(plan: Plan, _: Roofline) -> dict[str, Any]:
+    return {"records": run_bounded(seconds=plan.seconds, min_runs=plan.min_runs)}
+
+
 def _cases(cases: list[Case], plan: Plan, peaks: Roofline) -> list[dict[str, Any]]:
     return run_cases(
         cases, roofline=peaks, seconds=plan.seconds, min_runs=plan.min_runs,
@@ -163,6 +169,7 @@ SUITES: dict[str, Callable[[Plan, Roofline], dict[str, Any]]] = {
     "module": _modules,
     "train": _train,
     "window": _window,
+    "bounded": _bounded,
     "model": _detectors,
     "export": _exports,
     "import": _imports,

@@ -76,6 +76,7 @@ def tables(suite: Mapping[str, Any]) -> dict[str, Table]:
         "module": "Attention in eval mode against the textbook's",
         "train": "Training step of a PST layer against the textbook's",
         "window": "Attention to another frame: N = 10,560, M = 660, d = 64, one thread",
+        "bounded": "Bounded coarse tokens: a PST layer at 80×80 over 40×40, necks at 640 px, a neck as images grow",
         "model": "Whole detectors, eager, batch norms folded",
         "export": "Whole detectors as exported files",
         "import": "Import, fresh interpreters",

@@ -65,6 +65,30 @@ def _blocks(key: str, base: str) -> Callable[[Records], Figures]:
     return figures
 
 
+def _group(group: str, name: str, base: str) -> Callable[[Records], Figures]:
+    """Median time of a case of the suite "bounded" over that of another, by the beginnings of their names."""
+
+    def figures(records: Records) -> Figures:
+        ms = {r["name"]: r["ms"]["median"] for r in records if r["group"] == group}
+        own, other = (next((ms[n] for n in ms if n.startswith(start)), None) for start in (name, base))
+        if own is not None and other is not None:
+            yield own / other, f"{own:.1f} against {other:.1f} ms"
+
+    return figures
+
+
+def _per_pixel(key: str) -> Callable[[Records], Figures]:
+    """Time ("ms") or memory ("mb") for each pixel of the largest image over that of the smallest."""
+
+    def figures(records: Records) -> Figures:
+        of = {r["pixels"]: r["ms"]["median"] if key == "ms" else r["mb"] for r in records if "pixels" in r and key in r}
+        if len(of) > 1:
+            small, large = min(of), max(of)
+            yield of[large] / of[small] * small / large, f"{of[large]:.0f} against {of[small]:.1f} {key}"
+
+    return figures
+
+
 def _speedup(r: dict[str, Any]) -> float:
     return r["speedup"]
 
@@ -102,6 +126,18 @@ TARGETS = (
     Target("window, k = 8: time / that of all fine tokens", "window", "≤", 0.25, _blocks("ms", "all fine")),
     Target("window, k = 8: time / that of k = 0", "window", "≤", 3.0, _blocks("ms", "k = 0")),
     Target("window, k = 8: memory / that of k = 0", "window", "≤", 2.0, _blocks("mb", "k = 0")),
+    Target("PST layer, 80×80 over 40×40, C = 128: 100 tokens / all", "bounded", "≤", 0.35,
+           _group("layer", "PST, 100", "PST, all")),
+    Target("PSTPyramid, 100 tokens / torchvision's FPN of equal parameters", "bounded", "≤", 1.5,
+           _group("neck", "PSTPyramid, 100", "FPN")),
+    Target("PSTPyramid, 400 tokens, time per pixel: 2560 px / 640 px", "bounded", "≤", 1.15, _per_pixel("ms")),
+    Target("PSTPyramid, 400 tokens, memory per pixel: 2560 px / 640 px", "bounded", "≤", 1.1, _per_pixel("mb")),
+    *[
+        Target(f"{name}, 100 tokens / YOLO11n at 640 px, {where}", suite, "≤", bound,
+               _ratio(f"{name} k=0 tokens=100", PLAIN, **({} if suite == "model" else {"runtime": where})))
+        for name, bound in (("yolo11n-pst-neck", 1.10), ("yolo11n-pst", 1.35))
+        for suite, where in (("model", "eager fused"), ("export", "ONNX Runtime"), ("export", "OpenVINO"))
+    ],
     Target("YOLO11n-PST / YOLO11n at 640 px, eager fused", "model", "≤", 1.35, _ratio(PST, PLAIN)),
     Target("YOLO11n-PST / YOLO11n at 640 px, ONNX Runtime", "export", "≤", 1.30,
            _ratio(PST, PLAIN, runtime="ONNX Runtime")),
