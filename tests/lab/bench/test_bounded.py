@@ -44,7 +44,7 @@ def test_the_rival_has_the_pyramids_parameters() -> None:
     necks = bounded._necks()
     fpn, *ours = (sum(p.numel() for p in neck.parameters()) for neck in necks.values())
     assert fpn == bounded.fpn_parameters(int(next(iter(necks)).split()[-2]))
-    assert fpn == pytest.approx(ours[-1], rel=0.03)
+    assert fpn == pytest.approx(ours[-1], rel=0.05)
     assert NECK in [target.what for target in TARGETS]
     assert attention_layers(necks["PSTPyramid, 100 tokens"]).popitem()[1].settings.max_tokens == 100
 
