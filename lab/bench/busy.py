@@ -1,6 +1,7 @@
 """What a training step takes on an idle and on a busy machine, by how long OpenMP's threads wait busily.
 
-    python -m lab.bench.busy            # about three minutes; best on a machine that does nothing else
+    python -m lab.bench.busy            # about four minutes; on a machine that does nothing else
+    python -m lab.bench.busy --page     # only writes docs/speed.md again
 
 Each case is a process of its own, as the variables are read when PyTorch is loaded; "busy" runs two processes of one
 thread each beside it. The steps are those of `pst demo`: YOLO11n-PST, 8 images of 192 px, AdamW.
@@ -21,10 +22,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from lab.page import replace_between
 from pst.cli._waiting import CHOSEN, DEFAULTS
 from pst.io.files import write_text
 from pst.profile.environment import environment
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "speed.md"
+MARKS = ("<!-- busy: made by lab/bench/busy.py -->", "<!-- end of busy -->")
 RESULT = Path(__file__).resolve().parents[1] / "results" / "busy.json"
 SETTINGS: dict[str, dict[str, str]] = {
     "PyTorch's own": {},
@@ -43,10 +47,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="counted steps of each case (%(default)s)")
     parser.add_argument("--seconds", type=float, default=20, help="a case stops after them (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULT, help="(lab/results/busy.json)")
+    parser.add_argument("--page", action="store_true", help="only write the table of docs/speed.md from the JSON")
     parser.add_argument("--step-times", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.step_times:
         print(json.dumps(step_times(args.steps, args.seconds)))
+        return
+    if args.page:
+        write_page(json.loads(args.out.read_text("utf-8")))
         return
     cases = [
         _case(name, busy, args.steps, args.seconds)
@@ -57,17 +65,22 @@ def main() -> None:
     result["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_text(args.out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"Written: {args.out}")
+    write_page(result)
 
 
 def step_times(steps: int, seconds: float) -> list[float]:
     """Seconds of each training step of the demo's model on random images, at least one; the first two are dropped."""
     import torch
+
+    threads = (
+        torch.get_num_threads()
+    )  # before Ultralytics is imported, which takes all but one; the demo keeps them too
     from ultralytics.cfg import get_cfg
 
     from pst.demo.settings import MODEL, TRAINING
     from pst.integrations.ultralytics import YOLO
 
-    torch.set_num_threads(_threads())  # Ultralytics takes fewer; the demo gives them back too
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     model: Any = YOLO(MODEL).model
     model.args = get_cfg()
@@ -87,10 +100,27 @@ def step_times(steps: int, seconds: float) -> list[float]:
     return times[WARMUP:]
 
 
-def _threads() -> int:
-    """What the environment says, or one for each core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("OMP_NUM_THREADS", cores))
+def table(result: dict[str, Any]) -> str:
+    """Where it was measured, and the Markdown table: a row for each setting, its seconds idle and busy."""
+    where = result["hardware"]
+    about = (
+        f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads; torch {result['versions']['torch']}; commit "
+        f"{str(result['commit'])[:12]}; {result['created']}."
+    )
+    lines = ["| environment | idle, s a step | busy, s a step |", "| --- | --: | --: |"]
+    times = {(case["setting"], case["busy"]): f"{case['median_s']:.2f}" for case in result["cases"]}
+    for case in result["cases"]:
+        if not case["busy"]:
+            name = case["setting"]
+            said = "; ".join(f"`{key}={value}`" for key, value in case["environment"].items()) or name
+            said += " (`pst`)" if name == "pst" else ""
+            lines.append(f"| {said} | {times[name, False]} | {times[name, True]} |")
+    return "\n".join([about, "", *lines])
+
+
+def write_page(result: dict[str, Any]) -> None:
+    """Put the table between its marks on the page."""
+    write_text(PAGE, replace_between(PAGE.read_text("utf-8"), MARKS, table(result), PAGE))
 
 
 def _case(name: str, busy: bool, steps: int, seconds: float) -> dict[str, Any]:
