@@ -104,8 +104,8 @@ def table(result: dict[str, Any]) -> str:
     """Where it was measured, and the Markdown table: a row for each setting, its seconds idle and busy."""
     where = result["hardware"]
     about = (
-        f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads; torch {result['versions']['torch']}; commit "
-        f"{str(result['commit'])[:12]}; {result['created']}."
+        f"{where['cpu']}, {where['cores']} cores, {where['threads']} threads; torch {result['versions']['torch']}; "
+        f"commit {str(result['commit'])[:12]}; {result['created']}."
     )
     lines = ["| environment | idle, s a step | busy, s a step |", "| --- | --: | --: |"]
     times = {(case["setting"], case["busy"]): f"{case['median_s']:.2f}" for case in result["cases"]}

@@ -242,11 +242,12 @@ def _measure_all(args: argparse.Namespace, result: dict[str, Any]) -> None:
             }  # fmt: skip
             result["rows"] = _order(result["rows"])
             result["packages"] |= {package: version for package, version in found.items() if version is not None}
-            result |= {
-                "model": result.get("model", args.model.stem), "imgsz": args.imgsz, "images": len(images), "seed": 0, "threads": THREADS,
-                "rounds": ROUNDS, "shared_machine": True, "environment": environment(),
-                "updated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            }  # fmt: skip
+            if result.setdefault("model", args.model.stem) == args.model.stem:  # rows of another one name their own
+                result |= {
+                    "imgsz": args.imgsz, "images": len(images), "seed": 0, "threads": THREADS, "rounds": ROUNDS,
+                    "shared_machine": True, "environment": environment(),
+                    "updated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                }  # fmt: skip
             write_text(RESULT, json.dumps(result, indent=2) + "\n")
             print(key(case), row["status"], row.get("reason", ""), flush=True)
 

@@ -43,7 +43,10 @@ def test_defaults(calls):
 
 
 def test_options_are_handed_on(calls):
-    text = "--format openvino --topk 8 --fusion refine --max-tokens 16 --imgsz 96 128 --batch 4 --dynamic --int8 --data d.yaml --out here"
+    text = (
+        "--format openvino --topk 8 --fusion refine --max-tokens 16 --imgsz 96 128 --batch 4 --dynamic --int8 "
+        "--data d.yaml --out here"
+    )
     assert main(["export", "--model", "best.pt", *text.split()]) == 0
     args, options = calls[0]
     assert args[1] == "openvino"
