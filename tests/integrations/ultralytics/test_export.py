@@ -274,7 +274,7 @@ def test_the_host_opens_what_was_written(checkpoint: Path, tmp_path: Path) -> No
     [
         ("onnx", {"topk": 8, "fusion": "refine"}),
         pytest.param("onnx", {"topk": 0}, marks=pytest.mark.slow),
-        pytest.param("pt2", {"topk": 8, "dynamic": True}, marks=pytest.mark.slow),
+        pytest.param("pt2", {"topk": 8}, marks=pytest.mark.slow),
         pytest.param("torchscript", {"topk": 8}, marks=pytest.mark.slow),
         pytest.param("openvino", {"topk": 8}, marks=pytest.mark.slow),
         pytest.param("ncnn", {"topk": 0}, marks=pytest.mark.slow),
@@ -295,6 +295,19 @@ def test_a_bound_is_kept_in_the_file(checkpoint: Path, tmp_path: Path, format: s
         assert {e.key: e.value for e in onnx.load(done.path).metadata_props}["pst_max_tokens"] == "16"
 
 
+@pytest.mark.slow
+def test_a_dynamic_program_averages_anew_at_every_size(checkpoint: Path, tmp_path: Path) -> None:
+    done = exports.export(checkpoint, "pt2", imgsz=128, topk=4, max_tokens=9, dynamic=True, out=tmp_path)
+    assert sorted(done.averaged.values()) == [16, 64]
+    gap = exports.verify(checkpoint, done)  # at larger sizes too
+    assert gap.mean < 2e-6 * gap.scale
+
+
+def test_a_dynamic_program_is_made_where_every_map_is_averaged(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"at 128×128 a coarse map has 16 tokens, no more than its max_tokens.*imgsz"):
+        exports.export(checkpoint, "pt2", imgsz=128, topk=4, max_tokens=16, dynamic=True, out=tmp_path)
+
+
 def test_layers_keep_settings_of_their_own(checkpoint: Path, tmp_path: Path) -> None:
     from pst.integrations.ultralytics import YOLO
 
@@ -312,6 +325,6 @@ def test_a_bound_that_ncnn_cannot_average_is_refused(
 ) -> None:
     monkeypatch.setattr("pst.export.limits.find_spec", lambda name: object())
     with pytest.raises(
-        ValueError, match=r"ncnn averages .* 8×8 coarse tokens of model\.\d+.* 3×3: choose a max_tokens"
+        ValueError, match=r"ncnn averages .* 4×4 coarse tokens of model\.\d+.* 3×3: choose a max_tokens"
     ):
         exports.export(checkpoint, "ncnn", imgsz=128, topk=0, max_tokens=9, out=tmp_path)

@@ -102,6 +102,11 @@ def export(
             f"at {size[0]}×{size[1]} a coarse map has {min(clamped.values())} tokens, fewer than topk={topk}, and a "
             "dynamic file would keep that number at every size: pass a larger imgsz"
         )
+    if dynamic and max_tokens is not None and len(averaged) < len(found):
+        raise ValueError(
+            f"at {size[0]}×{size[1]} a coarse map has {min(found.values())} tokens, no more than its max_tokens, and a "
+            "dynamic file would leave it whole at every size: pass a larger imgsz or a smaller max_tokens"
+        )
     if format == "ncnn":
         _check_windows({name: maps[name] for name in averaged}, settings)
     fused = "none" if topk == 0 else next(iter(layers.values())).fusion
