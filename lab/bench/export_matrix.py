@@ -28,7 +28,7 @@ from lab.page import replace_between
 from pst.export import FORMATS, compare, newest_opset
 from pst.integrations.ultralytics import export as exports
 from pst.io.files import write_text
-from pst.profile.environment import environment, version_of
+from pst.profile.environment import commit, environment, version_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "lab" / "results" / "export-matrix.json"
@@ -41,7 +41,7 @@ THREADS, ROUNDS, IMAGES = 2, 15, 8
 def cases(name: str) -> list[dict[str, Any]]:
     """Arguments of the adapter's ``export`` for each case of one format, what matters most first."""
     coarse, gate = {"format": name, "topk": 0}, {"format": name, "topk": 8, "fusion": "gate"}
-    newest = {"opset": newest_opset()}
+    newest, bound = {"opset": newest_opset()}, {"max_tokens": 100}
     return [
         gate,
         coarse,
@@ -52,6 +52,8 @@ def cases(name: str) -> list[dict[str, Any]]:
         gate | {"batch": 4},
         *([gate | newest, gate | newest | {"dynamic": True}] if name == "onnx" else []),
         *(coarse | more for more in ({"half": True}, {"int8": True}, {"dynamic": True}, {"batch": 4})),
+        gate | bound,
+        coarse | bound,
     ]
 
 
@@ -142,8 +144,8 @@ def _size_mb(path: Path) -> float:
 
 def table(result: dict[str, Any]) -> str:
     """The Markdown table, one row for each case that wrote a file, then what was refused or failed, by reason."""
-    head = "| format | k | precision | size | batch | result | MB | max | mean | boxes | latency |"
-    lines = [head, "| --- | --- | --- | --- | --- | --- | --: | --: | --: | --: | --: |"]
+    head = "| format | k | tokens | precision | size | batch | result | MB | max | mean | boxes | latency |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- | --- | --: | --: | --: | --: | --: |"]
     others: dict[tuple[str, str, str], list[str]] = {}
     for row in result["rows"].values():
         case, status = row["case"], row["status"]
@@ -161,11 +163,12 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _label(case: dict[str, Any]) -> list[str]:
-    """Format, k, precision, size and batch of a case, as they are shown."""
+    """Format, k, coarse tokens, precision, size and batch of a case, as they are shown."""
     fusion, opset = case.get("fusion"), case.get("opset", 17)
     return [
         case["format"] + (f" (opset {opset})" if case["format"] == "onnx" else ""),
         f"{case['topk']}{f' {fusion}' if fusion else ''}",
+        str(case.get("max_tokens", "all")),
         "FP16" if case.get("half") else "INT8" if case.get("int8") else "FP32",
         "dynamic" if case.get("dynamic") else "static",
         str(case.get("batch", 1)),
@@ -176,12 +179,19 @@ def write_page(result: dict[str, Any]) -> None:
     """Put the table and where it was measured between the marks of the page."""
     where = result["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(result["packages"].items()))
+    others: dict[str, list[str]] = {}  # rows of another model than the first ones
+    for row in result["rows"].values():
+        if row.get("model", result["model"]) != result["model"]:
+            others.setdefault(f"{row['model']} (commit {str(row['commit'])[:12]})", []).append(
+                " ".join(_label(row["case"]))
+            )
     about = (
         f"{result['model']} at {result['imgsz']} px, {result['images']} validation images. {where['hardware']['cpu']}, "
         f"{where['hardware']['cores']} cores shared with other work, {THREADS} threads; times are medians of {ROUNDS}, "
         f"model and file in turn. torch {where['versions']['torch']}, ultralytics {where['versions']['ultralytics']}, "
         f"{versions}; commit {str(where['commit'])[:12]}; {result['updated']}."
     )
+    about += "".join(f" Of {model}: {'; '.join(rows)}." for model, rows in others.items())
     page = PAGE.read_text(encoding="utf-8")
     write_text(PAGE, replace_between(page, MARKS, f"{about}\n\n{table(result)}", PAGE))
 
@@ -226,14 +236,18 @@ def _measure_all(args: argparse.Namespace, result: dict[str, Any]) -> None:
             torch.set_num_threads(THREADS)  # Ultralytics sets its own number
             start = time.perf_counter()
             row = measure(case, args, images)
-            result["rows"][key(case)] = {"case": case, **row, "seconds": round(time.perf_counter() - start, 1)}
+            result["rows"][key(case)] = {
+                "case": case, **row, "seconds": round(time.perf_counter() - start, 1),
+                "model": args.model.stem, "commit": commit(),
+            }  # fmt: skip
             result["rows"] = _order(result["rows"])
             result["packages"] |= {package: version for package, version in found.items() if version is not None}
-            result |= {
-                "model": args.model.stem, "imgsz": args.imgsz, "images": len(images), "seed": 0, "threads": THREADS,
-                "rounds": ROUNDS, "shared_machine": True, "environment": environment(),
-                "updated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            }  # fmt: skip
+            if result.setdefault("model", args.model.stem) == args.model.stem:  # rows of another one name their own
+                result |= {
+                    "imgsz": args.imgsz, "images": len(images), "seed": 0, "threads": THREADS, "rounds": ROUNDS,
+                    "shared_machine": True, "environment": environment(),
+                    "updated": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                }  # fmt: skip
             write_text(RESULT, json.dumps(result, indent=2) + "\n")
             print(key(case), row["status"], row.get("reason", ""), flush=True)
 

@@ -38,13 +38,14 @@ def test_defaults(calls):
     (args, options), *more = calls
     assert not more
     assert args == (Path("best.pt"), "onnx")
-    nothing = dict.fromkeys(("imgsz", "topk", "fusion", "data", "opset", "out"))
+    nothing = dict.fromkeys(("imgsz", "topk", "fusion", "max_tokens", "data", "opset", "out"))
     assert options == {**nothing, "batch": 1, "dynamic": False, "half": False, "int8": False, "trust": False}
 
 
 def test_options_are_handed_on(calls):
     text = (
-        "--format openvino --topk 8 --fusion refine --imgsz 96 128 --batch 4 --dynamic --int8 --data d.yaml --out here"
+        "--format openvino --topk 8 --fusion refine --max-tokens 16 --imgsz 96 128 --batch 4 --dynamic --int8 "
+        "--data d.yaml --out here"
     )
     assert main(["export", "--model", "best.pt", *text.split()]) == 0
     args, options = calls[0]
@@ -52,6 +53,7 @@ def test_options_are_handed_on(calls):
     assert options["imgsz"] == (96, 128)
     assert (options["topk"], options["fusion"], options["batch"], options["data"]) == (8, "refine", 4, "d.yaml")
     assert options["dynamic"] is options["int8"] is True
+    assert options["max_tokens"] == 16
     assert options["out"] == Path("here")
 
 
@@ -73,6 +75,15 @@ def test_a_map_of_classes_is_compared_as_one(calls, capsys, monkeypatch, tmp_pat
     out = capsys.readouterr().out
     assert "64×64 px, 4 channels" in out
     assert "0.25% of the pixels have another class" in out
+    assert not calls
+
+
+def test_says_which_layers_average_their_tokens(calls, capsys, monkeypatch, tmp_path):
+    done = exports.Exported(tmp_path / "best.onnx", "onnx", 0, "none", {}, (64, 64), 1, False, max_tokens=16)
+    for averaged, said in (({"model.14": 400}, "16 at most … model.14 (400)"), ({}, "16 at most … none at this size")):
+        monkeypatch.setattr(exports, "export", lambda *_, own=averaged, **__: done._replace(averaged=own))
+        assert main(["export", "--model", "best.pt", "--max-tokens", "16"]) == 0
+        assert re.search(says(said), capsys.readouterr().out)
     assert not calls
 
 

@@ -30,9 +30,15 @@ def test_coarse_is_offered_where_fine_cannot_run(name, reason):
         check_request(name, topk=8)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_bound_goes_everywhere_at_one_size(name):
+    assert check_request(name, max_tokens=100) is FORMATS[name]
+
+
 @pytest.mark.parametrize(
     ("name", "asked", "message"),
     [
+        ("onnx", {"dynamic": True, "max_tokens": 9}, "dynamic onnx .*max_tokens=9.*leave dynamic .*export to pt2"),
         ("tflite", {}, "no format 'tflite': choose one of onnx, openvino"),
         ("ncnn", {"batch": 4}, "one image at a time here, got batch=4"),
         ("litert", {"dynamic": True}, "litert files have one size"),

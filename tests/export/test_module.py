@@ -68,6 +68,14 @@ def test_k_is_a_constant_of_the_graph(tmp_path):
     assert not any(node.op_type == "Mod" for node in graph.node if "Gather" not in node.name and "/attn/" in node.name)
 
 
+def test_a_traced_file_of_open_sizes_has_no_bound(tmp_path):
+    module = layer(0)
+    pst.set_max_tokens(module, 4)
+    with pytest.raises(ValueError, match=r"dynamic ONNX file cannot have max_tokens=4.* export to pt2"):
+        to_onnx(module, maps(*TRACED), tmp_path / "layer.onnx", dynamic=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_static_file_keeps_its_size(tmp_path):
     run = load(to_onnx(layer(8), maps(*TRACED), tmp_path / "layer.onnx"), threads=1)
     with pytest.raises(Exception, match=r"(?i)invalid dimensions|got invalid"):

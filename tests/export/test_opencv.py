@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,18 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding
 class Net(nn.Module):
     """One image in, as OpenCV's readers give it, and a PST layer inside."""
 
-    def __init__(self, topk: int, fusion: str) -> None:
+    def __init__(self, topk: int, fusion: str, **options: Any) -> None:
         super().__init__()
         self.fine, self.coarse = nn.Conv2d(3, 16, 3, 2, padding=1), nn.Conv2d(3, 24, 3, 4, padding=1)
-        self.fuse = pst.PST(16, 24, 64, topk=topk, fusion=fusion)  # type: ignore[arg-type]
+        self.fuse = pst.PST(16, 24, 64, topk=topk, fusion=fusion, **options)  # type: ignore[arg-type]
 
     def forward(self, x):
         return self.fuse(self.fine(x), self.coarse(x))
 
 
-def net(topk: int, fusion: str = "gate") -> nn.Module:
+def net(topk: int, fusion: str = "gate", **options: Any) -> nn.Module:
     torch.manual_seed(0)
-    return filled(Net(topk, fusion)).eval()
+    return filled(Net(topk, fusion, **options)).eval()
 
 
 def by_opencv(model: nn.Module, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,25 +44,27 @@ def by_opencv(model: nn.Module, path: Path) -> tuple[torch.Tensor, torch.Tensor]
         return model(image), torch.from_numpy(network.forward())
 
 
-@pytest.mark.parametrize("topk", [0, 8])
-def test_opencv_runs_the_coarse_model_and_the_gate(topk, tmp_path):
-    pytest.importorskip("onnx", reason="the export extra is not installed")
-    want, got = by_opencv(net(topk), tmp_path)
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
-    without = net(0)
-    assert topk == 0 or not torch.allclose(net(topk)(torch.ones(1, 3, 16, 24)), without(torch.ones(1, 3, 16, 24)))
+CASES: list[dict[str, Any]] = [
+    {"topk": 0},
+    {"topk": 8},
+    {"topk": 8, "fusion": "refine"},
+    {"topk": 0, "max_tokens": 6},
+    {"topk": 8, "max_tokens": 6},
+    {"topk": 8, "fusion": "refine", "max_tokens": 6},
+    {"topk": 2, "fusion": "refine", "max_tokens": 7},  # windows of unequal sides
+    {"topk": 8, "fusion": "refine", "selection": "nucleus"},  # slots that stay unused
+    {"topk": 2, "fusion": "refine", "selection": "window", "max_tokens": 6},
+]
 
 
-def test_opencv_refuses_refine_or_is_right(tmp_path):
-    """OpenCV 5.0 refuses; a version that does not must be right, and then the page should say so."""
+@pytest.mark.parametrize("options", CASES, ids=str)
+def test_opencv_runs_every_fusion_with_and_without_a_bound(options, tmp_path):
     pytest.importorskip("onnx", reason="the export extra is not installed")
-    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
-    try:
-        want, got = by_opencv(net(8, "refine"), tmp_path)
-    except cv2.error:
-        assert re.search(r'OpenCV.*refuses the file of\s+`fusion="refine"`', DOCUMENT, re.DOTALL)
-        return
+    want, got = by_opencv(net(**options), tmp_path)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    image = torch.ones(1, 3, 16, 24)
+    assert options == {"topk": 0} or not torch.allclose(net(**options)(image), net(0)(image))
+    assert "k = 0, gate and refine" in DOCUMENT
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")

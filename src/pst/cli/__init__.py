@@ -6,6 +6,7 @@ A verb's module has ``add_parser(verbs)``, which adds its parser and sets ``run`
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,13 +14,15 @@ from pst import __version__
 from pst._moved import GONE
 from pst.cli import convert, demo, export, info, predict, propagate, reproduce, train, val, yolo
 from pst.cli._run import add_debug, run
+from pst.cli._waiting import wait_briefly
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: Arguments without the program's name; None takes those of this process.
+        argv: Arguments without the program's name; None takes those of this process, whose environment then also gets
+            the `pst.cli._waiting.DEFAULTS` that it lacks.
 
     Returns:
         Exit code: 0 for success, 1 if some of many clips failed, 2 for a wrong argument, file or missing package, 70
@@ -28,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: argparse printed help or refused the arguments.
     """
+    if argv is None:
+        wait_briefly(os.environ)
     own, passed_on = _split(sys.argv[1:] if argv is None else argv)
     if own and f"pst.{own[0]}" in GONE:
         print(f"pst: error: pst {own[0]} left the package: use {GONE[f'pst.{own[0]}']}", file=sys.stderr)

@@ -28,6 +28,9 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--format", choices=_FORMATS, default="onnx", help="(%(default)s)")
     parser.add_argument("--topk", type=natural, metavar="K", help="k, fixed in the file (the model's own)")
     parser.add_argument("--fusion", choices=("gate", "refine"), help="(the model's own)")
+    parser.add_argument(
+        "--max-tokens", type=positive, metavar="N", help="average the coarse tokens to at most N (the model's own)"
+    )
     parser.add_argument("--imgsz", type=positive, nargs="+", metavar="PX", help="side, or height and width (training)")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images in a batch (%(default)s)")
     parser.add_argument("--dynamic", action="store_true", help="leave batch, height and width open")
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         check_folder(args.out)
     imgsz = None if args.imgsz is None else (args.imgsz[0], args.imgsz[-1])
-    names = ("topk", "fusion", "batch", "dynamic", "half", "int8", "data", "opset", "out", "trust")
+    names = ("topk", "fusion", "max_tokens", "batch", "dynamic", "half", "int8", "data", "opset", "out", "trust")
     with host_errors(f"export {args.model} to {args.format}"):
         exported = yolo.export(args.model, args.format, imgsz=imgsz, **{name: getattr(args, name) for name in names})
     _print(exported)
@@ -70,8 +73,14 @@ def _print(exported: Exported) -> None:
     print(f"k            {exported.topk}, {fusion}")
     for layer, tokens in exported.clamped.items():
         print(f"             {layer} has {tokens} coarse tokens at this size: its k is {tokens}")
+    if exported.max_tokens is not None:
+        print(f"tokens       {exported.max_tokens} at most, in layers with more coarse tokens: {_averaged(exported)}")
     size = f"batch {exported.batch}, {exported.size[0]}×{exported.size[1]} px"
     size += "" if exported.channels == 3 else f", {exported.channels} channels"
     print(f"input        {size}{', others too' if exported.dynamic else ''}")
     files = [exported.path] if exported.path.is_file() else [p for p in exported.path.rglob("*") if p.is_file()]
     print(f"size         {sum(file.stat().st_size for file in files) / 1e6:.2f} MB")
+
+
+def _averaged(exported: Exported) -> str:
+    return ", ".join(f"{layer} ({tokens})" for layer, tokens in exported.averaged.items()) or "none at this size"

@@ -20,6 +20,7 @@ class Format(NamedTuple):
         batches: Whether it can have more than one image in a batch.
         half: Whether FP16 can be written here.
         int8: Whether INT8 can be written with softmax and gate kept in float.
+        free_bound: Whether a dynamic file may have a bound on its coarse tokens.
     """
 
     suffix: str
@@ -29,6 +30,7 @@ class Format(NamedTuple):
     batches: bool = True
     half: bool = True
     int8: bool = False
+    free_bound: bool = False
 
 
 _ONNX = {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxslim": "onnxslim"}
@@ -36,7 +38,7 @@ FORMATS: Mapping[str, Format] = {
     "onnx": Format(".onnx", _ONNX, int8=True),
     "openvino": Format("_openvino_model", {"openvino": "openvino"}, int8=True),
     "torchscript": Format(".torchscript", {}, half=False),
-    "pt2": Format(".pt2", {}),
+    "pt2": Format(".pt2", {}, free_bound=True),
     "ncnn": Format("_ncnn_model", {"ncnn": "ncnn", "pnnx": "pnnx"}, fine=False, dynamic=False, batches=False),
     "litert": Format(
         ".tflite",
@@ -62,6 +64,7 @@ def check_request(
     name: str,
     *,
     topk: int = 0,
+    max_tokens: int | None = None,
     batch: int = 1,
     dynamic: bool = False,
     half: bool = False,
@@ -73,6 +76,7 @@ def check_request(
     Args:
         name: A key of `FORMATS`.
         topk: k that the file will have.
+        max_tokens: Most coarse tokens that queries attend to in the file; None is no bound.
         batch: Images in a batch.
         dynamic: Whether batch, height and width are left open.
         half: FP16.
@@ -92,6 +96,8 @@ def check_request(
         raise ValueError(f"{name} cannot run topk={topk}, for {_NO_FINE[name]}: export the coarse model, topk=0")
     if dynamic and not target.dynamic:
         raise ValueError(f"{name} files have one size here: leave dynamic out and set imgsz and batch")
+    if dynamic and max_tokens is not None and not target.free_bound:
+        raise ValueError(no_free_bound(f"a dynamic {name} file", max_tokens))
     if batch > 1 and not target.batches:
         raise ValueError(f"{name} files take one image at a time here, got batch={batch}: leave batch out")
     if half and int8:
@@ -108,3 +114,11 @@ def check_request(
     if missing and name != "engine":  # which says more when it finds no GPU
         raise ImportError(f"{name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     return target
+
+
+def no_free_bound(what: str, max_tokens: int) -> str:
+    """Why a traced file of open sizes has no bound."""
+    return (
+        f"{what} cannot have max_tokens={max_tokens}, for tracing keeps how many tokens of its own size are averaged: "
+        "leave dynamic or max_tokens out, or export to pt2"
+    )

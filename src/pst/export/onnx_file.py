@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pst.control.layers import eval_mode
+from pst.control.layers import eval_mode, find_attention
+from pst.export.limits import no_free_bound
 from pst.io.files import check_parent
 
 OLDEST_OPSET = 17
@@ -33,7 +34,7 @@ def to_onnx(
     """Export a module to ONNX by tracing it.
 
     k of every PST layer becomes a constant of the graph, at most the number of coarse tokens of the example: with
-    ``dynamic`` no smaller coarse map can be run.
+    ``dynamic`` no smaller coarse map can be run. So does the number of tokens that ``max_tokens`` averages.
 
     Args:
         module: Any module; it is traced in eval mode and given its own mode back.
@@ -51,10 +52,14 @@ def to_onnx(
     Raises:
         FileNotFoundError: Its folder does not exist.
         ImportError: onnx is not installed.
-        ValueError: The opset is out of range.
+        ValueError: The opset is out of range, or ``dynamic`` and a PST layer has a bound.
     """
     path = check_parent(path)
     check_opset(opset)
+    bounds = [layer.settings.max_tokens for layer in find_attention(module).values()]
+    bound = next((bound for bound in bounds if bound is not None), None)
+    if dynamic and bound is not None:
+        raise ValueError(no_free_bound("a dynamic ONNX file", bound))
     inputs = [f"input{i}" for i in range(len(example_inputs))] if input_names is None else list(input_names)
     outputs = ["output0"] if output_names is None else list(output_names)
     axes = {name: {0: "batch", 2: f"height{i}", 3: f"width{i}"} for i, name in enumerate(inputs)}

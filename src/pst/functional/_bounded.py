@@ -45,28 +45,23 @@ class Opened(NamedTuple):
 
 def open_pooled(selected: Tensor, used: Tensor | None, coarse_size: Size, pooled: Size, dtype: torch.dtype) -> Opened:
     """Open the pooled tokens that hold the ``selected`` coarse ones, (B, h, k); those not ``used`` open none."""
-    count = pooled[0] * pooled[1]
     owner = parent_index(coarse_size, pooled, selected.device)
     of = owner[selected]
     slot = torch.arange(selected.shape[-1], device=selected.device)
     earlier = (slot[None, :] < slot[:, None]) & (of[..., None, :] == of[..., :, None])
+    holds = of[..., None] == torch.arange(pooled[0] * pooled[1], device=selected.device)
     if used is not None:
-        earlier = earlier & used[..., None, :]
+        earlier, holds = earlier & used[..., None, :], holds & used[..., None]
     first = ~earlier.any(-1)  # each opened token once, in the slot of the first selected one of it
     first = first if used is None else first & used
-    lead = selected.shape[:-1]
-    gone = torch.zeros(*lead, count, dtype=torch.int64, device=selected.device)
-    gone = gone.scatter_add(-1, of, torch.ones_like(of) if used is None else used.to(torch.int64)) > 0
-    replaced = torch.zeros(*lead, owner.shape[0], dtype=torch.int64, device=selected.device)
-    replaced = replaced.scatter_add(-1, selected, torch.ones_like(of) if used is None else used.to(torch.int64)) > 0
+    replaced = torch.zeros(*selected.shape[:2], owner.shape[0], dtype=torch.int64, device=selected.device)
+    ones = torch.ones_like(of) if used is None else used.to(torch.int64)
+    replaced = replaced.scatter_add(2, selected, ones) > 0  # 2, not -1: OpenCV reads no negative axis of it
     index, valid = child_index(of, coarse_size, pooled)
     slots = child_slots(coarse_size, pooled)
-    there = first[..., None].expand(*first.shape, slots).flatten(-2) & ~replaced.gather(-1, index)
-    there = there if valid is None else there & valid
+    valid = torch.ones_like(index, dtype=torch.bool) if valid is None else valid
+    there = first[..., None].expand(*first.shape, slots).flatten(-2) & valid & ~replaced.gather(-1, index)
     wide = torch.promote_types(dtype, torch.float32)
-    sizes = torch.zeros(count, dtype=wide, device=owner.device).scatter_add(
-        0, owner, torch.ones_like(owner, dtype=wide)
-    )
-    less = -sizes.log()[of]
+    less = -valid.unflatten(-1, (-1, slots)).sum(-1).to(wide).log()
     bias = less[..., None].expand(*less.shape, slots).flatten(-2).masked_fill(~there, float("-inf"))
-    return Opened(gone, index, bias.to(dtype), less.to(dtype))
+    return Opened(holds.any(-2), index, bias.to(dtype), less.to(dtype))

@@ -237,9 +237,9 @@ def refinement_bias(children: _Children, tokens: int, dtype: torch.dtype) -> Ten
     parent, used = children.parent, children.used
     coarse = torch.zeros((*parent.shape[:2], tokens), device=parent.device, dtype=dtype)
     if used is None:
-        coarse = coarse.scatter(-1, parent, float("-inf"))
+        coarse = coarse.scatter(2, parent, float("-inf"))
     else:
-        coarse = coarse.scatter(-1, parent, _exclusion_bias(~used, dtype))
+        coarse = coarse.scatter(2, parent, _exclusion_bias(~used, dtype))
     return torch.cat([coarse, _children_bias(children, dtype)], -1)
 
 
@@ -248,10 +248,11 @@ def _children_bias(children: _Children, dtype: torch.dtype) -> Tensor:
     used, valid = children.used, children.valid
     valid = torch.ones_like(children.key[..., 0], dtype=torch.bool) if valid is None else valid
     # -1, not k: an exported program may meet a coarse map of fewer than k tokens
-    count = valid.unflatten(-1, (-1, children.slots)).sum(-1, keepdim=True)
+    wide = torch.promote_types(dtype, torch.float32)
+    count = valid.unflatten(-1, (-1, children.slots)).sum(-1, keepdim=True).to(wide)
     if used is not None:
         count = count.clamp_min(1)  # the log of none would be -∞ twice over
-    fine = -count.to(torch.promote_types(dtype, torch.float32)).log().to(dtype)
+    fine = -count.log().to(dtype)
     fine = fine.expand(-1, -1, -1, children.slots).flatten(-2)
     return fine + _exclusion_bias(valid, dtype)
 

@@ -82,21 +82,31 @@ def child_means(fine: Tensor, coarse_size: Size) -> Tensor:
     height, width = fine.shape[2], fine.shape[3]
     rows, columns = coarse_size
     if _divides(rows, height) and _divides(columns, width):
-        return F.avg_pool2d(fine, (height // rows, width // columns))
-    means = pool_tokens(fine.flatten(2).mT[:, None], (height, width), coarse_size)
-    return means[:, 0].mT.unflatten(2, coarse_size)
+        return F.avg_pool2d(fine, _window((height, width), coarse_size))
+    means = pool_tokens(fine.flatten(2).transpose(1, 2)[:, None], (height, width), coarse_size)
+    return means[:, 0].transpose(1, 2).unflatten(2, coarse_size)
 
 
 def pool_tokens(tokens: Tensor, size: Size, pooled: Size) -> Tensor:
     """`child_means` of tokens: (B, h, N, d) of ``size`` -> (B, h, P, d); float32 sums at least."""
+    if _divides(pooled[0], size[0]) and _divides(pooled[1], size[1]):  # as maps, for runtimes without a gather
+        heads = tokens.shape[1]
+        maps = tokens.transpose(2, 3).flatten(1, 2).unflatten(2, size)
+        maps = F.avg_pool2d(maps, _window(size, pooled))
+        return maps.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
     index, valid = child_index(torch.arange(pooled[0] * pooled[1], device=tokens.device), size, pooled)
     slots = child_slots(size, pooled)
     children = tokens.index_select(2, index).unflatten(2, (-1, slots))
     wide = torch.promote_types(tokens.dtype, torch.float32)
-    if valid is None:
-        return children.mean(3, dtype=wide).to(tokens.dtype)
+    assert valid is not None
     valid = valid.unflatten(0, (-1, slots))[..., None]
     return (children.masked_fill(~valid, 0).sum(3, dtype=wide) / valid.sum(1)).to(tokens.dtype)
+
+
+def _window(size: Size, pooled: Size) -> Size:
+    """Sides of the windows that a map of ``size`` is averaged in; plain numbers when traced, as pooling needs them."""
+    height, width = size[0] // pooled[0], size[1] // pooled[1]
+    return (int(height), int(width)) if torch.jit.is_tracing() else (height, width)
 
 
 def _axis_children(parent: Tensor, fine: int, coarse: int) -> tuple[Tensor, Tensor | None]:

@@ -270,3 +270,64 @@ def test_the_host_opens_what_was_written(checkpoint: Path, tmp_path: Path) -> No
     want = yolo.predict(image, **options)[0]
     assert len(want.boxes) > 5
     torch.testing.assert_close(got.boxes.data, want.boxes.data, rtol=1e-3, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("onnx", {"topk": 8, "fusion": "refine"}),
+        pytest.param("onnx", {"topk": 0}, marks=pytest.mark.slow),
+        pytest.param("pt2", {"topk": 8}, marks=pytest.mark.slow),
+        pytest.param("torchscript", {"topk": 8}, marks=pytest.mark.slow),
+        pytest.param("openvino", {"topk": 8}, marks=pytest.mark.slow),
+        pytest.param("ncnn", {"topk": 0}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_bound_is_kept_in_the_file(checkpoint: Path, tmp_path: Path, format: str, options: dict[str, Any]) -> None:
+    if format in ("openvino", "ncnn"):
+        pytest.importorskip(format, reason="the export extra is not installed")
+    done = exports.export(checkpoint, format, imgsz=128, max_tokens=16, out=tmp_path, **options)
+    assert done.max_tokens == 16
+    assert list(done.averaged.values()) == [64]  # 8×8; the other layer's map has 4×4
+    gap = exports.verify(checkpoint, done)
+    assert gap.mean < 2e-6 * gap.scale
+    whole = done._replace(settings={name: s.changed({"max_tokens": None}) for name, s in done.settings.items()})
+    assert exports.verify(checkpoint, whole).mean > 10 * gap.mean  # all tokens are another model
+    if format == "onnx":
+        assert {e.key: e.value for e in onnx.load(done.path).metadata_props}["pst_max_tokens"] == "16"
+
+
+@pytest.mark.slow
+def test_a_dynamic_program_averages_anew_at_every_size(checkpoint: Path, tmp_path: Path) -> None:
+    done = exports.export(checkpoint, "pt2", imgsz=128, topk=4, max_tokens=9, dynamic=True, out=tmp_path)
+    assert sorted(done.averaged.values()) == [16, 64]
+    gap = exports.verify(checkpoint, done)  # at larger sizes too
+    assert gap.mean < 2e-6 * gap.scale
+
+
+def test_a_dynamic_program_is_made_where_every_map_is_averaged(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"at 128×128 a coarse map has 16 tokens, no more than its max_tokens.*imgsz"):
+        exports.export(checkpoint, "pt2", imgsz=128, topk=4, max_tokens=16, dynamic=True, out=tmp_path)
+
+
+def test_layers_keep_settings_of_their_own(checkpoint: Path, tmp_path: Path) -> None:
+    from pst.integrations.ultralytics import YOLO
+
+    yolo = YOLO(checkpoint)
+    pst.set_topk(yolo, [2, 8])
+    first = next(iter(attention_layers(yolo.model).values()))
+    first.settings = first.settings.changed({"max_tokens": 4})
+    done = exports.export(yolo, "torchscript", imgsz=96, out=tmp_path)
+    assert [(s.topk, s.max_tokens) for s in done.settings.values()] == [(2, 4), (8, None)]
+    assert exports.verify(checkpoint, done).mean < 1e-5
+
+
+def test_a_bound_that_ncnn_cannot_average_is_refused(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pst.export.limits.find_spec", lambda name: object())
+    with pytest.raises(
+        ValueError, match=r"ncnn averages .* 4×4 coarse tokens of model\.\d+.* 3×3: choose a max_tokens"
+    ):
+        exports.export(checkpoint, "ncnn", imgsz=128, topk=0, max_tokens=9, out=tmp_path)

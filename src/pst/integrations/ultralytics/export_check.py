@@ -12,18 +12,19 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from ultralytics.nn.modules.head import RTDETRDecoder
 
-from pst.control import set_options
+from pst.control import attention_layers
 from pst.export.compare import Difference, compare
 from pst.export.runtime import Run, load
 from pst.integrations.ultralytics.export_write import Exported, first_tensor, open_model, raw_model
 from pst.integrations.ultralytics.yolo import YOLO
-from pst.profile.sweep import options
 
 
 def eager(model: str | Path | Any, exported: Exported, *, trust: bool = False) -> Run:
-    """The model that ``exported`` was made of, with its k and fusion, as a function of a batch of images."""
+    """The model that ``exported`` was made of, each layer set as in it, as a function of a batch of images."""
     yolo = open_model(model, YOLO, trust=trust)
-    set_options(yolo, **options(exported.fusion, exported.topk))
+    layers = attention_layers(yolo.model)
+    for name, settings in exported.settings.items():
+        layers[name].settings = settings
     module = raw_model(yolo.model, exported.format)
     return lambda images: first_tensor(module(images))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from pst.export.onnx_file import DEFAULT_OPSET, TRACED_OPSET, finish, quiet_expo
 from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
 from pst.export.program import to_pt2
 from pst.io.files import check_parent, explained
+from pst.modules.settings import Settings
 
 LEAST_STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5, and for classifiers, which give none
 _CLASS_MAPS = ("onnx", "openvino")  # whose files of a semantic model hold the class of each pixel in place of scores
@@ -40,6 +42,9 @@ class Exported(NamedTuple):
         channels: Of the images.
         task: As Ultralytics calls it.
         stride: The sides of images are multiples of this many pixels.
+        max_tokens: Most coarse tokens that queries attend to; None is no bound.
+        averaged: Attention layer -> its number of coarse tokens, for layers that have more than their bound.
+        settings: Attention layer -> what it was exported with.
     """
 
     path: Path
@@ -53,6 +58,9 @@ class Exported(NamedTuple):
     channels: int = 3
     task: str = "detect"
     stride: int = 32
+    max_tokens: int | None = None
+    averaged: Mapping[str, int] = MappingProxyType({})
+    settings: Mapping[str, Settings] = MappingProxyType({})
 
     @property
     def class_map(self) -> bool:
