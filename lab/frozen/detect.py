@@ -114,7 +114,8 @@ def run(
     def loss(index: Tensor, flipped: Tensor) -> Tensor:
         at = index + data.count * flipped
         backbone.ready = picked(maps, at)
-        return sum(model(_blank(len(at), device), [data.targets[i] for i in at.tolist()]).values())
+        losses = model(_blank(len(at), device), [data.targets[i] for i in at.tolist()])
+        return torch.stack(list(losses.values())).sum()
 
     groups = [{"params": list(model.parameters())}]
     losses = train(groups, model, loss, data.count, seed, recipe, device, say, clip=10.0)

@@ -35,7 +35,7 @@ def measure(out: Path, device: str, seconds: float) -> Path:
     for batch in BATCHES:
         cases = {}
         for row in rows:
-            decoder = folded(decoder_of(row).eval()).to(device, memory_format=torch.channels_last)
+            decoder = folded(decoder_of(row).eval()).to(device).to(memory_format=torch.channels_last)
             maps = OrderedDict(
                 (
                     str(s),

@@ -99,7 +99,7 @@ def run(
     """
     device, masks, size = data.network.device, data.masks["train"], data.masks["train"].shape[1:]
     with seeded(seed):
-        model = Segmenter(decoder(), data.classes, data.padded).to(device, memory_format=torch.channels_last)
+        model = Segmenter(decoder(), data.classes, data.padded).to(device).to(memory_format=torch.channels_last)
     maps = data.maps("train", row.strides)
 
     def loss(index: Tensor, flipped: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def run_trained(
     with seeded(seed):
         head = Segmenter(decoder(), data.classes, data.padded)
     body = copy.deepcopy(network.body).requires_grad_(True)
-    model = nn.ModuleDict({"body": body, "head": head}).to(device, memory_format=torch.channels_last)
+    model = nn.ModuleDict({"body": body, "head": head}).to(device).to(memory_format=torch.channels_last)
     images, masks = data.images["train"].to(device), data.masks["train"]
     names = [str(s) for s in row.strides]
 

@@ -44,11 +44,11 @@ class Decoder(nn.Module):
 
 
 def _build(kind: str, channels: list[int], width: int) -> Any:
-    from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
-    from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
-    from segmentation_models_pytorch.decoders.pan.decoder import PANDecoder
-    from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
-    from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+    from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder  # pyright: ignore[reportMissingImports]
+    from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder  # pyright: ignore[reportMissingImports]
+    from segmentation_models_pytorch.decoders.pan.decoder import PANDecoder  # pyright: ignore[reportMissingImports]
+    from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder  # pyright: ignore[reportMissingImports]
+    from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder  # pyright: ignore[reportMissingImports]
 
     if kind == "fpn":
         return FPNDecoder(channels, pyramid_channels=width, segmentation_channels=_SEGMENTATION, dropout=0.0)

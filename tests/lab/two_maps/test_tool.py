@@ -88,7 +88,8 @@ def test_results_of_other_constants_are_not_taken(place, tmp_path: Path, monkeyp
     before = tool.settings(Network())
     Store(tmp_path / tool.FILE, before, whole=True).write()
     Store(tmp_path / tool.FILE, before, whole=True)
-    monkeypatch.setattr(*place, (0.5, 0.25))
+    module, name = place
+    monkeypatch.setattr(module, name, (0.5, 0.25))
     with pytest.raises(ValueError, match="was made with another"):
         Store(tmp_path / tool.FILE, tool.settings(Network()), whole=True)
 
