@@ -19,8 +19,8 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton reads it when
 LARGE = 2**28  # logits, B·h·N·M: below, the time goes into launches, of which SDPA needs fewer
 
 # (mode, whether gradients are recorded) -> dtype -> least number of logits from which the Triton kernel was faster than
-# SDPA, launches included, on an H100. Section "dispatch" of lab/results/gpu.json allows less in float32: to be taken over
-# once the section "correctness" was run with the kernel as it is.
+# SDPA, launches included, on an H100. Section "dispatch" of lab/results/gpu.json allows less in float32, to be taken
+# over once the section "correctness" was run with the kernel as it is.
 FASTER: dict[tuple[str, bool], dict[torch.dtype, int]] = {
     ("coarse", False): {torch.float32: LARGE},
     ("coarse", True): {torch.float32: LARGE},
