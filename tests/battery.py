@@ -38,6 +38,7 @@ Sizes = Sequence[Size]
 Settings = Mapping[str, Any]
 
 ALL = 10**6  # more tokens than any map here has
+_COMPILE = ("test_compiles_to_one_graph_with_equal_results", "test_export_runs_at_other_sizes_than_traced")
 DIGEST = Path(__file__).with_name("digest.py")
 
 
@@ -93,11 +94,13 @@ class ModuleBattery:
         variants: Settings of `build` that every test runs with, by name.
         sizes: Sizes of the input maps of the usual test, finest first.
         odd_sizes: More of them: odd, not square, ratios other than 2.
+        compiled: Variants that are compiled and exported in the quick suite, others in the slow one; None is all.
     """
 
     variants: ClassVar[Mapping[str, Settings]] = {"default": {}}
     sizes: ClassVar[Sizes] = ((8, 12),)
     odd_sizes: ClassVar[Sequence[Sizes]] = (((7, 5),), ((1, 9),), ((1, 1),))
+    compiled: ClassVar[Sequence[str] | None] = None
 
     def build(self, **settings: Any) -> Any:
         """The module under test."""
@@ -114,7 +117,10 @@ class ModuleBattery:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run a test for each variant, and for each of the odd sizes, if it takes such an argument."""
         if "variant" in metafunc.fixturenames:
-            metafunc.parametrize("variant", [dict(v) for v in self.variants.values()], ids=list(self.variants))
+            slow = [pytest.mark.slow] if metafunc.function.__name__ in _COMPILE else []
+            quick = self.variants if self.compiled is None else self.compiled
+            variants = [pytest.param(dict(v), id=n, marks=[] if n in quick else slow) for n, v in self.variants.items()]
+            metafunc.parametrize("variant", variants)
         if "odd" in metafunc.fixturenames:
             names = ["-".join(f"{h}x{w}" for h, w in sizes) for sizes in self.odd_sizes]
             metafunc.parametrize("odd", self.odd_sizes, ids=names)

@@ -77,6 +77,7 @@ def step_times(steps: int, seconds: float) -> list[float]:
     )  # before Ultralytics is imported, which takes all but one; the demo keeps them too
     from ultralytics.cfg import get_cfg
 
+    from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
     from pst.demo.settings import MODEL, TRAINING
     from pst.integrations.ultralytics import YOLO
 

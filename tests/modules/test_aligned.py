@@ -137,7 +137,7 @@ def test_a_finished_layer_stays_what_it_was_built_as():
     with pytest.raises(ValueError, match=says("built with aligned=False … stays so")):
         pst.set_options(layer, aligned=True)
     again = pickle.loads(pickle.dumps(pst.PST(8, 8, 32, head_dim=8, aligned=True)))
-    assert again.aligned
+    assert again.wiring == "add"
     assert again.blocks[0].attn.settings.aligned
     with pytest.raises(TypeError, match=says("aligned must be True or False … 'yes'")):
         pst.PST(8, 8, 32, head_dim=8, aligned="yes")  # pyright: ignore[reportArgumentType]

@@ -33,6 +33,7 @@ class TestPyramidSparseAttention(AttentionBattery):
 class TestSelectionRules(TestPyramidSparseAttention):
     """The same for the rules beyond the paper, each with one of the fusions."""
 
+    compiled: ClassVar = ("nucleus", "random")
     variants: ClassVar[Mapping[str, Settings]] = {
         "mass": {"topk": 8, "selection": "mass"},
         "window": {"topk": 8, "selection": "window", "fusion": "refine"},

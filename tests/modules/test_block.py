@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,6 +14,8 @@ from tensors import assert_close
 
 
 class TestPSTBlock(AttentionBattery):
+    compiled: ClassVar = ("gate",)
+
     def build(self, **settings):
         return pst.PSTBlock(16, 2, **settings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,6 +14,8 @@ from tensors import Watch, assert_close
 
 
 class TestPST(AttentionBattery):
+    compiled: ClassVar = ("gate", "refine")
+
     def build(self, **settings):
         return pst.PST(8, 12, 32, head_dim=8, **settings)
 

@@ -26,6 +26,7 @@ CHANNELS = (8, 12, 16)
 
 
 class TestPyramid(AttentionBattery):
+    compiled: ClassVar = ("refine",)
     variants: ClassVar = {
         "coarse": {"topk": 0},
         "gate": {"topk": 8, "bottom_up": True},

@@ -226,7 +226,13 @@ def test_a_change_of_any_submodule_takes_effect(change, setting):
         assert not torch.allclose(actual, before, rtol=0, atol=1e-7), name
 
 
-@changes
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(f, id=n, marks=[] if f in (hooked, wrapped, parametrised, normed) else [pytest.mark.slow])
+        for n, f in CHANGES.items()
+    ],
+)
 def test_compiled_exported_and_traced_layers_see_it_too(change):
     torch.compiler.reset()
     inputs, model = maps(), with_every("gate", change)

@@ -24,6 +24,7 @@ wirings = pytest.mark.parametrize("wiring", WIRINGS)
 
 
 class TestWirings(AttentionBattery):
+    compiled: ClassVar = ("concat-dysample",)
     variants: ClassVar = {
         "concat": {"wiring": "concat", "topk": 4},
         "add": {"wiring": "add", "topk": 4, "fusion": "refine"},

@@ -92,7 +92,7 @@ def write_sheet(frames: Frames, shown: Shown, given: Iterable[int], palette: Seq
         if index in given:
             draw.rectangle((left - 1, top + _TITLE - 1, left + tile[0], top + _TITLE + tile[1]), outline="red", width=2)
     with replacing(path) as part:
-        sheet.save(part, format="JPEG", quality=90)
+        sheet.save(part, format="JPEG", quality=90, subsampling=0)  # else thin red lines pale
 
 
 def _tile(size: tuple[int, int]) -> tuple[int, int]:

@@ -31,7 +31,8 @@ def data(root: Path, channels: int) -> Path:
     return root / "data.yaml"
 
 
-@pytest.mark.parametrize("channels", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 4])
 def test_a_trained_model_of_other_channels(channels: int, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the export extra is not installed")
     pytest.importorskip("onnxslim", reason="the export extra is not installed")

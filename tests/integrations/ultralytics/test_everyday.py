@@ -177,6 +177,7 @@ def test_benchmark_from_the_command_line(
     assert "✅" in row
 
 
+@pytest.mark.slow
 def test_the_installed_command_trains_and_tensorboard_gets_the_losses(boxes_data: Path, tmp_path: Path) -> None:
     """In a process of its own, for tests are where Ultralytics leaves TensorBoard out."""
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

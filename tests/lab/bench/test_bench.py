@@ -104,6 +104,7 @@ def test_models_are_compared_with_the_first() -> None:
     assert records[1]["parameters"] == 64 * 28
 
 
+@pytest.mark.slow
 def test_detectors_are_held_against_the_work_that_they_have() -> None:
     pytest.importorskip("ultralytics")
     names = ("yolo11n-pst k=0", "yolo11n-pst k=4")

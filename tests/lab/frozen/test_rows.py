@@ -28,7 +28,7 @@ def test_a_row_gives_one_map_and_every_parameter_learns(name):
     assert [n for n, p in decoder.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("name", ["fpn", "pst-concat"])
+@pytest.mark.parametrize("name", ["fpn", pytest.param("pst-concat", marks=pytest.mark.slow)])
 def test_widths_are_those_of_the_search(name):
     row = ROWS[name]
     first = chosen(ROWS[FIRST[row.group]])

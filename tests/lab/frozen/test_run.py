@@ -84,6 +84,7 @@ def test_the_network_is_trained_as_well(drawn, weights, tmp_path):
     assert 0 < found["val"]["evaluations"]["k0"]["value"] < 1
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same(results, drawn, weights, tmp_path):
     assert run(drawn, weights, tmp_path, "--row", "pst-add", "--seeds", "2", "--jobs", "2") == 0
     for seed in range(2):

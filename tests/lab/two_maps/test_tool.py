@@ -76,6 +76,7 @@ def test_a_killed_run_goes_on(camvid: Path, tmp_path: Path, monkeypatch: pytest.
     assert len(whole["records"]) > 1
 
 
+@pytest.mark.slow
 def test_several_processes_give_what_one_gives(camvid: Path, tmp_path: Path):
     options = {"parts": PARTS, "network": Network(colours)}
     tool.run(camvid, tmp_path / "one", **options)
