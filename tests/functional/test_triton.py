@@ -257,7 +257,14 @@ def test_compiles_whole(mode):
 @pytest.mark.parametrize("sizes", [pytest.param(((8, 10), (4, 5)), marks=pytest.mark.slow), ((9, 7), (4, 6))], ids=str)
 @pytest.mark.parametrize(
     ("topk", "selection"),
-    [(0, "mean"), (3, "mean"), (1000, "mean"), (3, "window"), (5, "nucleus"), (2, "query")],
+    [
+        (0, "mean"),
+        (3, "mean"),
+        (1000, "mean"),
+        (3, "window"),
+        (5, "nucleus"),
+        pytest.param(2, "query", marks=pytest.mark.slow),
+    ],
 )
 def test_the_whole_operator_agrees_with_the_reference(fusion, sizes, topk, selection):
     options = {"topk": topk, "fusion": fusion, "selection": selection}

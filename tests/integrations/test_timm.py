@@ -340,7 +340,9 @@ def test_learns_a_handful_of_images():
     assert losses[-1] < 0.1 < losses[0]
 
 
-@pytest.mark.parametrize("kind", [{"num_classes": 3}, {"features_only": True, "out_indices": 2}])
+@pytest.mark.parametrize(
+    "kind", [{"num_classes": 3}, pytest.param({"features_only": True, "out_indices": 2}, marks=pytest.mark.slow)]
+)
 def test_export_runs_at_other_sizes_than_traced(kind):
     model = create("test_resnet", topk=2, **kind).eval()
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)

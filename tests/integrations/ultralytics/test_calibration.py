@@ -80,6 +80,7 @@ def test_checkpoints_and_fuse_keep_statistics_rule_and_draws(yolo: Any, tmp_path
     assert_close(outputs(loaded.model, image), expected, 1e-3)
 
 
+@pytest.mark.slow
 def test_training_with_stochastic_k_and_tracked_statistics(boxes_data: Path, tmp_path: Path) -> None:
     yolo, ks = YOLO("yolo11n-pst.yaml"), []
     pst.set_selection(yolo, "nucleus")

@@ -180,6 +180,7 @@ def test_yaml_without_pst_rows_converts_too(tmp_path: Path) -> None:
     assert_same_weights(YOLO(tmp_path / "cls.safetensors").model.state_dict(), yolo.model.half())
 
 
+@pytest.mark.slow
 def test_safetensors_validates_and_trains_on(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     convert_checkpoint(trained, path)

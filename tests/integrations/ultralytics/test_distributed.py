@@ -31,6 +31,7 @@ def cloudpickle() -> None:
     pytest.importorskip("cloudpickle", reason="Ultralytics installs it on the first multi-GPU training")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("start", [pytest.param("yaml", marks=pytest.mark.slow), "pt"])
 def test_launch_file_trains_in_a_fresh_process(start: str, trained: Path, boxes_data: Path, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_a_semantic_file_holds_classes_or_scores(format: str, dynamic: bool, tmp
         assert gap.mean < 1e-6 * gap.scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_a_depth_file_holds_depths_at_the_images_size(format: str, tmp_path: Path) -> None:
     yolo = build("yolo26n-pst-neck-depth.yaml")
@@ -104,7 +105,7 @@ def test_files_of_the_other_tasks(name: str, tmp_path: Path) -> None:
     assert gap.mean < 1e-5 * gap.scale
 
 
-@pytest.mark.parametrize("topk", [0, 2])
+@pytest.mark.parametrize("topk", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_opencv_runs_a_detector(topk: int, tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     yolo = build("yolo11n-pst.yaml")

@@ -108,6 +108,7 @@ def test_every_module_of_the_host_has_the_wrapped_functions() -> None:
     assert bound == []
 
 
+@pytest.mark.slow
 def test_training_is_resumed_from_what_was_decoded(boxes_data: Path, tmp_path: Path) -> None:
     args = {**SMALL, "data": str(boxes_data), "batch": 4, "amp": False, "epochs": 2}
     args |= {"project": str(tmp_path), "name": "run"}

@@ -143,6 +143,7 @@ def killed(boxes_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "opener", ["pst.integrations.ultralytics", pytest.param("ultralytics", marks=pytest.mark.slow)]
 )

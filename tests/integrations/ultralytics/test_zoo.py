@@ -32,7 +32,9 @@ def test_paper_model_has_the_authors_parameters_and_keys(name: str, host_warning
     assert host_warnings == []
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n.startswith(("resnet101", "yolo11m")) else []) for n in PAPER]
+)
 def test_paper_model_computes_the_goldens_in_float64(name: str) -> None:
     model = YOLO(f"{name}.yaml").model.eval().double()
     model.load_state_dict(from_authors(golden.weights(to_authors(model.state_dict()), 1200)))

@@ -307,7 +307,10 @@ def test_after_the_deadline_no_cell_is_begun(tmp_path, monkeypatch):
     assert not [*(tmp_path / "out/results").iterdir(), *(tmp_path / "out/failed").iterdir()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGINT, id="SIGINT"), pytest.param(signal.SIGKILL, id="SIGKILL", marks=pytest.mark.slow)],
+)
 def test_the_processes_of_cells_end_with_the_run_and_the_next_one_goes_on(tmp_path, monkeypatch, number):
     study, options = in_processes(tmp_path, ["wait"], monkeypatch)
     call = [sys.executable, stand_in.__file__, *map(str, (study, tmp_path, tmp_path / "out"))]
