@@ -12,7 +12,7 @@ PY := $(VENV)/bin/python
 PST := $(VENV)/bin/pst
 STAMP := $(VENV)/.setup-done
 # one thread for each test worker: numeric libraries would otherwise start one for every core in each of them
-PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(PY) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint types format package bench bench-check study docs clean
