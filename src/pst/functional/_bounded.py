@@ -5,25 +5,12 @@ Letters as in `pst.functional.attention`; P pooled tokens, S slots for siblings.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pst.functional.grid import Size, child_index, child_slots, parent_index
-
-
-def bounded_size(coarse_size: Size, max_tokens: int | None) -> Size | None:
-    """(rows, columns) of at most ``max_tokens`` pooled tokens, as square as the map allows; None if all may stay."""
-    height, width = coarse_size
-    if max_tokens is None or height * width <= max_tokens:
-        return None
-    rows = min(height, math.isqrt(max_tokens))
-    columns = max_tokens // rows
-    if width >= columns:
-        return rows, columns
-    return min(height, max_tokens // width), width
 
 
 class Opened(NamedTuple):

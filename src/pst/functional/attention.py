@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pst.functional._bounded import bounded_size
 from pst.functional._dispatch import implementation_for, refusal_of_triton
 from pst.functional._fused import fused
 from pst.functional._reference import reference
@@ -29,7 +28,7 @@ from pst.functional.checks import (
     check_topk,
     is_eager,
 )
-from pst.functional.grid import Size
+from pst.functional.grid import Size, bounded_size
 from pst.functional.selection import SelectionRule, check_selection
 
 Fusion = Literal["gate", "refine"]

@@ -6,6 +6,8 @@ T = k·⌈H/Hu⌉·⌈W/Wu⌉ gathered children, G blocks of queries of n slots 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -101,6 +103,18 @@ def pool_tokens(tokens: Tensor, size: Size, pooled: Size) -> Tensor:
     assert valid is not None
     valid = valid.unflatten(0, (-1, slots))[..., None]
     return (children.masked_fill(~valid, 0).sum(3, dtype=wide) / valid.sum(1)).to(tokens.dtype)
+
+
+def bounded_size(coarse_size: Size, max_tokens: int | None) -> Size | None:
+    """(rows, columns) of at most ``max_tokens`` pooled tokens, as square as the map allows; None if all may stay."""
+    height, width = coarse_size
+    if max_tokens is None or height * width <= max_tokens:
+        return None
+    rows = min(height, math.isqrt(max_tokens))
+    columns = max_tokens // rows
+    if width >= columns:
+        return rows, columns
+    return min(height, max_tokens // width), width
 
 
 def _window(size: Size, pooled: Size) -> Size:

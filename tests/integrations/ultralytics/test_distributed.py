@@ -33,7 +33,7 @@ def cloudpickle() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("start", [pytest.param("yaml", marks=pytest.mark.slow), "pt"])
+@pytest.mark.parametrize("start", ["yaml", "pt"])
 def test_launch_file_trains_in_a_fresh_process(start: str, trained: Path, boxes_data: Path, tmp_path: Path) -> None:
     """The process runs nothing but what Ultralytics writes: state and script, with ``pst`` imported by neither."""
     from ultralytics.utils import dist

@@ -144,9 +144,7 @@ def killed(boxes_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "opener", ["pst.integrations.ultralytics", pytest.param("ultralytics", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("opener", ["pst.integrations.ultralytics", "ultralytics"])
 def test_killed_run_resumes_where_it_was(opener: str, killed: Path, tmp_path: Path) -> None:
     shutil.copytree(killed, tmp_path / "run")
     last = tmp_path / "run" / "weights" / "last.pt"

@@ -50,7 +50,7 @@ def test_the_rival_has_the_pyramids_parameters() -> None:
 
 
 def test_detectors_with_a_bound_and_some_rows_alone() -> None:
-    pytest.importorskip("ultralytics")
+    pytest.importorskip("ultralytics", reason="the ultralytics extra is not installed")
     yolo = detectors.build("yolo11n-pst k=8 tokens=100")
     assert {(at.topk, at.settings.max_tokens) for at in attention_layers(yolo).values()} == {(8, 100)}
     rows: Any = detectors._fused("yolo11n-pst k=0, its A2C2f rows")

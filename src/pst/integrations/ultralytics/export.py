@@ -15,8 +15,7 @@ from pst.control import attention_layers, set_options
 from pst.control.layers import eval_mode
 from pst.export.limits import check_request
 from pst.export.onnx_file import TRACED_OPSET, check_opset
-from pst.functional._bounded import bounded_size
-from pst.functional.grid import Size
+from pst.functional.grid import Size, bounded_size
 from pst.integrations.ultralytics.export_check import agreement, eager, images, runner, verify
 from pst.integrations.ultralytics.export_write import (
     LEAST_STRIDE,
