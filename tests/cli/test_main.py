@@ -1,6 +1,8 @@
 """The frame: verbs, help, errors, exit codes."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,29 @@ def test_help_names_every_verb_and_needs_no_torch():
     assert result.stdout.splitlines()[-1] == "False"
     for verb in ("demo", "yolo", "val", "info"):
         assert f"\n    {verb} " in result.stdout
+
+
+VERBS = ("demo", "train", "val", "predict", "propagate", "reproduce", "export", "convert", "info", "doctor")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_ends_with_examples_that_are_accepted(verb, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    examples = capsys.readouterr().out.partition("\nexample")[2].splitlines()[1:]
+    assert examples
+    for example in examples:
+        program, *arguments = shlex.split(example)
+        assert (program, arguments[0]) == ("pst", verb)
+        settings = verb == "train"  # key=value is not argparse's
+        build_parser().parse_args([a for a in arguments if not (settings and "=" in a)])
+
+
+def test_all_verbs_but_the_host_s_have_their_help_tested(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    listed = re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
+    assert set(listed) == {*VERBS, "yolo"}
 
 
 def test_help_of_the_installed_command_takes_well_under_a_second():

@@ -91,7 +91,7 @@ def test_options_are_handed_on(calls):
 @pytest.mark.usefixtures("calls")
 def test_one_table_that_fits_a_terminal(capsys):
     main([*ARGV, "--out", "out"])
-    *table, written = capsys.readouterr().out.splitlines()
+    *table, written, following = capsys.readouterr().out.splitlines()
     assert table == [
         "fusion   k  mAP50-95   mAP50  ms/image   peak MB",
         "------  --  --------  ------  --------  --------",
@@ -101,6 +101,7 @@ def test_one_table_that_fits_a_terminal(capsys):
     ]
     assert all(len(line) <= 80 for line in table)
     assert written == f"Written: {Path('out/val.json')}, {Path('out/val.csv')}"
+    assert following == f"Next: pst export --model {ARGV[ARGV.index('--model') + 1]}"
 
 
 def test_bounds_and_operations_have_columns_where_there_are_any():

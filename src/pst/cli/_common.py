@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pst.io.files import WriteError, write_failure
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_verb(verbs: Verbs, name: str, description: str, examples: Sequence[str], **options: Any) -> Any:
+    """Add the parser of a verb, whose help ends with examples.
+
+    Args:
+        verbs: What to add it to.
+        name: Of the verb.
+        description: What it does, in sentences.
+        examples: Commands, without the program's name.
+        options: Of `argparse.ArgumentParser`, and ``help``.
+    """
+    lines = [f"  pst {example}" for example in examples]
+    return verbs.add_parser(
+        name,
+        description=textwrap.fill(description, max(shutil.get_terminal_size().columns - 2, 40)),
+        epilog="\n".join(["examples:" if len(lines) > 1 else "example:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **options,
+    )
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -104,11 +126,13 @@ def _raised_by_host(error: Exception) -> bool:
     return next((name == "ultralytics" for name in reversed(packages) if name in ("pst", "ultralytics")), False)
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text table, first column to the left and the others to the right, two spaces between columns."""
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Text table, the ``left`` first columns to the left and the others to the right, two spaces between columns."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width for width in widths]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in (header, rule, *rows)
-    )
+
+    def line(row: Sequence[str]) -> str:
+        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(line(row) for row in (header, rule, *rows))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
-from pst.cli._common import Verbs, add_trust, require
+from pst.cli._common import Verbs, add_trust, add_verb, require
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "convert",
         help="checkpoints: the authors' .pt, ours and .safetensors",
+        examples=["convert authors.pt ours.pt", "convert best.pt best.safetensors"],
         description="Convert a checkpoint: the PST authors' .pt, a .pt of yours or a .safetensors, to a .pt that YOLO "
         "opens or to .safetensors. Nothing in it is executed; what names more than tensors and layers is refused.",
     )
@@ -33,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"classes      {len(checkpoint.names)}: {_shorten(list(checkpoint.names.values()))}")
     print(f"written by   {checkpoint.source}")
     print(f"Written: {args.dst}")
+    print(f"Next: pst val --model {shlex.quote(str(args.dst))} --data …")
     return 0
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pst.cli._common import Verbs, add_trust, host_errors, natural, positive, require
+from pst.cli._common import Verbs, add_trust, add_verb, host_errors, natural, positive, require
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb. An option that is not given is left to `pst.demo.run`, which knows the defaults."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "demo",
         help="train, evaluate and report, on embedded data or your own",
+        examples=["demo", "demo --data my-data.yaml --epochs 50 --out runs/mine"],
         description="Train YOLO11n-PST with coarse attention alone, evaluate it with fine attention switched on, and "
         "write report.html. Ctrl+C and the same command again go on where it stopped.",
         argument_default=argparse.SUPPRESS,
@@ -43,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
 
     with host_errors(f"train and validate on {getattr(args, 'data', 'the embedded digits')}"):
         report = run_demo(**{name: value for name, value in vars(args).items() if name in _OPTIONS})
-    print(f"Report: {report}")
+    print(f"Report: open {report}")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pst.cli._common import Verbs, add_trust, check_suffix, host_errors, natural, positive, require
+from pst.cli._common import Verbs, add_trust, add_verb, check_suffix, host_errors, natural, positive, require
 from pst.io.files import check_folder
 
 if TYPE_CHECKING:
@@ -18,9 +18,14 @@ _NOT_RUN = {"coreml": "Core ML runs on macOS only", "engine": "its own runtime w
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "export",
         help="ONNX, OpenVINO, TorchScript, pt2, ncnn, LiteRT, Core ML, TensorRT; run and compared",
+        examples=[
+            "export --model best.pt --format openvino --topk 0",
+            "export --model best.pt --max-tokens 100 --dynamic",
+        ],
         description="Export a trained model with a fixed k and fusion, then run the file on other images than it was "
         "made with, at other sizes too with --dynamic, and print how far it is from the model.",
     )

@@ -1,23 +1,25 @@
-"""`pst info`: versions, hardware, installed extras; or the models of Ultralytics and timm with their sizes."""
+"""`pst info`: versions and hardware; or the models of Ultralytics and timm with their sizes."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
-from importlib import metadata
 from importlib.util import find_spec
 
-from pst.cli._common import Verbs, format_table, require
+from pst.cli._common import Verbs, add_verb, format_table, require
 
-_DISTRIBUTION = "pyramid-sparse-transformer"
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-_REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[([\w,-]+)\])?.*;.*\bextra == ['\"]([\w-]+)['\"]")
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser("info", help="versions, hardware, installed extras; sizes of models")
+    parser = add_verb(
+        verbs,
+        "info",
+        help="versions and hardware; sizes of models",
+        examples=["info", "info --models yolo11n", "info --timm resnet18 vit_small_patch16_224"],
+        description="Print versions and hardware, or the sizes of models that PST can be put into.",
+    )
     parser.add_argument(
         "--models",
         nargs="?",
@@ -50,9 +52,6 @@ def run(args: argparse.Namespace) -> int:
     for name, fact in facts.items():
         text = ", ".join(fact) if isinstance(fact, list) else fact
         print(f"{name:<12} {'none' if text in ('', None) else text}")
-    print("extras")
-    for extra, missing in missing_packages().items():
-        print(f"  {extra:<12} {'installed' if not missing else 'missing ' + ', '.join(sorted(missing))}")
     if find_spec("timm") is not None:
         list_timm(_RESNETS)
     return 0
@@ -97,24 +96,3 @@ def list_timm(names: Sequence[str]) -> None:
         gflops = (f"{n:.2f}" for n in (fused.gflops, plain.gflops))
         rows.append([fused.name, *sizes, *gflops, "x".join(map(str, fused.image_size))])
     print(format_table(["timm model", "parameters", "plain", "GFLOPs", "plain", "px"], rows))
-
-
-def missing_packages() -> dict[str, set[str]]:
-    """Extra -> those of its packages that are not installed, read off this distribution's own metadata."""
-    from pst.profile.environment import version_of
-
-    needs: dict[str, set[str]] = {}
-    includes: dict[str, set[str]] = {}
-    for requirement in metadata.requires(_DISTRIBUTION) or ():
-        match = _REQUIREMENT.match(requirement)
-        if match is None:
-            continue
-        name, inner, extra = match.groups()
-        own = name == _DISTRIBUTION
-        includes.setdefault(extra, set()).update(inner.split(",") if own else ())
-        needs.setdefault(extra, set()).update(() if own else (name,))
-
-    def packages(extra: str) -> set[str]:
-        return needs[extra].union(*(packages(other) for other in includes[extra]))
-
-    return {extra: {name for name in packages(extra) if version_of(name) is None} for extra in needs}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pst.cli._common import Verbs, natural, require, share
+from pst.cli._common import Verbs, add_verb, natural, require, share
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "predict",
         help="classes, boxes or masks of images, as pictures and JSON",
+        examples=["predict --model runs/train/cells photos/ new.jpg --out runs/predict/new"],
         description="Run a model of pst train on images. Checkpoints of Ultralytics: pst yolo predict model=best.pt.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="run folder or its .safetensors")
@@ -34,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
     out = Path("runs/predict") / args.model.stem if args.out is None else args.out
     options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device")}
     entries = predict_images(args.model, args.images, out, **options)
-    print(f"Written: {len(entries)} pictures and {out / 'predictions.json'}")
+    print(f"Written: {len(entries)} pictures and {out / 'predictions.json'}; open {out}")
     return 0

@@ -7,26 +7,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pst.cli._common import Verbs, natural, positive, require, share
+from pst.cli._common import Verbs, add_verb, natural, positive, require, share
 from pst.cli._plain import printable
 
-_EXAMPLE = """examples:
-  pst propagate clip.mp4 --mask 0=first.png --mask 120=later.png --out runs/clip
-  pst propagate clips/ --masks masks/ --out runs/ --jobs 2
-
-A mask is a PNG of the frame's size whose values are labels, 255 unlabelled. Run the same command again after an
-interruption: it goes on where it was."""
+_EXAMPLES = (
+    "propagate clip.mp4 --mask 0=first.png --mask 120=later.png --out runs/clip",
+    "propagate clips/ --masks masks/ --out runs/ --jobs 2",
+)
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "propagate",
         help="masks and points of a few frames, carried through a video",
         description="Carry masks and points from annotated frames to all frames of a clip, forward and backward, by "
-        "attention between frames. Nothing is trained.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "attention between frames. Nothing is trained. A mask is a PNG of the frame's size whose values are labels, "
+        "255 unlabelled. Run the same command again after an interruption: it goes on where it was.",
+        examples=_EXAMPLES,
     )
     parser.add_argument("clip", type=Path, help="video, folder of images, or folder of such clips")
     parser.add_argument(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pst.cli import yolo
-from pst.cli._common import Verbs, format_table, host_errors, require
+from pst.cli._common import Verbs, add_verb, format_table, host_errors, require
 from pst.io.files import check_folder, read_json, write_text
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ _MODELS = ("resnet18", "resnet50", "resnet101", "yolo11n", "yolo11s", "yolo11m")
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "reproduce",
         help="the paper's trainings on COCO and ImageNet",
+        examples=["reproduce coco --scale n --dry-run", "reproduce imagenet --model resnet18 --data /data/imagenet"],
         description="Train by the paper's recipe. Looks for the data first, prints the command that it runs, goes on "
         "where an earlier run of it stopped, and ends with the figure measured beside the paper's.",
     )

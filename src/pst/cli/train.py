@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from pathlib import Path
 
-from pst.cli._common import Verbs, require
+from pst.cli._common import Verbs, add_verb, require
 
 _TASKS = ("classify", "detect", "segment")
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "train",
         allow_abbrev=False,  # what follows --config is known by that name
         usage="pst train {classify,detect,segment} [KEY=VALUE …] [--config YAML] [--resume [--changed-data]] "
         "[--skip-corrupt]",
         help="train a classifier, detector or segmenter: pst train classify data=FOLDER model=pst_resnet18",
+        examples=[
+            "train detect data=blood.yaml model=fcos backbone=resnet18 out=runs/cells",
+            "train detect --resume data=blood.yaml out=runs/cells",
+        ],
         description="Train a model. Every setting is key=value, or a line of a YAML file; docs/train.md lists them. "
         "Several processes: torchrun --nproc-per-node 2 -m pst train …",
     )
@@ -46,4 +52,5 @@ def run(args: argparse.Namespace) -> int:
     folder = fit(load_config(args.task, args.config, overrides), resume=args.resume, changed_data=args.changed_data)
     PartialState().destroy_process_group()
     print(f"Written: {folder}")
+    print(f"Next: pst val --model {shlex.quote(str(folder))}")
     return 0

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from pst.cli._common import (
     Verbs,
     add_trust,
+    add_verb,
     bound_list,
     check_suffix,
     format_table,
@@ -41,9 +43,11 @@ _IMGSZ, _BATCH = 640, 16  # where the checkpoint does not say
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "val",
         help="metrics, latency and memory of a trained model over k, fusion and bounds on the tokens",
+        examples=["val --model runs/cells --topk 0,8 --max-tokens 16,100,all", "val --model best.pt --data coco8.yaml"],
         description="Validate a trained model once for every k and fusion, and for every bound on the coarse tokens; "
         "k = 0 is the same model with each fusion and runs once. Writes val.json and val.csv. Takes checkpoints of "
         "Ultralytics (.pt), run folders of "
@@ -97,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         _write(out, {**result, **environment()}, rows)  # after a run, for Ultralytics sets the number of threads
     print(_table(rows))
     print(f"Written: {out / 'val.json'}, {out / 'val.csv'}")
+    print(f"Next: pst {'predict' if own else 'export'} --model {shlex.quote(str(args.model))}{' IMAGE' if own else ''}")
     return 0
 
 
