@@ -52,6 +52,21 @@ def test_added_memory_is_that_of_the_call() -> None:
     assert 190 < added_memory(hold, 200) < 230
 
 
+def hold_pieces(megabytes: int, *, warmup: bool = False) -> None:
+    """Allocate and touch many small blocks, to warm up too; the last one stays, so that the heap cannot shrink."""
+    del warmup
+    pieces = [np.ones(50_000, dtype=np.uint8) for _ in range(20 * megabytes)]
+    KEPT.append(pieces[-1])
+
+
+KEPT: list[np.ndarray] = []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets its high-water mark")
+def test_what_the_heap_kept_of_the_warm_up_is_counted_too() -> None:
+    assert 38 < added_memory(hold_pieces, 40) < 50
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_allocator_is_asked() -> None:
     held = torch.zeros(10_000_000, dtype=torch.uint8, device="cuda")
