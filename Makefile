@@ -60,7 +60,7 @@ bench: setup ## measure speed and memory against the targets, ten minutes (ARGS 
 bench-check: setup ## the ratios of the targets again, two minutes; says which are missed
 	$(PY) -m lab bench check $(ARGS)
 
-study: setup ## docs/evidence.md from the studies' results (ARGS="run lab/studies/levels.yaml --data-root ..." trains)
+study: setup ## docs/studies.md from the studies' results (ARGS="run lab/studies/levels.yaml --data-root ..." trains)
 	$(PY) -m lab study $(or $(ARGS),report lab/studies/*.yaml --results lab/results/study --out docs)
 
 docs: setup ## the documentation, as build/docs/index.html

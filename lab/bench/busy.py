@@ -1,10 +1,11 @@
 """What a training step takes on an idle and on a busy machine, by how long OpenMP's threads wait busily.
 
-    python -m lab.bench.busy            # about four minutes; on a machine that does nothing else
+    python -m lab.bench.busy            # about eight minutes; on a machine that does nothing else
     python -m lab.bench.busy --page     # only writes docs/speed.md again
 
-Each case is a process of its own, as the variables are read when PyTorch is loaded; "busy" runs two processes of one
-thread each beside it. The steps are those of `pst demo`: YOLO11n-PST, 8 images of 192 px, AdamW.
+Each case is a process of its own, as the variables are read when PyTorch is loaded, and the cases take turns, so that
+what the machine does at the time meets all of them; "busy" runs two processes of one thread each beside it. The steps
+are those of `pst demo`: YOLO11n-PST, 8 images of 192 px, AdamW.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ SETTINGS: dict[str, dict[str, str]] = {
     "PyTorch's own": {},
     "pst": DEFAULTS,
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "GOMP_SPINCOUNT=20000": {"GOMP_SPINCOUNT": "20000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
 WARMUP = 2
 BUSY = 2  # processes of one thread
+ROUNDS = 3  # in which each case has its turn
 
 
 def main() -> None:
@@ -56,11 +59,7 @@ def main() -> None:
     if args.page:
         write_page(json.loads(args.out.read_text("utf-8")))
         return
-    cases = [
-        _case(name, busy, args.steps, args.seconds)
-        for busy in (False, True)
-        for name in SETTINGS
-    ]  # fmt: skip
+    cases = [case for busy in (False, True) for case in _cases(busy, args.steps, args.seconds)]
     result = {"cases": cases, "busy_processes": BUSY, **environment()}
     result["created"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_text(args.out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
@@ -109,7 +108,7 @@ def table(result: dict[str, Any]) -> str:
         f"commit {str(result['commit'])[:12]}; {result['created']}."
     )
     lines = ["| environment | idle, s a step | busy, s a step |", "| --- | --: | --: |"]
-    times = {(case["setting"], case["busy"]): f"{case['median_s']:.2f}" for case in result["cases"]}
+    times = {(case["setting"], case["busy"]): f"{case['median_s']:.3f}" for case in result["cases"]}
     for case in result["cases"]:
         if not case["busy"]:
             name = case["setting"]
@@ -124,22 +123,32 @@ def write_page(result: dict[str, Any]) -> None:
     write_text(PAGE, replace_between(PAGE.read_text("utf-8"), MARKS, table(result), PAGE))
 
 
-def _case(name: str, busy: bool, steps: int, seconds: float) -> dict[str, Any]:
-    variables = SETTINGS[name]
+def _cases(busy: bool, steps: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """All settings in `ROUNDS` rounds."""
+    times: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    loads: list[float] = []
+    for _ in range(ROUNDS):
+        for name, found in times.items():
+            loads += os.getloadavg()[:1] if hasattr(os, "getloadavg") else []
+            found += _turn(SETTINGS[name], BUSY if busy else 0, steps, seconds)
+    for name, found in times.items():
+        median = statistics.median(found)
+        print(f"{'busy' if busy else 'idle'}  {name:24} {median:6.3f} s a step, {len(found)} steps", flush=True)
+        yield {
+            "setting": name, "environment": SETTINGS[name], "busy": busy, "steps": len(found),
+            "load_before": max(loads, default=None), "median_s": median, "min_s": min(found), "max_s": max(found),
+        }  # fmt: skip
+
+
+def _turn(variables: dict[str, str], beside: int, steps: int, seconds: float) -> list[float]:
+    """Seconds of each step in a process with these variables."""
     own = {key: value for key, value in os.environ.items() if key not in (*CHOSEN, "OMP_NUM_THREADS")}
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    with _beside(BUSY if busy else 0):
+    with _beside(beside):
         done = subprocess.run(
             [sys.executable, "-m", "lab.bench.busy", "--step-times", f"--steps={steps}", f"--seconds={seconds}"],
             env=own | variables, capture_output=True, text=True, check=True,
         )  # fmt: skip
-    times = json.loads(done.stdout.splitlines()[-1])
-    case = {
-        "setting": name, "environment": variables, "busy": busy, "steps": len(times), "load_before": load,
-        "median_s": statistics.median(times), "min_s": min(times), "max_s": max(times),
-    }  # fmt: skip
-    print(f"{'busy' if busy else 'idle'}  {name:24} {case['median_s']:6.2f} s a step, {len(times)} steps", flush=True)
-    return case
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @contextmanager

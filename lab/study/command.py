@@ -14,7 +14,7 @@ def add_parser(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "study",
         help="run a grid of trainings and report on it",
-        description="Comparisons at equal cost: docs/evidence.md says what was found with the studies in lab/studies/.",
+        description="Comparisons at equal cost: docs/studies.md says what was found with the studies in lab/studies/.",
     )
     actions = parser.add_subparsers(metavar="run|latency|report", required=True)
     run = actions.add_parser(
@@ -83,7 +83,7 @@ def _device(args: argparse.Namespace) -> str:
 def _report(args: argparse.Namespace) -> int:
     require("yaml", "train")
     require("matplotlib", "viz")
-    from lab.study.evidence_page import write_report
+    from lab.study.studies_page import write_report
 
     check_folder(args.out)
     for path in write_report(args.studies, results=args.results, out=args.out):

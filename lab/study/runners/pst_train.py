@@ -29,7 +29,7 @@ _TUNING = {"trainable": "gate", "epochs": 1, "warmup_epochs": 0, "topk": TUNED_K
 
 
 def run(task: Task) -> Mapping[str, Any]:
-    """Train the cell's model and evaluate it; docs/evidence.md lists the fields of a result."""
+    """Train the cell's model and evaluate it; docs/studies.md lists the fields of a result."""
     cell = task.cell
     config = load_config(cell.runner, overrides=_settings(task))
     task.say("starting")

@@ -62,7 +62,7 @@ _TUNING = Lesson(TUNED_LR, [[SIDE, 8, 100]])
 
 
 def run(task: Task) -> Mapping[str, Any]:
-    """Train the cell's model and evaluate it; docs/evidence.md lists the fields of a result.
+    """Train the cell's model and evaluate it; docs/studies.md lists the fields of a result.
 
     Raises:
         ValueError: A setting is missing, unknown or out of range.

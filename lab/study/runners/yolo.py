@@ -22,7 +22,7 @@ from pst.control import attention_layers
 
 
 def run(task: Task) -> Mapping[str, Any]:
-    """Train the cell's detector and evaluate it; docs/evidence.md lists the fields of a result."""
+    """Train the cell's detector and evaluate it; docs/studies.md lists the fields of a result."""
     from pst.integrations.ultralytics.flops import gflops
 
     settings = task.cell.settings

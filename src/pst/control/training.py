@@ -66,7 +66,7 @@ def stochastic_max_tokens(
 ) -> Handle:
     """Train with a bound on the coarse tokens that is drawn anew for each forward pass of ``model``.
 
-    One model then serves every bound (docs/evidence.md, "Fewer coarse tokens", says how well). In eval mode every layer
+    One model then serves every bound (docs/studies.md, "Fewer coarse tokens", says how well). In eval mode every layer
     runs with its own ``max_tokens``. What `stochastic_topk` says of copies, pickles and Ultralytics holds here too, and
     the two may be used together.
 

@@ -13,7 +13,7 @@ import torch
 
 from lab.study import intervals
 from lab.study.bootstrap import pack
-from lab.study.evidence_page import write_report
+from lab.study.studies_page import write_report
 from lab.study.grid import Cell, load_study
 from lab.study.result_files import describe
 from lab.study.tables import group
@@ -74,7 +74,7 @@ def test_the_report_has_the_figures_of_the_results(made, tmp_path):
     pytest.importorskip("matplotlib")
     study, results = made
     written = write_report([study], results=results, out=tmp_path / "docs")
-    text = (tmp_path / "docs/evidence.md").read_text()
+    text = (tmp_path / "docs/studies.md").read_text()
     rows = {
         line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
         for line in text.splitlines()
@@ -94,7 +94,7 @@ def test_the_report_has_the_figures_of_the_results(made, tmp_path):
     pictures = [p for p in written if p.suffix == ".png"]
     assert len(pictures) == 2
     assert all(p.read_bytes().startswith(b"\x89PNG") and f"assets/study/{p.name}" in text for p in pictures)
-    html = (tmp_path / "docs/evidence.html").read_text()
+    html = (tmp_path / "docs/studies.html").read_text()
     assert html.count("data:image/png;base64,") == 2
     assert "43.00 ± 0.20" in html
 
@@ -104,7 +104,7 @@ def test_prose_around_the_markers_stays(made, tmp_path):
     study, results = made
     out = tmp_path / "docs"
     out.mkdir()
-    page = out / "evidence.md"
+    page = out / "studies.md"
     page.write_text("# Mine\n\nbefore\n\n<!-- study demo begin -->\nold\n<!-- study demo end -->\n\nafter\n")
     write_report([study], results=results, out=out)
     first = page.read_text()
@@ -125,7 +125,7 @@ def test_latency_measured_apart_takes_the_cells_place_and_names_the_processor(ma
     }  # fmt: skip
     (results / "latency-demo-cpu-b1.json").write_text(json.dumps(record))
     write_report([study], results=results, out=tmp_path / "docs")
-    lines = (tmp_path / "docs/evidence.md").read_text().splitlines()
+    lines = (tmp_path / "docs/studies.md").read_text().splitlines()
     assert "| 3.25 |" in next(line for line in lines if line.startswith("| pst |"))
     assert any("ms per image (Some Processor, batch 1)" in line for line in lines)
 
@@ -136,10 +136,10 @@ def test_a_page_of_another_program_is_not_replaced(made, tmp_path):
     out = tmp_path / "docs"
     for _ in range(2):
         write_report([study], results=results, out=out)
-    (out / "evidence.html").write_text("theirs")
-    with pytest.raises(FileExistsError, match=r"evidence\.html is not of an earlier run"):
+    (out / "studies.html").write_text("theirs")
+    with pytest.raises(FileExistsError, match=r"studies\.html is not of an earlier run"):
         write_report([study], results=results, out=out)
-    assert (out / "evidence.html").read_text() == "theirs"
+    assert (out / "studies.html").read_text() == "theirs"
 
 
 def test_a_result_of_other_settings_is_refused(made, tmp_path):
@@ -172,7 +172,7 @@ def test_gains_by_layer_are_rows_of_the_fine_tables(tmp_path, monkeypatch):
         layers = {"layers": ["row.11", "row.14"]} if cell.model == "pst" else {}
         (results / f"{cell.id}.json").write_text(json.dumps({**result(cell), **layers}))
     write_report([path], results=results, out=tmp_path / "docs")
-    text = (tmp_path / "docs/evidence.md").read_text()
+    text = (tmp_path / "docs/studies.md").read_text()
     none, two = "+0.00 [+0.00, +0.00]", "+2.00 [+2.00, +2.00]\\*"
     assert "In brackets, k of each attention layer: row.11, row.14." in text
     assert "| way | k = 4 | k = 4,8 | k = 8 |" in text
@@ -188,7 +188,7 @@ def test_a_page_without_markers_and_a_folder_without_results_are_refused(made, t
     pytest.importorskip("matplotlib")
     study, results = made
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs/evidence.md").write_text("# No markers\n")
+    (tmp_path / "docs/studies.md").write_text("# No markers\n")
     with pytest.raises(ValueError, match="must hold the lines <!-- study demo begin -->"):
         write_report([study], results=results, out=tmp_path / "docs")
     (tmp_path / "empty").mkdir()
@@ -226,7 +226,7 @@ def test_a_comparison_may_name_its_data(made, tmp_path, monkeypatch):
     for data, titles in (("a", 1), ("[a]", 1), ("b", 0)):
         study.write_text(STUDY.replace("{title: Methods,", f"{{title: Methods, data: {data},"))
         write_report([study], results=results, out=tmp_path / "docs")
-        text = (tmp_path / "docs/evidence.md").read_text()
+        text = (tmp_path / "docs/studies.md").read_text()
         assert text.count("**Methods: a**") == titles
         assert "<summary>Fine: pst, recipe plain, a</summary>" in text
 
@@ -242,7 +242,7 @@ def test_several_studies_share_pictures(made, tmp_path):
     write_report([study, tmp_path / "other.yaml"], results=results, out=tmp_path / "docs")
     for picture in ("overview-methods.png", "overview-fine.png"):
         assert (tmp_path / "docs/assets/study" / picture).read_bytes().startswith(b"\x89PNG")
-        assert f"](assets/study/{picture})" in (tmp_path / "docs/evidence.md").read_text()
+        assert f"](assets/study/{picture})" in (tmp_path / "docs/studies.md").read_text()
 
     def shown(kind: str, **extra: Any) -> dict[str, list[float]]:
         loaded = load_study(study)
@@ -263,16 +263,16 @@ def test_one_seed_has_no_standard_deviation(made):
     assert (estimate.n, estimate.sd) == (1, None)
 
 
-def test_the_evidence_page_has_the_figures_of_the_committed_results(tmp_path, monkeypatch):
+def test_the_studies_page_has_the_figures_of_the_committed_results(tmp_path, monkeypatch):
     """After new results: `python -m lab study report lab/studies/*.yaml --results lab/results/study --out docs`."""
-    page = ROOT / "docs" / "evidence.md"
-    (tmp_path / "evidence.md").write_bytes(page.read_bytes())
+    page = ROOT / "docs" / "studies.md"
+    (tmp_path / "studies.md").write_bytes(page.read_bytes())
     for plot in ("accuracy_against_cost", "accuracy_against_k"):  # they take ten seconds
         monkeypatch.setattr(f"lab.study.plots.{plot}", lambda *_: None)
     studies = sorted((ROOT / "lab" / "studies").glob("*.yaml"))
     write_report(studies, results=ROOT / "lab" / "results" / "study", out=tmp_path)
     made, committed = (
         [line for line in path.read_text().splitlines() if line and not line.startswith("![")]
-        for path in (tmp_path / "evidence.md", page)
+        for path in (tmp_path / "studies.md", page)
     )
     assert made == committed

@@ -16,10 +16,10 @@ from lab.study.tables import Results, Table
 from lab.study.variants import many
 from pst.io.files import check_ours, read_json, replacing, write_text
 
-PAGE = "evidence.md"
+PAGE = "studies.md"
 _ASSETS = "assets/study"
 _OVERVIEW = "overview"
-_TITLE = "PST: evidence"
+_TITLE = "PST: studies"
 _STYLE = (
     "body{font:15px sans-serif;max-width:75em;margin:2em auto;padding:0 1em}img{max-width:100%}"
     "table{border-collapse:collapse}td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:right}"
@@ -32,25 +32,25 @@ Part: TypeAlias = "Table | tuple[str, bytes]"  # a picture is its file name and 
 def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str | Path) -> list[Path]:
     """Write tables and plots of every study.
 
-    ``out/evidence.md`` is made when it is missing. Otherwise only what stands in it between the markers
+    ``out/studies.md`` is made when it is missing. Otherwise only what stands in it between the markers
     ``<!-- study NAME begin -->`` and ``<!-- study NAME end -->`` is replaced, so that the prose around it stays.
     Several studies also get pictures of them all, under the name "overview".
 
     Args:
         studies: Their YAML files.
         results: Folder of the result files, searched with all folders in it.
-        out: Folder of the page, of ``evidence.html`` and of ``assets/study``.
+        out: Folder of the page, of ``studies.html`` and of ``assets/study``.
 
     Returns:
         The files written.
 
     Raises:
-        FileExistsError: ``evidence.html`` is of another program.
+        FileExistsError: ``studies.html`` is of another program.
         FileNotFoundError: No results of any of the studies.
         ValueError: A study is malformed, a result was made with other settings, or the page has no markers for a study.
     """
     out, found = Path(out), _load(Path(results))
-    check_ours(out / "evidence.html", f"<title>{_TITLE}</title>")
+    check_ours(out / "studies.html", f"<title>{_TITLE}</title>")
     loaded = list(map(load_study, studies))
     grouped = [
         (study, tables.group(study, tables.with_latency(_fitting(study, found), study.name, found))) for study in loaded
@@ -72,8 +72,8 @@ def write_report(studies: Sequence[str | Path], *, results: str | Path, out: str
         with replacing(out / _ASSETS / name) as part:
             part.write_bytes(png)
     write_text(page, text)
-    write_text(out / "evidence.html", _html(sections))
-    return [page, out / "evidence.html", *(out / _ASSETS / name for name, _ in pictures)]
+    write_text(out / "studies.html", _html(sections))
+    return [page, out / "studies.html", *(out / _ASSETS / name for name, _ in pictures)]
 
 
 def _load(folder: Path) -> list[dict[str, Any]]:
