@@ -18,6 +18,7 @@ from pst.integrations.transformers.model import (  # noqa: E402
     PSTRTDetrForObjectDetection,
     PSTRTDetrV2ForObjectDetection,
 )
+from pst.integrations.transformers.outputs import Predictions  # noqa: E402
 from pst.integrations.transformers.register import register  # noqa: E402
 from pst.integrations.transformers.size import PUBLISHED, ModelSize, measure  # noqa: E402
 
@@ -30,6 +31,7 @@ __all__ = [
     "PSTRTDetrForObjectDetection",
     "PSTRTDetrV2Config",
     "PSTRTDetrV2ForObjectDetection",
+    "Predictions",
     "add_pst",
     "measure",
 ]

@@ -65,11 +65,13 @@ def install(model: Any) -> None:
 def _restore(model: Any) -> None:
     config = model.config
     restore_settings(model, {} if config.pst_settings is None else config.pst_settings, "the configuration")
-    layers = find_attention(model)
-    for name in () if config.pst_calibrated is None else config.pst_calibrated:
-        found = find_norm(layers[name].kv) if name in layers else None
+    layers, calibrated = find_attention(model), config.pst_calibrated
+    if not isinstance(calibrated, (list, tuple, type(None))):
+        raise TypeError(f"pst_calibrated must be a list of names of layers, got {calibrated!r:.80}")
+    for name in () if calibrated is None else calibrated:
+        found = find_norm(layers[name].kv) if isinstance(name, str) and name in layers else None
         if found is None:
-            raise ValueError(f"the configuration has pst_calibrated={name!r:.80}, which is no layer of its model")
+            raise ValueError(f"pst_calibrated names {name!r:.80}, which is no layer of the model: leave it out")
         layers[name].fine_statistics = FineStatistics(found[1])
 
 

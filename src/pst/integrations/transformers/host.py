@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 OLDEST, BEYOND = (5, 4), (6,)
@@ -15,11 +19,26 @@ def check_host() -> None:
         found = version("transformers")
     except PackageNotFoundError:
         raise ImportError(f"pst.integrations.transformers needs {_WANTED}, which is not installed: {_REMEDY}") from None
-    numbers = tuple(int(part) if part.isdecimal() else 0 for part in found.split(".")[:2])
-    if not OLDEST <= numbers < BEYOND:
+    numbers = re.match(r"(\d+)\.(\d+)", found)
+    if numbers is None or not OLDEST <= tuple(map(int, numbers.groups())) < BEYOND:
         raise ImportError(f"pst.integrations.transformers needs {_WANTED}, found {found}: {_REMEDY}")
 
 
 def incompatible(reason: str) -> ImportError:
     """The one error for a version in the range whose detectors are no longer what pst was written for."""
     return ImportError(f"transformers {version('transformers')} has other detectors than {_WANTED} had: {reason}")
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without transformers' checks of values, which the meta device has not and exported programs should not hold."""
+    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +18,7 @@ from transformers import (
 )
 
 from pst.integrations.transformers.add import add_pst
+from pst.integrations.transformers.host import unchecked
 from pst.profile.flops import count_flops
 
 _CLASSES = 80
@@ -156,20 +155,5 @@ def measure(name: str, image_size: tuple[int, int] = (640, 640), **options: Any)
         model = add_pst(model, **options)
     parameters = sum(p.numel() for p in model.parameters())
     image = torch.empty(1, 3, *image_size, device="meta")
-    with _unchecked():
+    with unchecked():
         return ModelSize(name, parameters, count_flops(model, image) / 1e9, image_size)
-
-
-@contextmanager
-def _unchecked() -> Iterator[None]:
-    """Without transformers' checks of values, which the meta device has not."""
-    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
