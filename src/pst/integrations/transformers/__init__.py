@@ -1,6 +1,6 @@
 """RT-DETR, RT-DETRv2 and D-FINE of Hugging Face transformers with PST in place of their top-down fusion blocks.
 
-Importing this lets transformers' ``AutoConfig``, ``AutoModelForObjectDetection`` and ``AutoImageProcessor`` load them.
+Importing this lets transformers' ``AutoConfig`` and ``AutoModelForObjectDetection`` load them, ``pipeline`` as well.
 
 >>> from transformers import AutoModelForObjectDetection
 >>> from pst.integrations.transformers import add_pst
