@@ -37,6 +37,12 @@ Model.from_pretrained("saved")
 from pst.integrations.torchvision import fcos
 fcos("resnet18", library="torchvision", num_classes=3).eval()([torch.rand(3, 64, 64)])
 """,
+    "transformers": """
+from transformers import DFineConfig, DFineForObjectDetection
+from pst.integrations.transformers import add_pst
+model = add_pst(DFineForObjectDetection(DFineConfig(decoder_layers=2))).eval()
+assert model(torch.rand(1, 3, 64, 64)).pred_boxes.shape == (1, 300, 4)
+""",
     "export": """
 from pst.export import load, to_onnx
 to_onnx(layer, maps, "layer.onnx")

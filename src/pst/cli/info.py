@@ -1,10 +1,12 @@
-"""`pst info`: versions and hardware; or the models of Ultralytics and timm with their sizes."""
+"""`pst info`: versions and hardware; or the models of Ultralytics, timm and transformers with their sizes."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from pst.cli._common import Verbs, add_verb, format_table, require
 
@@ -17,7 +19,7 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "info",
         help="versions and hardware; sizes of models",
-        examples=["info", "info --models yolo11n", "info --timm resnet18 vit_small_patch16_224"],
+        examples=["info", "info --models yolo11n", "info --timm resnet18", "info --transformers dfine-small"],
         description="Print versions and hardware, or the sizes of models that PST can be put into.",
     )
     parser.add_argument(
@@ -33,6 +35,13 @@ def add_parser(verbs: Verbs) -> None:
         metavar="NAME",
         help="sizes of these timm backbones with PST instead, next to the plain ones; without a NAME, of the ResNets",
     )
+    parser.add_argument(
+        "--transformers",
+        nargs="*",
+        metavar="NAME",
+        help="sizes of these published detectors of transformers with PST instead, next to the plain ones; without a "
+        "NAME, of all that are known",
+    )
     parser.set_defaults(run=run)
 
 
@@ -43,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.timm is not None:
         list_timm(_RESNETS if args.timm == [] else args.timm)
+        return 0
+    if args.transformers is not None:
+        list_transformers(args.transformers)
         return 0
     from pst.profile.environment import commit, hardware, versions
 
@@ -88,6 +100,24 @@ def list_timm(names: Sequence[str]) -> None:
     require("timm", "timm")
     from pst.integrations.timm import measure
 
+    _print_sizes("timm model", names, measure)
+
+
+def list_transformers(names: Sequence[str]) -> None:
+    """Print parameters and GFLOPs of detectors with PST (k = 0), next to the plain ones; all of them for no name.
+
+    Raises:
+        ImportError: transformers is not installed, or of another version.
+        ValueError: There is no such detector.
+    """
+    require("transformers", "transformers")
+    from pst.integrations.transformers import PUBLISHED, measure
+
+    logging.getLogger("pst.integrations.transformers").setLevel(logging.ERROR)  # all weights are fresh here
+    _print_sizes("transformers model", names or list(PUBLISHED), measure)
+
+
+def _print_sizes(title: str, names: Sequence[str], measure: Callable[[str], Any]) -> None:
     rows = []
     for name in names:
         plain = measure(name.removeprefix("pst_"))
@@ -95,4 +125,4 @@ def list_timm(names: Sequence[str]) -> None:
         sizes = (f"{n:,}" for n in (fused.parameters, plain.parameters))
         gflops = (f"{n:.2f}" for n in (fused.gflops, plain.gflops))
         rows.append([fused.name, *sizes, *gflops, "x".join(map(str, fused.image_size))])
-    print(format_table(["timm model", "parameters", "plain", "GFLOPs", "plain", "px"], rows))
+    print(format_table([title, "parameters", "plain", "GFLOPs", "plain", "px"], rows))

@@ -10,15 +10,13 @@ from typing import Any, ClassVar
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
-from pst.control.layers import find_attention
 from pst.io.checkpoints import load_safetensors
 from pst.io.files import first_line
+from pst.io.layer_settings import SETTINGS, plain_settings, refuse_folded, restore_settings
 from pst.io.model_config import at_most, check_model_config
 from pst.io.transfer import check_finite, class_entries, load_weights
-from pst.modules import ConvNormAct
 
 _LOG = logging.getLogger(__name__)
-_SETTINGS = "pst_settings"  # where config.json has what may be set on each PST layer at any time
 _KEPT = ("selection",)  # arguments that stand there and nowhere else
 
 MODEL_CARD = """\
@@ -97,15 +95,11 @@ class PSTHubMixin(
             ValueError: The model is fused: what ``from_pretrained`` builds would not take its weights.
         """
         model: Any = self
-        folded = [name for name, m in model.named_modules() if isinstance(m, ConvNormAct) and m.folded]
-        if folded:
-            raise ValueError(
-                f"this model is fused (its {folded[0]} has no BatchNorm any more): save it before pst.fuse"
-            )
+        refuse_folded(model)
         if config is None and self._hub_lost:
             raise TypeError(f"JSON cannot describe the arguments {self._hub_lost} of this model: pass config=…")
         if config is None:
-            config = self.hub_config() | {_SETTINGS: _settings(self)}
+            config = self.hub_config() | {SETTINGS: plain_settings(model)}
         return super().save_pretrained(save_directory, config=config, **options)
 
     def push_to_hub(self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any) -> str:
@@ -143,20 +137,13 @@ class PSTHubMixin(
         if config is None:
             raise ValueError(f"{options['model_id']} has no config.json: it holds no model that save_pretrained wrote")
         check_model_config(config, options["model_id"])
-        settings = config.get(_SETTINGS, {})
-        options = {k: v for k, v in options.items() if k != _SETTINGS}
+        settings = config.get(SETTINGS, {})
+        options = {k: v for k, v in options.items() if k != SETTINGS}
         start = {k: v for k, v in cls.hub_start.items() if k in cls._hub_mixin_init_parameters}
         local = Path(options["model_id"], "model.safetensors")  # on the Hub, weights come after the configuration
         with at_most(local.stat().st_size, local) if local.is_file() else nullcontext():
             model: Any = super()._from_pretrained(strict=strict, **(start | options))
-        layers = find_attention(model)
-        try:
-            for name, values in settings.items():
-                layers[name].settings = layers[name].settings.changed(values)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{options['model_id']} has {_SETTINGS} that are none of its model's: {first_line(error)}"
-            ) from error
+        restore_settings(model, settings, options["model_id"])
         return model
 
     @classmethod
@@ -182,15 +169,3 @@ class PSTHubMixin(
         build: Any = cls
         name = str(cls.hub_classes)
         return class_entries(lambda n: build(**{**arguments, name: n}), arguments[name])
-
-
-def _settings(model: Any) -> dict[str, dict[str, Any]]:
-    """What may be set at any time on each PST layer, as JSON."""
-    settings = {name: layer.settings.plain() for name, layer in find_attention(model).items()}
-    for name, values in settings.items():
-        rule = values["selection"]
-        if not isinstance(rule, (str, tuple)):
-            raise TypeError(
-                f"JSON cannot describe the selection rule {rule!r} of {name}: set one of pst.functional.selection"
-            )
-    return settings
