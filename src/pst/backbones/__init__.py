@@ -1,4 +1,4 @@
-"""Classification networks of timm and torchvision as bodies: modules that give all of their feature maps.
+"""Networks of timm, torchvision and transformers as bodies: modules that give all of their feature maps.
 
 A body maps images (B, in_channels, H, W) to an OrderedDict with one map (B, C_i, ~H/r_i, ~W/r_i) for each of its
 reductions r_i, finest first, under the name ``str(r_i)``. It stops at the coarsest map that was asked for, so that no
@@ -8,21 +8,26 @@ parameter is without a gradient. Each library is imported when one of its bodies
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from torch import Tensor, nn
 
 from pst.backbones.channels import asked_channels
 from pst.backbones.stages import freeze_stages
+from pst.backbones.versions import check_transformers
 from pst.backbones.weights import Weights
 
-Library = Literal["timm", "torchvision"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-__all__ = ["Body", "Library", "Weights", "build_body", "freeze_stages"]
+Library = Literal["timm", "torchvision", "transformers"]
+
+__all__ = ["Body", "Library", "Weights", "build_body", "freeze_stages", "portable_name"]
 
 
 class Body(Protocol):
-    """What both libraries' bodies have.
+    """What every body has.
 
     Attributes:
         in_channels: Of the images.
@@ -40,52 +45,82 @@ class Body(Protocol):
 
 
 def build_body(
-    name: str,
+    name: str | Mapping[str, Any] | PreTrainedConfig,
     library: Library = "timm",
     *,
     pretrained: bool | str = False,
     coarsest: int = 32,
+    finest: int = 4,
     frozen_batchnorm: bool = False,
     in_channels: int | None = None,
     weights: Weights | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build the body of a classification network.
+    """Build the body of a network.
+
+    A network whose maps are all of one stride, such as a plain vision transformer, gets levels of reductions 4, 8, 16
+    and 32 made of its last map, see `pst.backbones.plain.PlainBody`. These start fresh, also beside published weights.
 
     Args:
-        name: The library's name of the network.
-        library: "timm" (any hierarchical network with ``features_only``) or "torchvision" (ResNets, RegNets, and every
-            network with a ``features`` part of several resolutions).
-        pretrained: Load the library's default weights, or those of this tag (timm: "a1_in1k") or name (torchvision:
-            "IMAGENET1K_V2").
-        coarsest: Reduction of the last map; later stages are left out.
+        name: The library's name of the network; "hf:NAME" is the network NAME on the Hugging Face Hub, or a folder.
+            A configuration of transformers, the object or its ``to_dict()``, builds a network without the Hub.
+        library: "timm" (any network with ``features_only``), "torchvision" (ResNets, RegNets, and every network with a
+            ``features`` part of several resolutions) or "transformers" (those of AutoBackbone, ViT and DeiT), which
+            "hf:…" and configurations are of without being asked.
+        pretrained: Load the library's default weights, or those of this tag (timm: "a1_in1k"), name (torchvision:
+            "IMAGENET1K_V2") or revision (transformers).
+        coarsest: Reduction of the last map; later stages are left out (transformers': do not train).
+        finest: Reduction of the first level that is made of a plain transformer's map; hierarchies give all they have.
         frozen_batchnorm: Replace every BatchNorm2d by one with fixed statistics, weight and bias.
         in_channels: Of the images; None means 3. timm's name of the option, ``in_chans``, is taken as well. Published
             weights of the first convolution are adapted as timm does: summed for one channel, else repeated in turn and
             scaled by 3/in_channels.
         weights: In place of ``pretrained``: a local file, ``.safetensors`` or of ``torch.save``, or a state dict, by
             the library's own names. Every tensor of the library's classifier must be there and no other; its class
-            layers alone may be missing or of other classes. A timm body also takes its own state dict.
-        options: Passed to the library's constructor.
+            layers alone may be missing or of other classes. Bodies of timm and transformers also take their own state
+            dict.
+        options: Passed to the library's constructor; transformers': fields of the configuration that replace its own.
+            A plain transformer also has ``width`` (256), the channels of its levels, and ``frozen`` (False), which
+            keeps it as it is, without gradients and in eval mode, while the levels train.
 
     Returns:
         A Module that is a `Body`.
 
     Raises:
         FileNotFoundError: ``weights`` names no file.
+        ImportError: transformers is missing or of another version.
+        OSError: The configuration or the weights of a name on the Hub cannot be fetched.
         TypeError: ``weights`` is neither a file nor a state dict.
-        ValueError: Library or network is unknown, it has no such map, its maps are no hierarchy, ``in_channels`` is no
-            integer ≥ 1, or ``weights`` cannot be read, are another network's, or given beside ``pretrained``.
+        ValueError: Library, network or option is unknown, it has no such map, ``in_channels`` is no integer ≥ 1, or
+            ``weights`` cannot be read, are another network's, or given beside ``pretrained``.
     """
     if library not in get_args(Library):
         raise ValueError(f"library must be one of {list(get_args(Library))}, got {library!r}")
     if weights is not None and pretrained:
         raise ValueError(f"weights come from one place: pretrained={pretrained!r} was given beside backbone_weights")
-    if library == "timm":
-        from pst.backbones.timm import TimmBody as Chosen
-    else:
-        from pst.backbones.torchvision import torchvision_body as Chosen
-    options = {**options, "in_channels": asked_channels(in_channels, options)}
-    options.pop("in_chans", None)
+    if not isinstance(name, str) or name.startswith("hf:"):
+        if library == "torchvision":
+            raise ValueError(
+                f"library is {library!r}, but {str(name)[:80]!r} is a network of transformers: leave it out"
+            )
+        library = "transformers"
     given = {"pretrained": pretrained, "weights": weights, "coarsest": coarsest, "frozen_batchnorm": frozen_batchnorm}
-    return Chosen(name, **given, **options)
+    given["in_channels"] = asked_channels(in_channels, options)
+    options.pop("in_chans", None)
+    if library == "transformers":
+        check_transformers()
+        from pst.backbones.transformers import transformers_body
+
+        return transformers_body(name, finest=finest, **given, **options)
+    if library == "timm":
+        from pst.backbones.timm_plain import timm_body
+
+        return timm_body(str(name), finest=finest, **given, **options)
+    from pst.backbones.torchvision import torchvision_body
+
+    return torchvision_body(str(name), **given, **options)
+
+
+def portable_name(body: Any, name: Any) -> Any:
+    """What builds the network of a body again without the Hub: its configuration, or ``name`` of another library."""
+    return getattr(body, "network_config", name)
