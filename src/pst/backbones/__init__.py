@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union, get_args
 
 from torch import Tensor, nn
 
 from pst.backbones.channels import asked_channels
+from pst.backbones.plain import REDUCTIONS
 from pst.backbones.stages import freeze_stages
 from pst.backbones.versions import check_transformers
 from pst.backbones.weights import Weights
@@ -21,9 +22,11 @@ from pst.backbones.weights import Weights
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-Library = Literal["timm", "torchvision", "transformers"]
+Library = Literal["timm", "torchvision"]
+Name: TypeAlias = Union[str, Mapping[str, Any], "PreTrainedConfig"]
+"""Of a network, or what builds it: see `build_body`."""
 
-__all__ = ["Body", "Library", "Weights", "build_body", "freeze_stages", "portable_name"]
+__all__ = ["Body", "Library", "Name", "Weights", "build_body", "freeze_stages", "levels_from", "portable_name"]
 
 
 class Body(Protocol):
@@ -45,7 +48,7 @@ class Body(Protocol):
 
 
 def build_body(
-    name: str | Mapping[str, Any] | PreTrainedConfig,
+    name: Name,
     library: Library = "timm",
     *,
     pretrained: bool | str = False,
@@ -64,9 +67,9 @@ def build_body(
     Args:
         name: The library's name of the network; "hf:NAME" is the network NAME on the Hugging Face Hub, or a folder.
             A configuration of transformers, the object or its ``to_dict()``, builds a network without the Hub.
-        library: "timm" (any network with ``features_only``), "torchvision" (ResNets, RegNets, and every network with a
-            ``features`` part of several resolutions) or "transformers" (those of AutoBackbone, ViT and DeiT), which
-            "hf:…" and configurations are of without being asked.
+        library: "timm" (any network with ``features_only``) or "torchvision" (ResNets, RegNets, and every network with
+            a ``features`` part of several resolutions); "hf:NAME" and configurations are of transformers, which has
+            those of AutoBackbone, ViT and DeiT.
         pretrained: Load the library's default weights, or those of this tag (timm: "a1_in1k"), name (torchvision:
             "IMAGENET1K_V2") or revision (transformers).
         coarsest: Reduction of the last map; later stages are left out (transformers': do not train).
@@ -98,16 +101,14 @@ def build_body(
         raise ValueError(f"library must be one of {list(get_args(Library))}, got {library!r}")
     if weights is not None and pretrained:
         raise ValueError(f"weights come from one place: pretrained={pretrained!r} was given beside backbone_weights")
-    if not isinstance(name, str) or name.startswith("hf:"):
-        if library == "torchvision":
-            raise ValueError(
-                f"library is {library!r}, but {str(name)[:80]!r} is a network of transformers: leave it out"
-            )
-        library = "transformers"
+    levels_from(finest, max(coarsest, 4))
+    of_transformers = not isinstance(name, str) or name.startswith("hf:")
+    if of_transformers and library != "timm":
+        raise ValueError(f"{str(name)[:80]!r} is a network of transformers, but library={library!r}: leave it out")
     given = {"pretrained": pretrained, "weights": weights, "coarsest": coarsest, "frozen_batchnorm": frozen_batchnorm}
     given["in_channels"] = asked_channels(in_channels, options)
     options.pop("in_chans", None)
-    if library == "transformers":
+    if of_transformers:
         check_transformers()
         from pst.backbones.transformers import transformers_body
 
@@ -121,6 +122,21 @@ def build_body(
     return torchvision_body(str(name), **given, **options)
 
 
-def portable_name(body: Any, name: Any) -> Any:
-    """What builds the network of a body again without the Hub: its configuration, or ``name`` of another library."""
-    return getattr(body, "network_config", name)
+def levels_from(finest: int, coarsest: int = 32) -> list[int]:
+    """Reductions from the finest level to the coarsest.
+
+    Raises:
+        ValueError: ``finest`` is none of 4, 8, 16 and 32, or coarser than ``coarsest``.
+    """
+    if isinstance(finest, bool) or finest not in REDUCTIONS or finest > coarsest:
+        wanted = [r for r in REDUCTIONS if r <= coarsest]
+        raise ValueError(f"finest, the reduction of the finest level, must be one of {wanted}, got {finest!r}")
+    return [r for r in REDUCTIONS if finest <= r <= coarsest]
+
+
+def portable_name(model: nn.Module, name: Any) -> Any:
+    """What builds the network of the body in a model again without the Hub.
+
+    It is transformers' configuration as JSON, where the network is of transformers, else ``name``.
+    """
+    return next((m.network_config for m in model.modules() if hasattr(m, "network_config")), name)

@@ -55,22 +55,22 @@ class PlainBody(nn.Module):
         model: nn.Module,
         name: str,
         *,
-        width: int,
+        width: int = 256,
         patch: int,
         tokens: int,
         in_channels: int,
         image_size: tuple[int, int] | None,
         finest: int,
         coarsest: int,
-        frozen: bool,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         if type(width) is not int or width < 1:
             raise ValueError(f"width, the channels of the levels of {name}, must be an integer ≥ 1, got {width!r}")
-        if coarsest not in REDUCTIONS or finest > coarsest:
+        if coarsest not in REDUCTIONS:
             raise ValueError(
-                f"{name} is a plain vision transformer, of which levels of reductions {list(REDUCTIONS)} are made: "
-                f"none goes from {finest} to {coarsest}"
+                f"{name} is a plain vision transformer: levels of reductions {list(REDUCTIONS)} are made of its map, "
+                f"none of {coarsest}"
             )
         self.name, self.patch, self.in_channels = name, patch, in_channels
         self.multiple = 2 ** round(math.log2(patch))

@@ -15,6 +15,7 @@ from pst.backbones.plain import PlainBody
 from pst.backbones.transformers_network import (
     PREFIX,
     Maps,
+    channels_of,
     find_maps,
     for_channels,
     loaded_network,
@@ -60,7 +61,7 @@ def transformers_body(
     of_levels = {name: options.pop(name) for name in ("width", "frozen") if name in options}
     config: Any = read_config(source, options)
     name = PREFIX + (source.removeprefix(PREFIX) if isinstance(source, str) else config.model_type)
-    channels = config.num_channels if in_channels is None else in_channels
+    channels = channels_of(config) if in_channels is None else in_channels
     if config.model_type == "timm_backbone":
         shared = {"pretrained": pretrained, "weights": weights, "coarsest": coarsest, "finest": finest}
         return _of_timm(config, channels, frozen_batchnorm, shared | of_levels)
@@ -179,7 +180,7 @@ def _fill(body: Any, config: Any, state: dict[str, Tensor], source: str) -> None
     try:
         network = loaded_network(config, source, in_channels=body.in_channels, state=state)
     except ValueError:
-        if config.num_channels == body.in_channels:
+        if channels_of(config) == body.in_channels:
             raise
         network = loaded_network(body.config, source, in_channels=body.in_channels, state=state)
     body.set_model(network)

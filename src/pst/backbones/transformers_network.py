@@ -64,12 +64,15 @@ def read_config(source: str | Mapping[str, Any] | PreTrainedConfig, options: Map
 
     Raises:
         OSError: A name's configuration cannot be fetched.
+        TypeError: It is neither a name nor a configuration.
         ValueError: It is no configuration of transformers, of a type without feature maps, or an option is unknown.
     """
     found: Any = source
     if isinstance(source, str):
         with _quiet():
             found = _fetched(source.removeprefix(PREFIX))
+    if not isinstance(found, (Mapping, PreTrainedConfig)):
+        raise TypeError(f"a network is a name, or a configuration of transformers, got {type(found).__name__}")
     fields = dict(found) if isinstance(found, Mapping) else found.to_dict()
     kind = fields.get("model_type")
     if kind not in CONFIG_MAPPING:
@@ -101,9 +104,14 @@ def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
     return {"model_type": config.model_type} | json.loads(json.dumps(kept))
 
 
+def channels_of(config: Any) -> int:
+    """Channels of the images that a configuration is for."""
+    return getattr(config, "num_channels", 3)
+
+
 def for_channels(config: PreTrainedConfig, channels: int) -> PreTrainedConfig:
     """The same configuration, stages included, for images of so many channels."""
-    other: Any = read_config(config, {"num_channels": channels})
+    other: Any = read_config(config, {} if channels == channels_of(config) else {"num_channels": channels})
     if getattr(config, "out_features", None):
         other.out_features = list(getattr(config, "out_features"))  # noqa: B009 - not every configuration has it
     return other
@@ -120,7 +128,7 @@ def find_maps(config: Any, name: str, coarsest: int) -> Maps:
     """
     config = read_config(config, {})
     if type(config) in MODEL_FOR_BACKBONE_MAPPING:
-        config.out_features = [stage for stage in config.stage_names if stage != "stem"]
+        config.out_features = list(config.stage_names)
     with torch.device("meta"), explained(f"{name} cannot be built of its configuration", passing=(ImportError,)):
         network = new_network(config).eval()
     tried = [(_PROBE, _PROBE), *([] if (size := _own_size(config)) is None else [size])]
@@ -129,26 +137,22 @@ def find_maps(config: Any, name: str, coarsest: int) -> Maps:
         raise ValueError(f"{name} gives no feature maps for images of the size {' or '.join(map(str, tried))}")
     size, maps = found
     stages = getattr(config, "out_features", None) or [""]
-    last = {
-        tuple(size[i] / y.shape[2 + i] for i in range(2)): (stage, y) for stage, y in zip(stages, maps, strict=True)
-    }
-    reductions = [height for height, width in last if height == width and height.is_integer()]
+    last = {(size[0] / y.shape[2], size[1] / y.shape[3]): (s, y) for s, y in zip(stages, maps, strict=True)}
+    last.pop((1.0, 1.0), None)  # a first stage that is the image
+    reductions = [int(height) for height, width in last if height == width and height.is_integer()]
+    if len(reductions) != len(last) or reductions != sorted(reductions):
+        raise ValueError(f"{name} has maps of reductions {[*last]}, in rows and columns: wanted are rising whole ones")
     if len(last) > 1:
-        if len(reductions) != len(last) or reductions != sorted(reductions) or coarsest not in reductions:
-            raise ValueError(
-                f"{name} has maps of reductions {[h if h == w else (h, w) for h, w in last]}; wanted are rising whole "
-                f"reductions up to {coarsest}"
-            )
+        if coarsest not in reductions:
+            raise ValueError(f"{name} has maps of reductions {reductions}, none of {coarsest}")
         last = {key: value for key, value in last.items() if key[0] <= coarsest}
-    elif not reductions:
-        raise ValueError(f"{name} has a map of reduction {next(iter(last))}: wanted is a whole one")
     used = [y for _, y in last.values()]
     parameters = dict(network.named_parameters())
     gradients = torch.autograd.grad(sum(y.sum() for y in used), list(parameters.values()), allow_unused=True)
-    other = (6 * int(reductions[0]), 8 * int(reductions[0])) if len(last) == 1 else (96, 128)
+    other = (6 * reductions[0], 8 * reductions[0]) if len(last) == 1 else (96, 128)
     return Maps(
         tuple(stage for stage, _ in last.values() if stage),
-        tuple(int(r) for r in reductions[: len(last)]),
+        tuple(reductions[: len(last)]),
         tuple(y.shape[1] for y in used),
         None if _maps(network, config, other) is not None else size,
         frozenset(n for n, g in zip(parameters, gradients, strict=True) if g is None),
@@ -198,7 +202,7 @@ def loaded_network(
         network, info = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **more)
     _check(network, config, info, name, strict=state is not None)
     check_finite(network, name)
-    if in_channels != config.num_channels:
+    if in_channels != channels_of(config):
         network = _with_channels(network, config, in_channels)
     return network
 
@@ -240,12 +244,13 @@ def _with_channels(network: nn.Module, config: Any, channels: int) -> Any:
 
 def _maps(network: nn.Module, config: Any, size: tuple[int, int]) -> list[Tensor] | None:
     """Maps of a network on the meta device; None if it does not take images of this size."""
-    x = torch.empty(1, config.num_channels, *size, device="meta")
+    x = torch.empty(1, channels_of(config), *size, device="meta")
     try:
         with torch.enable_grad():
-            return network_maps(network, config, x)
+            maps = network_maps(network, config, x)
     except (AssertionError, RuntimeError, ValueError):
         return None
+    return maps if all(y.ndim == 4 for y in maps) else None
 
 
 def _class_of(config: Any) -> Any:
