@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -115,6 +115,13 @@ class PlainBody(nn.Module):
             return False
         fill(self, state, source)
         return True
+
+    def keep(self, reductions: Sequence[int]) -> None:
+        """Drop all levels but these."""
+        for r in {*self.reductions} - {*reductions}:
+            del self.pyramid.levels[str(r)]
+        self.reductions = tuple(r for r in self.reductions if r in reductions)
+        self.channels = self.channels[: len(self.reductions)]
 
     def freeze(self) -> None:
         """Keep the transformer as it is from now on."""

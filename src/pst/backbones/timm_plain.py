@@ -37,13 +37,22 @@ def is_plain(name: str) -> bool:
     Raises:
         ValueError: timm has no such network, or no feature maps of it.
     """
+    return len({*reductions_of(name)}) == 1
+
+
+def reductions_of(name: str) -> tuple[int, ...]:
+    """Reduction of each of timm's feature maps of a network, in timm's order; nothing is computed.
+
+    Raises:
+        ValueError: timm has no such network, or no feature maps of it.
+    """
     check_known(name)
     with torch.device("meta"):
         try:
             network: Any = timm.create_model(name, features_only=True)
         except (AttributeError, RuntimeError) as error:
             raise ValueError(f"timm {timm.__version__} has no feature maps of {name!r}: {error}") from error
-    return len({*network.feature_info.reduction()}) == 1 and hasattr(network, "model")
+    return tuple(network.feature_info.reduction())
 
 
 class TimmPlainBody(PlainBody):

@@ -128,6 +128,8 @@ def pst_backbone(
         raise ValueError(
             f"{name} has maps of reductions {list(body.reductions)}, none of {missing}: see finest and returned_layers"
         )
+    if isinstance(body, PlainBody):
+        body.keep(levels)
     if trainable_layers is None:
         trainable_layers = 3 if trained and not isinstance(body, PlainBody) else 5
     if trainable_layers != 5:
