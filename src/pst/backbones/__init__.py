@@ -1,4 +1,4 @@
-"""Classification networks of timm and torchvision as bodies: modules that give all of their feature maps.
+"""Networks of timm, torchvision and transformers as bodies: modules that give all of their feature maps.
 
 A body maps images (B, in_channels, H, W) to an OrderedDict with one map (B, C_i, ~H/r_i, ~W/r_i) for each of its
 reductions r_i, finest first, under the name ``str(r_i)``. It stops at the coarsest map that was asked for, so that no
@@ -8,21 +8,29 @@ parameter is without a gradient. Each library is imported when one of its bodies
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union, get_args
 
 from torch import Tensor, nn
 
 from pst.backbones.channels import asked_channels
+from pst.backbones.plain import REDUCTIONS
 from pst.backbones.stages import freeze_stages
+from pst.backbones.versions import check_transformers
 from pst.backbones.weights import Weights
 
-Library = Literal["timm", "torchvision"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-__all__ = ["Body", "Library", "Weights", "build_body", "freeze_stages"]
+Library = Literal["timm", "torchvision"]
+Name: TypeAlias = Union[str, Mapping[str, Any], "PreTrainedConfig"]
+"""Of a network, or what builds it: see `build_body`."""
+
+__all__ = ["Body", "Library", "Name", "Weights", "build_body", "freeze_stages", "levels_from", "portable_name"]
 
 
 class Body(Protocol):
-    """What both libraries' bodies have.
+    """What every body has.
 
     Attributes:
         in_channels: Of the images.
@@ -40,52 +48,95 @@ class Body(Protocol):
 
 
 def build_body(
-    name: str,
+    name: Name,
     library: Library = "timm",
     *,
     pretrained: bool | str = False,
     coarsest: int = 32,
+    finest: int = 4,
     frozen_batchnorm: bool = False,
     in_channels: int | None = None,
     weights: Weights | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build the body of a classification network.
+    """Build the body of a network.
+
+    A network whose maps are all of one stride, such as a plain vision transformer, gets levels of reductions 4, 8, 16
+    and 32 made of its last map, see `pst.backbones.plain.PlainBody`. These start fresh, also beside published weights.
 
     Args:
-        name: The library's name of the network.
-        library: "timm" (any hierarchical network with ``features_only``) or "torchvision" (ResNets, RegNets, and every
-            network with a ``features`` part of several resolutions).
-        pretrained: Load the library's default weights, or those of this tag (timm: "a1_in1k") or name (torchvision:
-            "IMAGENET1K_V2").
-        coarsest: Reduction of the last map; later stages are left out.
+        name: The library's name of the network; "hf:NAME" is the network NAME on the Hugging Face Hub, or a folder.
+            A configuration of transformers, the object or its ``to_dict()``, builds a network without the Hub.
+        library: "timm" (any network with ``features_only``) or "torchvision" (ResNets, RegNets, and every network with
+            a ``features`` part of several resolutions); "hf:NAME" and configurations are of transformers, which has
+            those of AutoBackbone, ViT and DeiT.
+        pretrained: Load the library's default weights, or those of this tag (timm: "a1_in1k"), name (torchvision:
+            "IMAGENET1K_V2") or revision (transformers).
+        coarsest: Reduction of the last map; later stages are left out (transformers': do not train).
+        finest: Reduction of the first level that is made of a plain transformer's map; hierarchies give all they have.
         frozen_batchnorm: Replace every BatchNorm2d by one with fixed statistics, weight and bias.
         in_channels: Of the images; None means 3. timm's name of the option, ``in_chans``, is taken as well. Published
             weights of the first convolution are adapted as timm does: summed for one channel, else repeated in turn and
             scaled by 3/in_channels.
         weights: In place of ``pretrained``: a local file, ``.safetensors`` or of ``torch.save``, or a state dict, by
             the library's own names. Every tensor of the library's classifier must be there and no other; its class
-            layers alone may be missing or of other classes. A timm body also takes its own state dict.
-        options: Passed to the library's constructor.
+            layers alone may be missing or of other classes. Bodies of timm and transformers also take their own state
+            dict.
+        options: Passed to the library's constructor; transformers': fields of the configuration that replace its own.
+            A plain transformer also has ``width`` (256), the channels of its levels, and ``frozen`` (False), which
+            keeps it as it is, without gradients and in eval mode, while the levels train.
 
     Returns:
         A Module that is a `Body`.
 
     Raises:
         FileNotFoundError: ``weights`` names no file.
+        ImportError: transformers is missing or of another version.
+        OSError: The configuration or the weights of a name on the Hub cannot be fetched.
         TypeError: ``weights`` is neither a file nor a state dict.
-        ValueError: Library or network is unknown, it has no such map, its maps are no hierarchy, ``in_channels`` is no
-            integer ≥ 1, or ``weights`` cannot be read, are another network's, or given beside ``pretrained``.
+        ValueError: Library, network or option is unknown, it has no such map, ``in_channels`` is no integer ≥ 1, or
+            ``weights`` cannot be read, are another network's, or given beside ``pretrained``.
     """
     if library not in get_args(Library):
         raise ValueError(f"library must be one of {list(get_args(Library))}, got {library!r}")
     if weights is not None and pretrained:
         raise ValueError(f"weights come from one place: pretrained={pretrained!r} was given beside backbone_weights")
-    if library == "timm":
-        from pst.backbones.timm import TimmBody as Chosen
-    else:
-        from pst.backbones.torchvision import torchvision_body as Chosen
-    options = {**options, "in_channels": asked_channels(in_channels, options)}
-    options.pop("in_chans", None)
+    levels_from(finest, max(coarsest, 4))
+    of_transformers = not isinstance(name, str) or name.startswith("hf:")
+    if of_transformers and library != "timm":
+        raise ValueError(f"{str(name)[:80]!r} is a network of transformers, but library={library!r}: leave it out")
     given = {"pretrained": pretrained, "weights": weights, "coarsest": coarsest, "frozen_batchnorm": frozen_batchnorm}
-    return Chosen(name, **given, **options)
+    given["in_channels"] = asked_channels(in_channels, options)
+    options.pop("in_chans", None)
+    if of_transformers:
+        check_transformers()
+        from pst.backbones.transformers import transformers_body
+
+        return transformers_body(name, finest=finest, **given, **options)
+    if library == "timm":
+        from pst.backbones.timm_plain import timm_body
+
+        return timm_body(str(name), finest=finest, **given, **options)
+    from pst.backbones.torchvision import torchvision_body
+
+    return torchvision_body(str(name), **given, **options)
+
+
+def levels_from(finest: int, coarsest: int = 32) -> list[int]:
+    """Reductions from the finest level to the coarsest.
+
+    Raises:
+        ValueError: ``finest`` is none of 4, 8, 16 and 32, or coarser than ``coarsest``.
+    """
+    if isinstance(finest, bool) or finest not in REDUCTIONS or finest > coarsest:
+        wanted = [r for r in REDUCTIONS if r <= coarsest]
+        raise ValueError(f"finest, the reduction of the finest level, must be one of {wanted}, got {finest!r}")
+    return [r for r in REDUCTIONS if finest <= r <= coarsest]
+
+
+def portable_name(model: nn.Module, name: Any) -> Any:
+    """What builds the network of the body in a model again without the Hub.
+
+    It is transformers' configuration as JSON, where the network is of transformers, else ``name``.
+    """
+    return next((m.network_config for m in model.modules() if hasattr(m, "network_config")), name)

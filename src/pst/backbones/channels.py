@@ -1,4 +1,4 @@
-"""Images of another number of channels than the three that published networks and statistics are for."""
+"""Images of other channels than the three that published networks and statistics are for, or of another size."""
 
 from __future__ import annotations
 
@@ -54,6 +54,15 @@ def check_channels(name: str, images: Tensor, channels: int) -> None:
         raise ValueError(
             f"{name} takes images of {channels} channels, got shape {tuple(images.shape)}: convert them, or build the "
             "network for theirs"
+        )
+
+
+def check_size(name: str, images: Tensor, size: tuple[int, int] | None) -> None:
+    """Raise ValueError unless images (B, C, H, W) have the only ``size`` that a network takes; None means any."""
+    if size is not None and tuple(images.shape[2:]) != size:
+        raise ValueError(
+            f"{name} takes images of size {size} only, got {tuple(images.shape[2:])}: resize them, set another size "
+            "with its options (often img_size=… or image_size=…), or take a network that takes any"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pst.backbones.plain import PlainBody
 from pst.control.layers import eval_mode
 
 STAGES = 5  # torchvision counts the stem and the stages of reductions 4, 8, 16, 32
@@ -22,11 +23,22 @@ def freeze_stages(body: nn.Module, trainable_layers: int, example: torch.Tensor)
         trainable_layers: 5 freezes nothing, 0 the whole body.
         example: Images (1, channels, H, W) that the body takes.
 
+    A plain vision transformer has no stages: 5 trains it, 0 freezes it, and the levels made of its map train.
+
     Raises:
-        ValueError: ``trainable_layers`` is not from 0 to 5.
+        ValueError: ``trainable_layers`` is not from 0 to 5, or neither for a plain vision transformer.
     """
     if not 0 <= trainable_layers <= STAGES:
         raise ValueError(f"trainable_layers must be from 0 to {STAGES}, got {trainable_layers}")
+    if isinstance(body, PlainBody):
+        if trainable_layers not in (0, STAGES):
+            raise ValueError(
+                f"trainable_layers of {body.name}, a plain vision transformer without stages, must be 0 (frozen) or "
+                f"{STAGES} (all), got {trainable_layers}"
+            )
+        if trainable_layers == 0:
+            body.freeze()
+        return
     for stage, parameters in enumerate(_parameters_by_stage(body, example)):
         for p in parameters:
             p.requires_grad_(stage >= STAGES - trainable_layers)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from pst.backbones.channels import check_channels
+from pst.backbones.channels import check_channels, check_size
 from pst.backbones.weights import Weights, fill, filled_network, fits, heads_of, read_weights
 from pst.io.transfer import shapes
 
@@ -79,7 +79,7 @@ class TimmBody(nn.Module):
             options["strict_img_size"] = False  # the network can take any size, and wants to be asked for it
             self.model = timm.create_model(self.name, **load, **options)
         if weights is not None:
-            self.model = _with_weights(self.model, self.name, weights, {"out_indices": indices, **options})
+            self.model = with_weights(self.model, self.name, weights, {"out_indices": indices, **options})
         if frozen_batchnorm:
             self.model = freeze_batch_norm_2d(self.model)
         self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
@@ -93,11 +93,7 @@ class TimmBody(nn.Module):
             ValueError: The network takes images of other channels or, only, of another size.
         """
         check_channels(self.name, x, self.in_channels)
-        if self.image_size is not None and tuple(x.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"{self.name} takes images of size {self.image_size} only, got {tuple(x.shape[2:])}: resize them, set "
-                "another size with its options (often img_size=…), or take a convolutional network"
-            )
+        check_size(self.name, x, self.image_size)
         height, width = x.shape[2:]
         maps = self.model(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
         if self.channels_last:
@@ -140,14 +136,26 @@ def _plan(
     return tuple(range(n)), reductions[:n], channels[:n]
 
 
-def _with_weights(model: Any, name: str, weights: Weights, options: dict[str, Any]) -> Any:
-    """``model``, or another one like it, with weights by the names of itself or of timm's classifier."""
+def with_weights(model: Any, name: str, weights: Weights, options: dict[str, Any]) -> Any:
+    """``model``, or another one like it, with weights by the names of itself or of timm's classifier.
+
+    Args:
+        model: Made by ``timm.create_model(name, **options)``.
+        name: timm's name.
+        weights: File or state dict.
+        options: As they were given.
+
+    Raises:
+        ValueError: They are another network's.
+    """
     state, source = read_weights(weights)
     own = {key.removeprefix("model."): t for key, t in state.items()}
     if fits(shapes(model.state_dict()), own):
         fill(model, own, source)
         return model
-    plain = {key: v for key, v in options.items() if key not in ("features_only", "out_indices", "in_chans")}
+    plain = {
+        key: v for key, v in options.items() if key not in ("features_only", "out_indices", "in_chans", "num_classes")
+    }
     network, _ = filled_network(
         lambda channels: timm.create_model(name, in_chans=channels, **plain), state, source, options["in_chans"]
     )

@@ -84,7 +84,12 @@ class PSTHubMixin(
     def hub_config(self) -> dict[str, Any]:
         """Arguments that build this model again; override it where they can change after building."""
         config: Any = self._hub_mixin_config  # None for a class without arguments
-        return {} if config is None else {k: v for k, v in config.items() if k not in {*self.hub_start, *_KEPT}}
+        config = {} if config is None else {k: v for k, v in config.items() if k not in {*self.hub_start, *_KEPT}}
+        return config | self.hub_described()
+
+    def hub_described(self) -> dict[str, Any]:
+        """Arguments that are described otherwise than they were given, in JSON; override it where there are any."""
+        return {}
 
     def save_pretrained(self, save_directory: str | Path, *, config: Any = None, **options: Any) -> str | None:
         """Write configuration, weights and model card to a folder; arguments as in `huggingface_hub.ModelHubMixin`.
@@ -96,8 +101,8 @@ class PSTHubMixin(
         """
         model: Any = self
         refuse_folded(model)
-        if config is None and self._hub_lost:
-            raise TypeError(f"JSON cannot describe the arguments {self._hub_lost} of this model: pass config=…")
+        if config is None and (lost := [name for name in self._hub_lost if name not in self.hub_described()]):
+            raise TypeError(f"JSON cannot describe the arguments {lost} of this model: pass config=…")
         if config is None:
             config = self.hub_config() | {SETTINGS: plain_settings(model)}
         return super().save_pretrained(save_directory, config=config, **options)

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 _NAME = re.compile(r"[\w.+-]*")  # of a network, a rule, an activation; no path, no URL, no "hf-hub:…"
 _SOURCE = re.compile(
-    r"pretrained|checkpoint|weights|url|file|cache|state_dict|custom_load|feature_cls|features_only|"
+    r"pretrained(?!_window)|checkpoint|weights|url|file|cache|state_dict|custom_load|feature_cls|features_only|"
     r"(^|_)(path|dir|folder|hub|id|source)$|^hf_"
 )
 _MAX_NUMBER, _MAX_DEPTH, _MAX_PARTS = 100_000, 6, 10_000
@@ -59,12 +59,14 @@ def at_most(held: int, source: object) -> Iterator[None]:
     Raises:
         ValueError: It has far more than the ``held`` numbers of its weights; the message names ``source``.
     """
-    made = 0
+    made = {False: 0, True: 0}  # in memory; on the meta device, where a builder asks for shapes
 
     def count(*registered: Any) -> None:  # module, name, parameter
-        nonlocal made
-        made += 0 if registered[2] is None else registered[2].numel()
-        if made > 4 * held + _SPARE:
+        parameter = registered[2]
+        if parameter is None:
+            return
+        made[parameter.is_meta] += parameter.numel()
+        if made[parameter.is_meta] > 4 * held + _SPARE:
             raise ValueError(f"{source} is not loaded: its settings describe far more than the {held:,} numbers in it")
 
     handle = register_module_parameter_registration_hook(count)

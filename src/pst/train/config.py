@@ -187,8 +187,10 @@ class DetectConfig(Config):
 
     Attributes:
         model: Detector of torchvision.
-        backbone: Any timm backbone with feature maps.
+        backbone: Any timm backbone with feature maps, "hf:NAME" for one of transformers, or in a YAML file a mapping,
+            transformers' configuration; see `pst.backbones.build_body`.
         neck: "pst", or "fpn" for the usual one.
+        finest: Reduction of the finest level: 4, 8, 16 or 32; null takes 8, and 4 in a two-stage detector.
         backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
             ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
         zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
@@ -196,8 +198,9 @@ class DetectConfig(Config):
     """
 
     model: Literal["retinanet", "fcos", "faster_rcnn", "mask_rcnn"] = "fcos"
-    backbone: str = "resnet18"
+    backbone: str | dict[str, Any] = "resnet18"
     neck: Literal["pst", "fpn"] = "pst"
+    finest: int | None = None
     backbone_weights: str | None = None
     imgsz: int = 640
     batch: int = 16
@@ -212,16 +215,19 @@ class SegmentConfig(Config):
     """Settings of semantic segmentation.
 
     Attributes:
-        encoder: Any timm backbone with feature maps.
+        encoder: Any timm backbone with feature maps, "hf:NAME" for one of transformers, or in a YAML file a mapping,
+            transformers' configuration; see `pst.backbones.build_body`.
         neck: "pst", or "fpn" for the usual one.
+        finest: Reduction of the finest level: 4, 8 or 16.
         backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
             ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
         zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
         jitter: Largest change of brightness, contrast and saturation.
     """
 
-    encoder: str = "resnet18"
+    encoder: str | dict[str, Any] = "resnet18"
     neck: Literal["pst", "fpn"] = "pst"
+    finest: int = 4
     backbone_weights: str | None = None
     imgsz: int = 512
     batch: int = 8

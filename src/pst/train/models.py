@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from pst.data.dataset import Images
     from pst.train.tasks.base import Task
 
-_BUILDS = ("model", "backbone", "encoder", "neck", "fusion", "selection", "model_args")  # settings that build a model
+_BUILDS = (
+    "model",
+    "backbone",
+    "encoder",
+    "neck",
+    "finest",
+    "fusion",
+    "selection",
+    "model_args",
+)  # settings that build a model
 
 
 def has_pst(model: nn.Module) -> bool:

@@ -56,7 +56,7 @@ def load_config(task: str, path: str | Path | None = None, overrides: Sequence[s
 
 
 def _mappings(types_: Mapping[str, Any]) -> list[str]:
-    return [key for key, wanted in types_.items() if "dict" in str(wanted)]
+    return [key for key, wanted in types_.items() if "dict" in str(wanted) and str not in typing.get_args(wanted)]
 
 
 def _checked(task: str, types_: Mapping[str, Any], key: Any, value: Any) -> Any:

@@ -19,6 +19,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from pst.backbones import portable_name
 from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.io.files import replacing, write_text
 from pst.io.safe_load import load, plain
@@ -158,7 +159,9 @@ def write_progress(run: Path, config: Config, progress: Progress, **parts: Mappi
 
 def save_weights(path: Path, model: nn.Module, config: Config, classes: tuple[str, ...]) -> None:
     """Write a model's state dict with what is needed to build the model again."""
-    metadata = {_METADATA: json.dumps({"config": config.resolved(), "classes": classes})}
+    settings = config.resolved()
+    settings |= {key: portable_name(model, settings[key]) for key in ("backbone", "encoder") if key in settings}
+    metadata = {_METADATA: json.dumps({"config": settings, "classes": classes})}
     save_safetensors(model.state_dict(), path, metadata)
 
 

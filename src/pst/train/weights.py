@@ -18,7 +18,7 @@ from pst.train.tasks import make_task
 if TYPE_CHECKING:
     from pst.train.tasks.base import Task
 
-_MODEL = ("task", "model", "backbone", "encoder", "neck", "in_chans")  # settings that say which model it is
+_MODEL = ("task", "model", "backbone", "encoder", "neck", "finest", "in_chans")  # settings that say which model it is
 
 
 def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:

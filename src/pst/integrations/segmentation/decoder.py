@@ -14,18 +14,17 @@ from pst.modules.conv import ConvNormAct
 
 Neck = Literal["pst", "fpn"]
 
-FINEST = 4  # reduction of the finest map that is decoded
-
 
 class SegmentationDecoder(nn.Module):
     """A pyramid and the sum of its levels.
 
     Args:
-        reductions: Of the encoder's maps, finest first; maps finer than `FINEST` are not used.
+        reductions: Of the encoder's maps, finest first; maps finer than ``finest`` are not used.
         channels: Of the encoder's maps.
         pyramid_channels: Width of the pyramid.
         out_channels: Width of the sum.
         neck: "pst" or "fpn".
+        finest: Reduction of the finest map that is decoded.
         options: More arguments of the neck.
     """
 
@@ -36,10 +35,11 @@ class SegmentationDecoder(nn.Module):
         pyramid_channels: int,
         out_channels: int,
         neck: Neck = "pst",
+        finest: int = 4,
         **options: Any,
     ) -> None:
         super().__init__()
-        used = {str(r): c for r, c in zip(reductions, channels, strict=True) if r >= FINEST}
+        used = {str(r): c for r, c in zip(reductions, channels, strict=True) if r >= finest}
         self.names, self.out_channels = list(used), out_channels
         if neck == "pst":
             self.neck: nn.Module = PSTPyramid(list(used.values()), pyramid_channels, **options)

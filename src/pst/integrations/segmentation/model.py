@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.backbones import Weights, build_body
+from pst.backbones import Name, Weights, build_body, levels_from, portable_name
 from pst.control.layers import eval_mode
 from pst.integrations.segmentation.decoder import Neck, SegmentationDecoder, decoder_options
 from pst.integrations.segmentation.heads import Activation, build_activation, build_classifier
@@ -17,7 +17,7 @@ from pst.io.hub import PSTHubMixin
 
 
 class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
-    """An encoder, a PST pyramid over its maps of reduction 4 to 32, and a light head.
+    """An encoder, a PST pyramid over its maps of reduction ``finest`` to 32, and a light head.
 
     Each level of the pyramid passes a 3×3 convolution to a common width, is resized to the finest level and added; a
     1×1 convolution gives the classes, which are resized to the image (Semantic FPN, arXiv 1901.02446, with one
@@ -25,8 +25,9 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
     `from_pretrained` are those of `pst.io.hub`.
 
     Args:
-        encoder_name: timm's name of the backbone; a leading "tu-" is dropped.
-        encoder_weights: None or False for random weights, True or "imagenet" for timm's default ones, else timm's tag.
+        encoder_name: timm's name of the backbone; a leading "tu-" is dropped. Or "hf:NAME" or a configuration, see
+            `pst.backbones.build_body`.
+        encoder_weights: None or False for random weights, True or "imagenet" for the default ones, else timm's tag.
         in_channels: Of the images.
         classes: Channels of the result.
         activation: Of the result: None or "identity", "sigmoid", "softmax" or "softmax2d", "logsoftmax", "tanh",
@@ -34,6 +35,8 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         backbone_weights: In place of ``encoder_weights``: a local file or a state dict, see ``weights`` of
             `pst.backbones.build_body`.
         encoder_depth: The coarsest map has reduction 2^encoder_depth; 3 to 5.
+        finest: Reduction of the finest map that is decoded: 4, 8 or 16, less than the coarsest. Borders need 4, which
+            has four times the queries of 8; ``docs/vit.md`` says what it costs.
         decoder_pyramid_channels: Width of the pyramid.
         decoder_segmentation_channels: Common width of the head.
         aux_params: Adds a classifier of the image on the coarsest map, and a second result: ``classes``, and optionally
@@ -41,12 +44,14 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         neck: "pst", or "fpn" for torchvision's FeaturePyramidNetwork: the same model with its usual neck.
         topk: k of the PST layers, see `pst.PSTPyramid`; change it later with `pst.set_topk`.
         neck_options: More arguments of `pst.PSTPyramid` or FeaturePyramidNetwork.
-        encoder_options: More arguments of ``timm.create_model``.
+        encoder_options: More arguments of `pst.backbones.build_body` and ``timm.create_model``, e.g. ``frozen`` of a
+            plain vision transformer.
 
     Attributes:
+        encoder_name: As given, without "tu-".
         encoder: Images -> OrderedDict of maps by ``str(reduction)``.
-        decoder: Those maps -> (B, decoder_segmentation_channels, ~H/4, ~W/4).
-        segmentation_head: That map -> logits (B, classes, ~H/4, ~W/4).
+        decoder: Those maps -> (B, decoder_segmentation_channels, ~H/finest, ~W/finest).
+        segmentation_head: That map -> logits (B, classes, ~H/finest, ~W/finest).
         activation: After resizing.
         classification_head: Coarsest map -> (B, classes); None without ``aux_params``.
 
@@ -61,7 +66,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
 
     def __init__(
         self,
-        encoder_name: str = "resnet18",
+        encoder_name: Name = "resnet18",
         encoder_weights: str | bool | None = None,
         in_channels: int = 3,
         classes: int = 1,
@@ -69,6 +74,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         *,
         backbone_weights: Weights | None = None,
         encoder_depth: int = 5,
+        finest: int = 4,
         decoder_pyramid_channels: int = 256,
         decoder_segmentation_channels: int = 128,
         aux_params: Mapping[str, Any] | None = None,
@@ -82,23 +88,31 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
             raise ValueError(
                 f"encoder_depth must be 3, 4 or 5 (coarsest map of reduction 8, 16, 32), got {encoder_depth}"
             )
+        levels_from(finest, 2 ** (encoder_depth - 1))
         if classes < 1:
             raise ValueError(f"classes must be ≥ 1, got {classes}")
         self.activation = build_activation(activation)
+        self.encoder_name = encoder_name.removeprefix("tu-") if isinstance(encoder_name, str) else encoder_name
         self.encoder: Any = build_body(
-            encoder_name.removeprefix("tu-"),
+            self.encoder_name,
             pretrained=_weights(encoder_weights),
             weights=backbone_weights,
+            finest=finest,
             coarsest=2**encoder_depth,
             in_channels=in_channels,
             **({} if encoder_options is None else encoder_options),
         )
         options = decoder_options(neck, topk, neck_options)
         widths = decoder_pyramid_channels, decoder_segmentation_channels
-        self.decoder = SegmentationDecoder(self.encoder.reductions, self.encoder.channels, *widths, neck, **options)
+        reductions, channels = self.encoder.reductions, self.encoder.channels
+        self.decoder = SegmentationDecoder(reductions, channels, *widths, neck, finest, **options)
         self.segmentation_head = nn.Conv2d(decoder_segmentation_channels, classes, 1)
         aux = None if aux_params is None else build_classifier(self.encoder.channels[-1], **aux_params)
         self.classification_head = aux
+
+    def hub_described(self) -> dict[str, Any]:
+        """The encoder by its own configuration where its name would ask the Hub."""
+        return {"encoder_name": portable_name(self.encoder, self.encoder_name)}
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Segment.

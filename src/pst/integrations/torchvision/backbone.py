@@ -15,7 +15,8 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
-from pst.backbones import Library, Weights, build_body, freeze_stages
+from pst.backbones import Library, Name, Weights, build_body, freeze_stages, levels_from
+from pst.backbones.plain import PlainBody
 from pst.modules import PSTPyramid
 
 Neck = Literal["pst", "fpn"]
@@ -55,14 +56,15 @@ class PyramidBackbone(nn.Module):
 
 
 def pst_backbone(
-    name: str,
+    name: Name,
     *,
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
     backbone_weights: Weights | None = None,
     out_channels: int = 256,
-    returned_layers: Sequence[int] = (1, 2, 3, 4),
+    finest: int | None = None,
+    returned_layers: Sequence[int] | None = None,
     extra_levels: ExtraLevels | None = "pool",
     trainable_layers: int | None = None,
     frozen_batchnorm: bool | None = None,
@@ -76,22 +78,25 @@ def pst_backbone(
     With a torchvision ResNet and ``neck="fpn"`` it is torchvision's own ``resnet_fpn_backbone``, key by key.
 
     Args:
-        name: The library's name of the network.
+        name: The library's name of the network, or another one that `pst.backbones.build_body` takes.
         neck: "pst", or "fpn" for torchvision's FeaturePyramidNetwork: the same model with its usual neck.
         library: "timm" or "torchvision", see `pst.backbones.build_body`.
         pretrained: Load the library's default weights, or those of this tag or name.
         backbone_weights: In their place: a local file or a state dict, see ``weights`` of `pst.backbones.build_body`.
         out_channels: Of every map.
-        returned_layers: Stages whose maps are fused, finest first: 1, 2, 3, 4 have reductions 4, 8, 16, 32.
+        finest: Reduction of the finest map that is fused: 4, 8, 16 or 32; the coarsest has 32. None means 4.
+        returned_layers: In its place, torchvision's choice of stages, finest first: 1, 2, 3, 4 have reductions 4, 8,
+            16, 32.
         extra_levels: "pool" adds a subsampled map, "p6p7" two strided convolutions, None nothing.
         trainable_layers: How many stages train, counted from the last: 5 is all, 0 none, see
             `pst.backbones.freeze_stages`. None means 3 with weights of either kind, else 5, as torchvision's builders
-            have it.
+            have it. A plain vision transformer has no stages: None leaves it to its option ``frozen``, 0 freezes it.
         frozen_batchnorm: Fix statistics, weight and bias of the body's BatchNorms. None means with such weights.
         in_channels: Of the images; None means 3. Published weights are adapted, see `pst.backbones.build_body`.
         topk: k of the PST layers, see `pst.PSTPyramid`; change it later with `pst.set_topk`.
         neck_options: More arguments of `pst.PSTPyramid` or FeaturePyramidNetwork.
-        body_options: More arguments of the library's constructor.
+        body_options: More arguments of `pst.backbones.build_body` and the library's constructor, e.g. ``frozen`` and
+            ``width`` of a plain vision transformer.
 
     Returns:
         The backbone; it has ``out_channels`` and yields an OrderedDict.
@@ -99,7 +104,7 @@ def pst_backbone(
     Raises:
         ValueError: An option is unknown, the network has no such stage, or ``topk`` is given with ``neck="fpn"``.
     """
-    levels = _levels(returned_layers)
+    levels = _levels(finest, returned_layers)
     if neck not in get_args(Neck):
         raise ValueError(f"neck must be one of {list(get_args(Neck))}, got {neck!r}")
     if neck == "fpn" and topk != 0:
@@ -112,6 +117,7 @@ def pst_backbone(
         library,
         pretrained=pretrained,
         weights=backbone_weights,
+        finest=levels[0],
         coarsest=levels[-1],
         frozen_batchnorm=frozen,
         **({} if in_channels is None else {"in_channels": in_channels}),
@@ -120,10 +126,12 @@ def pst_backbone(
     missing = [r for r in levels if r not in body.reductions]
     if missing:
         raise ValueError(
-            f"{name} has maps of reductions {list(body.reductions)}, none of {missing}: see returned_layers"
+            f"{name} has maps of reductions {list(body.reductions)}, none of {missing}: see finest and returned_layers"
         )
+    if isinstance(body, PlainBody):
+        body.keep(levels)
     if trainable_layers is None:
-        trainable_layers = 3 if trained else 5
+        trainable_layers = 3 if trained and not isinstance(body, PlainBody) else 5
     if trainable_layers != 5:
         freeze_stages(body, trainable_layers, torch.zeros(1, body.in_channels, *_example_size(body)))
     channels = [body.channels[body.reductions.index(r)] for r in levels]
@@ -139,8 +147,12 @@ def _example_size(body: Any) -> tuple[int, int]:
     return (64, 64) if size is None else size
 
 
-def _levels(returned_layers: Sequence[int]) -> list[int]:
-    """Stages -> reductions."""
+def _levels(finest: int | None, returned_layers: Sequence[int] | None) -> list[int]:
+    """Reductions of the maps that are fused."""
+    if finest is not None and returned_layers is not None:
+        raise ValueError(f"finest={finest} and returned_layers={returned_layers} both choose the levels: give one")
+    if returned_layers is None:
+        return levels_from(4 if finest is None else finest)
     layers = list(returned_layers)
     if not layers or layers != sorted(set(layers)) or layers[0] < 1 or layers[-1] > 4:
         raise ValueError(

@@ -10,7 +10,7 @@ from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from pst.backbones import Library, Weights
+from pst.backbones import Library, Name, Weights
 from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.integrations.torchvision.backbone import Neck, PyramidBackbone, pst_backbone
 
@@ -19,11 +19,12 @@ DEFAULTS = {
     "library": "timm",
     "pretrained": False,
     "backbone_weights": None,
+    "finest": None,
     "topk": 0,
     "backbone_options": None,
 }
-ONE_STAGE = {"returned_layers": (2, 3, 4), "extra_levels": "p6p7"}
-TWO_STAGE = {"returned_layers": (1, 2, 3, 4), "extra_levels": "pool"}
+ONE_STAGE = {"finest": 8, "extra_levels": "p6p7"}
+TWO_STAGE = {"finest": 4, "extra_levels": "pool"}
 
 
 def anchors(
@@ -45,13 +46,14 @@ def anchors(
 
 
 def retinanet(
-    backbone: str | PyramidBackbone,
+    backbone: Name | PyramidBackbone,
     num_classes: int,
     *,
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
     backbone_weights: Weights | None = None,
+    finest: int | None = None,
     topk: int | Sequence[int] = 0,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -59,13 +61,16 @@ def retinanet(
     """RetinaNet (arXiv 1708.02002) on levels 3 to 7.
 
     Args:
-        backbone: Name of a network, or a finished backbone, with which the next six stay at their defaults.
+        backbone: Name of a network, or another one that `pst.backbones.build_body` takes; or a finished backbone, with
+            which the other arguments of backbones stay at their defaults.
         num_classes: Labels run from 0 to ``num_classes`` − 1. Data whose labels start at 1 need one more, as in
             torchvision.
         neck: "pst", or "fpn" for torchvision's own.
         library: "timm" or "torchvision".
         pretrained: Load the backbone's weights, default or of this tag or name.
         backbone_weights: In their place: a local file or a state dict, see ``weights`` of `pst.backbones.build_body`.
+        finest: Reduction of the finest level: 4, 8, 16 or 32. None means 8 (two-stage detectors: 4). Level 4 helps with
+            small objects and has four times the queries of level 8; ``docs/vit.md`` says what it costs.
         topk: k of the PST layers.
         backbone_options: More arguments of `pst_backbone`, e.g. ``in_channels`` for images of other than 3 channels.
         options: Arguments of torchvision's RetinaNet: ``min_size``, ``max_size``, ``image_mean``, ``score_thresh``, ….
@@ -79,19 +84,20 @@ def retinanet(
     Raises:
         ValueError: See `pst_backbone`; or options are given beside a finished backbone.
     """
-    body = _build(backbone, ONE_STAGE, neck, library, pretrained, backbone_weights, topk, backbone_options)
+    body = _build(backbone, ONE_STAGE, neck, library, pretrained, backbone_weights, finest, topk, backbone_options)
     options.setdefault("anchor_generator", anchors(body, scale=4, octaves=3))
     return RetinaNet(body, num_classes, **_normalisation(body, options))
 
 
 def fcos(
-    backbone: str | PyramidBackbone,
+    backbone: Name | PyramidBackbone,
     num_classes: int,
     *,
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
     backbone_weights: Weights | None = None,
+    finest: int | None = None,
     topk: int | Sequence[int] = 0,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -108,7 +114,7 @@ def fcos(
     Returns:
         torchvision's model.
     """
-    body = _build(backbone, ONE_STAGE, neck, library, pretrained, backbone_weights, topk, backbone_options)
+    body = _build(backbone, ONE_STAGE, neck, library, pretrained, backbone_weights, finest, topk, backbone_options)
     options.setdefault("anchor_generator", anchors(body, scale=1, ratios=(1.0,)))
     model = FCOS(body, num_classes, **_normalisation(body, options))
     if options.get("head") is None:
@@ -117,13 +123,14 @@ def fcos(
 
 
 def faster_rcnn(
-    backbone: str | PyramidBackbone,
+    backbone: Name | PyramidBackbone,
     num_classes: int,
     *,
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
     backbone_weights: Weights | None = None,
+    finest: int | None = None,
     topk: int | Sequence[int] = 0,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -131,23 +138,24 @@ def faster_rcnn(
     """Faster R-CNN (arXiv 1506.01497, 1612.03144) on levels 2 to 6, RoIs from levels 2 to 5.
 
     Arguments and errors as in `retinanet`, but ``num_classes`` counts the background, label 0. On level 2 PST has
-    H·W/16 queries: ``backbone_options={"returned_layers": (2, 3, 4)}`` costs a tenth.
+    H·W/16 queries: ``finest=8`` leaves it out.
 
     Returns:
         torchvision's model.
     """
-    body = _build(backbone, TWO_STAGE, neck, library, pretrained, backbone_weights, topk, backbone_options)
+    body = _build(backbone, TWO_STAGE, neck, library, pretrained, backbone_weights, finest, topk, backbone_options)
     return FasterRCNN(body, num_classes, **_proposals(body, options))
 
 
 def mask_rcnn(
-    backbone: str | PyramidBackbone,
+    backbone: Name | PyramidBackbone,
     num_classes: int,
     *,
     neck: Neck = "pst",
     library: Library = "timm",
     pretrained: bool | str = False,
     backbone_weights: Weights | None = None,
+    finest: int | None = None,
     topk: int | Sequence[int] = 0,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -157,17 +165,19 @@ def mask_rcnn(
     Returns:
         torchvision's model.
     """
-    body = _build(backbone, TWO_STAGE, neck, library, pretrained, backbone_weights, topk, backbone_options)
+    body = _build(backbone, TWO_STAGE, neck, library, pretrained, backbone_weights, finest, topk, backbone_options)
     options.setdefault("mask_roi_pool", MultiScaleRoIAlign(body.fused, output_size=14, sampling_ratio=2))
     return MaskRCNN(body, num_classes, **_proposals(body, options))
 
 
-def _build(backbone: str | PyramidBackbone, layout: Mapping[str, Any], *values: Any) -> PyramidBackbone:
+def _build(backbone: Name | PyramidBackbone, layout: Mapping[str, Any], *values: Any) -> PyramidBackbone:
     """A backbone by name, with the levels that the detector is used to unless others are asked for in the options."""
     given = dict(zip(DEFAULTS, values, strict=True))
     if not isinstance(backbone, PyramidBackbone):
-        more = given.pop("backbone_options")
-        return pst_backbone(backbone, **{**layout, **given, **({} if more is None else more)})
+        more = {} if (options := given.pop("backbone_options")) is None else options
+        if given["finest"] is None and not more.keys() & {"finest", "returned_layers"}:
+            given["finest"] = layout["finest"]
+        return pst_backbone(backbone, **{"extra_levels": layout["extra_levels"], **given, **more})
     changed = [name for name, value in given.items() if value != DEFAULTS[name]]
     if changed:
         raise ValueError(

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pst.backbones import Weights
+from pst.backbones import Name, Weights, portable_name
+from pst.backbones.plain import PlainBody
 from pst.integrations.torchvision.detectors import faster_rcnn, fcos, mask_rcnn, retinanet
 from pst.io.hub import PSTHubMixin
 
@@ -18,7 +19,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
 
     Args:
         kind: "retinanet", "fcos", "faster_rcnn" or "mask_rcnn".
-        backbone: Name of a network.
+        backbone: Name of a network, or its configuration, see `pst.backbones.build_body`.
         num_classes: See the builder, as for all others.
         pretrained: Where the backbone's weights come from when this is built; not when it is loaded.
         backbone_weights: Likewise, a local file or a state dict.
@@ -37,7 +38,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
     def __init__(
         self,
         kind: str,
-        backbone: str,
+        backbone: Name,
         num_classes: int,
         *,
         pretrained: bool | str = False,
@@ -45,6 +46,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
         **options: Any,
     ) -> None:
         super().__init__()
+        self.backbone = backbone
         if kind not in BUILDERS:
             raise ValueError(f"kind must be one of {sorted(BUILDERS)}, got {kind!r}")
         build: Any = BUILDERS[kind]
@@ -55,9 +57,15 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
     def hub_config(self) -> dict[str, Any]:
         """Arguments that build this model again; what the start decides is written out, since loading drops it."""
         config = super().hub_config()
-        frozen = {"frozen_batchnorm": True, "trainable_layers": 3} if self.pretrained else {}
+        frozen = {"frozen_batchnorm": True} if self.pretrained else {}
+        if self.pretrained and not isinstance(self.model.backbone.body, PlainBody):
+            frozen["trainable_layers"] = 3
         given = config.get("backbone_options")
         return config | {"backbone_options": frozen | ({} if given is None else given)}
+
+    def hub_described(self) -> dict[str, Any]:
+        """The backbone by its own configuration where its name would ask the Hub."""
+        return {"backbone": portable_name(self.model.backbone, self.backbone)}
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         """As torchvision's detectors: a dict of losses while training, else one dict of boxes per image."""

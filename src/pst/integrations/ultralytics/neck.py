@@ -8,12 +8,14 @@ from typing import Any
 
 from ultralytics.utils.ops import make_divisible
 
+from pst.integrations.ultralytics.finest import add_p2
 from pst.integrations.ultralytics.parser import ROW_NAME
+from pst.integrations.ultralytics.rows import fused
 
 _MLP_RATIO, _EXPANSION, _HEAD_DIM = 2, 0.5, 32  # as in all of the paper's models
 
 
-def pst_neck(d: dict[str, Any]) -> dict[str, Any]:
+def pst_neck(d: dict[str, Any], *, finest: int = 8) -> dict[str, Any]:
     """Put PST in the place of the blocks that fuse from coarse to fine.
 
     Top-down fusion is Upsample, Concat with a finer map, and a block (C3k2, A2C2f, C2f, RepC3, …). Only the block
@@ -30,22 +32,26 @@ def pst_neck(d: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         d: Model dictionary of the host, as ``yaml_model_load`` returns it; left as it is.
+        finest: Stride of the finest level. 4 adds one to a host that begins at 8, see
+            `pst.integrations.ultralytics.finest.add_p2`; then the rows after it have other numbers.
 
     Returns:
         A new dictionary of plain rows.
 
     Raises:
-        ValueError: Nothing there that PST could replace.
+        ValueError: Nothing there that PST could replace, or ``finest`` is neither 4 nor 8.
     """
-    d = copy.deepcopy(d)
+    if finest not in (4, 8):
+        raise ValueError(f"finest, the stride of the finest level, must be 4 or 8, got {finest!r}")
+    d = add_p2(d) if finest == 4 else copy.deepcopy(d)
     if d["head"][-1][2] == "Classify":
         d["head"][-1:] = [*_classifier_fusion(d), d["head"][-1]]
         return d
     first, upper = len(d["backbone"]), None
     rows = d["backbone"] + d["head"]
     for i in range(first, len(rows)):
-        if (fused := _fused(rows, i)) is not None:
-            coarse, fine = fused
+        if (maps := fused(rows, i)) is not None:
+            coarse, fine = maps
             _, repeats, _, args = rows[i]
             d["head"][i - first] = _pst_row(d, [-1, coarse if upper is None else upper], repeats, args[0])
             upper = fine
@@ -54,18 +60,6 @@ def pst_neck(d: dict[str, Any]) -> dict[str, Any]:
             f"{d.get('yaml_file', 'this model')} has no top-down fusion (Upsample, Concat, block) for PST to replace"
         )
     return d
-
-
-def _fused(rows: list[list[Any]], i: int) -> tuple[int, int] | None:
-    """Rows of the coarser and the finer map that row ``i`` fuses from the top down; None when it does no such thing."""
-    concat = rows[i - 1]
-    if rows[i][0] != -1 or concat[2] != "Concat":
-        return None
-    joined = [_absolute(source, i - 1) for source in concat[0]]
-    upsampled = [j for j in joined if rows[j][2] == "nn.Upsample"]
-    if not upsampled:
-        return None
-    return _absolute(rows[upsampled[0]][0], upsampled[0]), next(j for j in joined if j not in upsampled)
 
 
 def _classifier_fusion(d: dict[str, Any]) -> list[list[Any]]:
@@ -88,8 +82,3 @@ def _pst_row(d: dict[str, Any], sources: list[int], repeats: int, out_channels: 
     head_dim = math.gcd(_HEAD_DIM, *(int(width * _EXPANSION) for width in widths))
     options = [] if head_dim == _HEAD_DIM else [{"head_dim": head_dim}]
     return [sources, repeats, ROW_NAME, [out_channels, _MLP_RATIO, _EXPANSION, *options]]
-
-
-def _absolute(source: int, i: int) -> int:
-    """Row that ``source``, as written in row ``i``, refers to."""
-    return source if source >= 0 else i + source

@@ -1,7 +1,8 @@
 """Models by name: the paper's, from the YAML files in ``cfg``, and PST necks made of the host's own YAMLs.
 
 A neck is named as the host's model, with ``-pst-neck`` behind host and scale: ``yolo26n-seg.yaml`` gives
-``yolo26n-pst-neck-seg.yaml``. RT-DETR, which the paper has no model of, goes without "neck": ``rtdetr-l-pst.yaml``.
+``yolo26n-pst-neck-seg.yaml``. ``yolo11n-pst-neck-p2.yaml`` also has a level of stride 4, with the host's own file for
+it where there is one. RT-DETR, which the paper has no model of, goes without "neck": ``rtdetr-l-pst.yaml``.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def load_by_name(name: str, host_load: Callable[[str], dict[str, Any]]) -> dict[
         ValueError: The model has no such scale, or its host nothing that PST could replace.
     """
     if (host := host_name(name)) is not None:
-        d = pst_neck(host_load(host))
+        plain = host.replace("-p2", "", 1)
+        own = host == plain or _without_scale(host) in _installed()
+        d = pst_neck(host_load(host)) if own else pst_neck(host_load(plain), finest=4)
     elif (path := bundled_models().get(_file_name(name))) is not None:
         d = _resize(YAML.load(str(path)), Path(name).stem)
     else:
@@ -88,9 +91,18 @@ def host_name(name: str) -> str | None:
 
 def _file_name(name: str) -> str:
     """Bundled file that a name is built from: no scale letter, and ResNet-50 for every ResNet."""
-    name = re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", name)
+    name = _without_scale(name)
     resnet = name.partition("-")[0]
     return name.replace(resnet, "resnet50", 1) if resnet in _RESNETS else name
+
+
+def _without_scale(name: str) -> str:
+    return re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", name)
+
+
+def _installed() -> set[str]:
+    """Names of the host's own files."""
+    return {path.name for path in (ROOT / "cfg" / "models").rglob("*.yaml")}
 
 
 def _resize(d: dict[str, Any], stem: str) -> dict[str, Any]:
@@ -121,7 +133,7 @@ def _paper_models() -> Iterator[ZooModel]:
 
 
 def _necks() -> Iterator[ZooModel]:
-    installed = {path.name for path in (ROOT / "cfg" / "models").rglob("*.yaml")}
+    installed = _installed()
     for host in HOSTS:
         for suffix, task in TASKS.items():
             if f"{host}{suffix}.yaml" in installed:

@@ -78,7 +78,8 @@ class Detect(Task[DetectConfig]):
 
         c = self.config
         size = {"min_size": c.imgsz, "max_size": c.imgsz}
-        options = {"pretrained": pretrained, "backbone_weights": backbone_weights, **size, **c.model_args}
+        start = {"pretrained": pretrained, "backbone_weights": backbone_weights}
+        options = {**start, "finest": c.finest, **size, **c.model_args}
         options["backbone_options"] = {"in_channels": c.in_chans, **options.get("backbone_options", {})}
         return getattr(builders, c.model)(c.backbone, len(self.classes) + self._first, neck=c.neck, **options)
 

@@ -87,7 +87,7 @@ class Segment(Task[SegmentConfig]):
 
         c = self.config
         weights = "imagenet" if pretrained else None
-        options = {"backbone_weights": backbone_weights, "neck": c.neck, **c.model_args}
+        options = {"backbone_weights": backbone_weights, "neck": c.neck, "finest": c.finest, **c.model_args}
         return PSTSegmenter(c.encoder, weights, c.in_chans, classes=len(self.classes), **options)
 
     @override
