@@ -75,7 +75,7 @@ class WithPST(Base):
         return any(n.startswith("neck.") and _INSIDE in n for n in weights_dict) and cls.HOST.can_load(weights_dict)
 
     @classmethod
-    def convert_upstream_state_dict(cls, state_dict: dict[str, Any]) -> None:  # noqa: ARG003  the host's signature
+    def convert_upstream_state_dict(cls, state_dict: dict[str, Any]) -> None:
         """None: weights of other projects are for the host's families."""
 
     def pst_entry(self) -> dict[str, Any]:
@@ -87,8 +87,7 @@ class WithPST(Base):
 
         Attention is in ONNX from opset 14 on; LibreYOLO's own default for YOLO9 is 13.
         """
-        with torch.random.fork_rng(devices=[]):
-            model = like(self, self.HOST)
+        model = like(self, self.HOST)
         model.model, model.model_path = self.model, self.model_path
         model.FILENAME_PREFIX = f"{self.HOST.FILENAME_PREFIX}PST"  # of the file, where its name is left to LibreYOLO
         return model.export(format, opset=opset, **options)
