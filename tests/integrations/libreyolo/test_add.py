@@ -151,6 +151,6 @@ def test_models_that_cannot_have_it():
     with pytest.raises(TypeError, match="got a LibreYOLO9Model"):
         add_pst(model.model)
     with pytest.raises(TypeError, match="got a LibreYOLO9PST"):
-        add_pst(add_pst(model))  # pyright: ignore[reportArgumentType]
+        add_pst(add_pst(model))
     with pytest.raises(TypeError, match=r"got a LibreYOLOX.*docs/libreyolo\.md"):
         add_pst(LibreYOLOX(None, size="n", device="cpu"))

@@ -105,7 +105,7 @@ def settings(**values: Any) -> Any:
         (lambda c: c.update(pst=[1]), "does not say"),
         (lambda c: c["pst"].update(options=3), "does not say"),
         (lambda c: c["pst"].update(levels=[7]), "levels"),
-        (lambda c: c["pst"].update(levels=None), "levels|missing"),
+        (lambda c: c["pst"].update(levels=None), "does not say"),
         (lambda c: c["pst"]["options"].update(wiring="add"), "wiring"),
         (lambda c: c["pst"]["options"].update(depth=10**9), "1000000000"),
         (lambda c: c["pst"]["options"].update(expansion=50_000), "far more than|multiple"),

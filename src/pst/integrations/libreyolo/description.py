@@ -13,7 +13,6 @@ from pst.io.model_config import check_model_config
 from pst.modules.settings import LayerOptions, split
 
 ENTRY = "pst"  # of LibreYOLO's checkpoints, beside its own metadata
-_PARTS = ("levels", "options", "settings")
 _SET_LATER = ("topk", "selection", "max_tokens")  # no layer is built in another way for these
 
 
@@ -91,10 +90,12 @@ def described(entry: Any, choices: Sequence[int], source: str) -> tuple[Descript
         TypeError: As `describe`.
         ValueError: It is none, or holds what no model can be built of; the message names ``source``.
     """
-    parts = [entry.get(name) for name in _PARTS] if isinstance(entry, dict) else []
-    if len(parts) != len(_PARTS) or not isinstance(parts[1], dict) or not isinstance(parts[2], dict):
-        raise ValueError(f"{source} does not say how its PST layers are built: load one that add_pst's model saved")
-    levels, options, settings = parts
+    entry = entry if isinstance(entry, dict) else {}
+    levels, options, settings = (entry.get(name) for name in ("levels", "options", "settings"))
+    if not isinstance(levels, list) or not isinstance(options, dict) or not isinstance(settings, dict):
+        raise ValueError(  # noqa: TRY004  # a file is wrong, not a type
+            f"{source} does not say how its PST layers are built: load one that add_pst's model saved"
+        )
     check_model_config({"levels": levels, "options": options}, source)
     return describe(levels, choices, options), settings
 

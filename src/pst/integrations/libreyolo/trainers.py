@@ -22,7 +22,8 @@ class YOLO9PSTTrainer(YOLO9Trainer):
         return f"{super().get_model_tag()}-PST"
 
     def _checkpoint_extra_metadata(self) -> dict[str, Any]:
-        return super()._checkpoint_extra_metadata() | self.wrapper_model.pst_entry()
+        model: Any = self.wrapper_model
+        return super()._checkpoint_extra_metadata() | model.pst_entry()
 
 
 class YOLO9P2PSTTrainer(YOLO9PSTTrainer, YOLO9P2Trainer):
