@@ -33,18 +33,25 @@ def predictions(model: Any) -> torch.Tensor:
         return model.model.eval()(IMAGES)["predictions"]
 
 
-def test_a_fresh_process_loads_what_was_saved(tmp_path):
+def test_a_fresh_process_loads_what_was_saved_once_it_imports_the_adapter(tmp_path):
     model: Any = add_pst(host(), levels=[8], depth=2, topk=1, similarity="cosine")
     pst.set_options(model.model, topk=10**6, selection=Window(grid=2), max_tokens=9)
     model.names = {0: "red", 1: "platelet", 2: "white"}
     model.save(str(tmp_path / "a.pt"))
     torch.save(predictions(model), tmp_path / "y.pt")
     code = (
-        "import torch, pst.control.layers, pst.integrations.libreyolo as adapter\n"
+        "import torch\n"
         "from libreyolo import LibreYOLO\n"
+        "try:\n"
+        "    LibreYOLO('a.pt', device='cpu')\n"
+        "except RuntimeError as error:\n"
+        "    assert 'yolo9_pst' in str(error), error\n"
+        "else:\n"
+        "    raise SystemExit('LibreYOLO alone must refuse it')\n"
+        "import pst.control.layers, pst.integrations.libreyolo as adapter\n"
         "model = LibreYOLO('a.pt', device='cpu')\n"
-        f"assert type(model) is adapter.{type(model).__name__}, model\n"
-        f"images = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)\n"
+        "assert type(model) is adapter.LibreYOLO9PST, model\n"
+        "images = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)\n"
         "assert torch.equal(model.model(images)['predictions'], torch.load('y.pt'))\n"
         "layers = pst.control.layers.find_attention(model.model)\n"
         "print(list(layers), {layer.settings for layer in layers.values()}, model.names)\n"
@@ -53,14 +60,6 @@ def test_a_fresh_process_loads_what_was_saved(tmp_path):
     assert done.returncode == 0, done.stderr
     settings = {layer.settings for layer in find_attention(model.model).values()}
     assert done.stdout.strip() == f"{list(find_attention(model.model))} {settings} {model.names}"
-
-
-def test_without_the_adapter_libreyolo_names_the_family(tmp_path):
-    add_pst(host()).save(str(tmp_path / "a.pt"))
-    code = "from libreyolo import LibreYOLO; LibreYOLO('a.pt', device='cpu')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "yolo9_pst" in done.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("family", [LibreYOLO9, LibreYOLO9P2])
@@ -82,12 +81,10 @@ def test_a_selection_rule_of_the_users_own_is_not_written(tmp_path):
     assert not (tmp_path / "a.pt").exists()
 
 
-def damaged(path: Path, change: Any) -> str:
-    """A copy of a checkpoint after ``change`` of what is in it."""
-    content = torch.load(path, weights_only=True)
-    change(content)
-    torch.save(content, path.with_name("damaged.pt"))
-    return str(path.with_name("damaged.pt"))
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with PST at stride 16."""
+    return Path(add_pst(host(), levels=[16]).save(str(tmp_path_factory.mktemp("saved") / "a.pt")))
 
 
 def drop_layer(content: Any) -> None:
@@ -119,9 +116,11 @@ def settings(**values: Any) -> Any:
         (drop_layer, r"neck\.elan_up1\.pst\.blocks"),
     ],
 )
-def test_damaged_checkpoints(change, said, tmp_path):
-    add_pst(host(), levels=[16]).save(str(tmp_path / "a.pt"))
-    path = damaged(tmp_path / "a.pt", change)
+def test_damaged_checkpoints(change, said, saved, tmp_path):
+    content = torch.load(saved, weights_only=True)
+    change(content)
+    path = str(tmp_path / "damaged.pt")
+    torch.save(content, path)
     with pytest.raises(RuntimeError, match=f"(?s)damaged.pt.*({said})"):
         LibreYOLO(path, device="cpu")
 
