@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pst.control.layers import find_attention
+from pst.io.layer_settings import plain_settings
 from pst.io.model_config import check_model_config
 from pst.modules.settings import LayerOptions, split
 
@@ -43,14 +43,7 @@ class Description:
         Raises:
             TypeError: A selection rule is of the user's own.
         """
-        settings = {name: layer.settings.plain() for name, layer in find_attention(model).items()}
-        for name, values in settings.items():
-            if not isinstance(values["selection"], (str, tuple)):
-                raise TypeError(
-                    f"a checkpoint cannot describe the selection rule {values['selection']!r} of {name}: set one of "
-                    "pst.functional.selection"
-                )
-        return {"levels": list(self.levels), "options": self.structure, "settings": settings}
+        return {"levels": list(self.levels), "options": self.structure, "settings": plain_settings(model)}
 
 
 def describe(levels: Sequence[int] | None, choices: Sequence[int], options: Mapping[str, Any]) -> Description:
@@ -98,18 +91,3 @@ def described(entry: Any, choices: Sequence[int], source: str) -> tuple[Descript
         )
     check_model_config({"levels": levels, "options": options}, source)
     return describe(levels, choices, options), settings
-
-
-def apply_settings(model: nn.Module, settings: Mapping[str, Any], source: str) -> None:
-    """Give every PST layer of ``model`` what a file says of it.
-
-    Raises:
-        ValueError: They are not the settings of these layers; the message names ``source``.
-    """
-    layers = find_attention(model)
-    try:
-        changed = {name: layers[name].settings.changed(values) for name, values in settings.items()}
-        for name, new in changed.items():
-            layers[name].settings = new
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{source} holds settings that are none of its PST layers': {error}") from error

@@ -17,9 +17,10 @@ from libreyolo.models.yolo9_p2.nn import YOLO9_P2_CONFIGS
 from libreyolo.utils.serialization import wrap_libreyolo_checkpoint
 from torch import Tensor, nn
 
-from pst.integrations.libreyolo.description import ENTRY, Description, apply_settings, describe, described
+from pst.integrations.libreyolo.description import ENTRY, Description, describe, described
 from pst.integrations.libreyolo.neck import Place, PSTFusion, places, put_pst
 from pst.integrations.libreyolo.trainers import YOLO9P2PSTTrainer, YOLO9PSTTrainer
+from pst.io.layer_settings import restore_settings
 from pst.io.model_config import at_most
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class WithPST(Base):
         wrong = [name for name, shape in expected.items() if name not in state_dict or state_dict[name].shape != shape]
         if wrong:
             raise ValueError(f"{_SOURCE} has other PST layers than it describes: {wrong[0]} is missing or does not fit")
-        apply_settings(self.model, settings, _SOURCE)
+        restore_settings(self.model, settings, _SOURCE)
 
     def _fit(self, description: Description, held: int) -> None:
         if description.builds_as(self.description):
