@@ -2,9 +2,9 @@
 
     python -m lab.transformers_bccd data/bccd --out lab/results/transformers-bccd.json
 
-Both models start from one plain D-FINE on a pretrained EfficientNet-Lite0, so that all but the fusion blocks is the same. A
-model that is in the result file with the same settings is not trained again; one that was interrupted goes on from its last
-epoch, in a folder beside the file. ``--steps 3`` measures a training step and writes nothing.
+Both models start from one plain D-FINE on a pretrained EfficientNet-Lite0, which stays frozen, so that all but the
+fusion blocks is the same. A model that is in the result file with the same settings is not trained again; one that was
+interrupted goes on from its last epoch, in a folder beside the file. ``--steps 3`` measures a training step and keeps nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    get_cosine_schedule_with_warmup,
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
@@ -42,7 +43,7 @@ from pst.train.tasks.detection_metrics import coco_metrics
 
 SIZE = (256, 320)  # height and width of what the network gets; boxes are shares of them
 WIDTH, QUERIES, LAYERS = 128, 100, 3
-BATCH, LR, BACKBONE_LR = 8, 5e-4, 1e-4
+BATCH, LR, DENOISING = 8, 5e-4, 10
 FINE = (0, 8)  # k of the evaluations of a model with PST
 _MOST = 100  # detections of an image that count
 
@@ -79,16 +80,23 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def plain_model(body: BackboneFeatures, classes: int) -> Any:
     """D-FINE with a small encoder and decoder on EfficientNet-Lite0 and its published weights."""
-    config = DFineConfig(
-        backbone_config=TimmBackboneConfig(backbone="tf_efficientnet_lite0", out_indices=[2, 3, 4]),
-        freeze_backbone_batch_norms=False,  # it would take timm's activations away with them
-        num_labels=classes, encoder_in_channels=[40, 112, 320], encoder_hidden_dim=WIDTH, encoder_ffn_dim=2 * WIDTH,
-        encoder_attention_heads=4, d_model=WIDTH, decoder_in_channels=[WIDTH] * 3, decoder_ffn_dim=2 * WIDTH,
-        decoder_attention_heads=4, decoder_layers=LAYERS, num_queries=QUERIES, depth_mult=0.34, hidden_expansion=0.5,
-    )  # fmt: skip
+    sizes: dict[str, Any] = {
+        "num_labels": classes, "encoder_in_channels": [40, 112, 320], "encoder_hidden_dim": WIDTH,
+        "encoder_ffn_dim": 2 * WIDTH, "encoder_attention_heads": 4, "d_model": WIDTH,
+        "decoder_in_channels": [WIDTH] * 3, "decoder_ffn_dim": 2 * WIDTH, "decoder_attention_heads": 4,
+        "decoder_layers": LAYERS, "num_queries": QUERIES, "num_denoising": DENOISING, "depth_mult": 0.34,
+        "hidden_expansion": 0.5,
+    }  # fmt: skip
+    maps: dict[str, Any] = {"out_indices": [2, 3, 4]}
+    network = TimmBackboneConfig(backbone="tf_efficientnet_lite0", freeze_batch_norm_2d=True, **maps)
+    # not freeze_backbone_batch_norms, which would take timm's activations away with the norms
+    config = DFineConfig(backbone_config=network, freeze_backbone_batch_norms=False, **sizes)
     model = DFineForObjectDetection(config)
-    network: Any = body.body
-    model.model.backbone.model._backbone.load_state_dict(network.model.state_dict())
+    own: Any = model.model.backbone.model._backbone
+    found: Any = body.body
+    state = found.model.state_dict()
+    own.load_state_dict({key: state[key] for key in own.state_dict()})
+    model.model.freeze_backbone()
     return model
 
 
@@ -106,20 +114,21 @@ def train(model: Any, data: Cells, folder: Path, options: argparse.Namespace) ->
     """Train with transformers' Trainer; the mean loss of every epoch."""
     arguments = TrainingArguments(
         str(folder), num_train_epochs=options.epochs, max_steps=options.steps, per_device_train_batch_size=BATCH,
-        dataloader_drop_last=True, max_grad_norm=0.1, logging_strategy="epoch", save_strategy="epoch", save_total_limit=1,
-        seed=options.seed, use_cpu=True, report_to=[], remove_unused_columns=False, disable_tqdm=True,
+        dataloader_drop_last=True, max_grad_norm=0.1, logging_strategy="epoch", save_total_limit=1,
+        save_strategy="no" if options.steps > 0 else "epoch", seed=options.seed, use_cpu=True, report_to=[],
+        remove_unused_columns=False, disable_tqdm=True,
         dataloader_pin_memory=False,
     )  # fmt: skip
     steps = options.epochs * (len(data) // BATCH)
-    body = {id(p) for p in model.model.backbone.parameters()}
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) not in body], "lr": LR},
-        {"params": list(model.model.backbone.parameters()), "lr": BACKBONE_LR},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [LR, BACKBONE_LR], total_steps=steps + 1, pct_start=0.1)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], LR, weight_decay=1e-4)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
     trainer = Trainer(
-        model, arguments, data_collator=collate, train_dataset=data, optimizers=(optimizer, schedule), callbacks=[Losses()]
+        model,
+        arguments,
+        data_collator=collate,
+        train_dataset=data,
+        optimizers=(optimizer, schedule),
+        callbacks=[Losses()],
     )
     begun = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     trainer.train(resume_from_checkpoint=begun)
@@ -153,7 +162,9 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if name == "pst":
         model = add_pst(model)
     start = time.perf_counter()
-    losses = train(model, data["train"], options.out.with_suffix("") / f"{name}-{options.seed}", options)
+    losses = train(
+        model, data["train"], options.out.with_suffix("") / f"{name}-{options.seed}-{options.epochs}", options
+    )
     seconds = time.perf_counter() - start
     if options.steps > 0:
         print(f"{name}: {seconds / options.steps:.2f} s a step, {len(data['train']) // BATCH} steps an epoch")
@@ -171,17 +182,17 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What a result was made with; one with other values is made again."""
     return {
         "seed": options.seed, "epochs": options.epochs, "size": list(SIZE), "batch": BATCH, "lr": LR,
-        "backbone_lr": BACKBONE_LR, "width": WIDTH, "queries": QUERIES, "decoder_layers": LAYERS,
+        "width": WIDTH, "queries": QUERIES, "denoising": DENOISING, "decoder_layers": LAYERS,
     }  # fmt: skip
 
 
 def main() -> None:
     """Train what the result file lacks."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="D-FINE of transformers, plain and with PST, on a small detection set")
     parser.add_argument("data", type=Path, help="folder with a data.yaml")
     parser.add_argument("--out", type=Path, default=Path("lab/results/transformers-bccd.json"))
     parser.add_argument("--models", nargs="+", choices=("plain", "pst"), default=("plain", "pst"))
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=-1, help="only time so many training steps")
     options = parser.parse_args()

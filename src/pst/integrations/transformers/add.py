@@ -50,7 +50,7 @@ def add_pst(model: PreTrainedModel, levels: Sequence[int] | None = None, **optio
     config.pst_levels, config.pst_options = levels, options
     config.pst_settings = config.pst_calibrated = None
     check_config(config)
-    fused = copy.deepcopy(model, {id(model.config): config})  # its parts share the configuration, and go on to
+    fused: Any = copy.deepcopy(model, {id(model.config): config})  # its parts share the configuration, and go on to
     fused.__class__ = kind
     fused.finish()
     set_selection(fused, selection)
@@ -68,4 +68,3 @@ def _kind(model: object) -> Any:
         raise TypeError(f"{name} has PST already: give add_pst the plain model, or change this one's with pst.set_topk")
     hosts = ", ".join(kind.host.__name__ for kind in MODELS)
     raise TypeError(f"add_pst takes a detector of transformers ({hosts}), got {name}")
-
