@@ -4,7 +4,8 @@
 
 Both models start from one plain D-FINE on a pretrained EfficientNet-Lite0, which stays frozen, so that all but the
 fusion blocks is the same. A model that is in the result file with the same settings is not trained again; one that was
-interrupted goes on from its last epoch, in a folder beside the file. ``--steps 3`` measures a training step and keeps nothing.
+interrupted goes on from its last epoch, in a folder beside the file. ``--steps 3`` measures a training step and
+keeps nothing.
 """
 
 from __future__ import annotations
