@@ -23,6 +23,7 @@ HOSTS: dict[str, tuple[Any, Any]] = {
     "d_fine": (DFineForObjectDetection, DFineConfig),
 }
 WIDTH = 64
+STAGES: dict[str, Any] = {"out_features": ["stage2", "stage3", "stage4"]}
 
 
 def host_config(name: str, **options: Any) -> Any:
@@ -85,7 +86,7 @@ def _hgnet() -> HGNetV2Config:
         hidden_sizes=[8, 16, 24, 32],
         depths=[1] * 4,
         embedding_size=8,
-        out_features=["stage2", "stage3", "stage4"],
+        **STAGES,
     )
 
 
@@ -95,5 +96,5 @@ def _resnet() -> RTDetrResNetConfig:
         hidden_sizes=[8, 16, 24, 32],
         depths=[1] * 4,
         layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
+        **STAGES,
     )

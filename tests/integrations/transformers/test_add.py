@@ -6,15 +6,15 @@ import logging
 
 import pytest
 import torch
-from messages import says
-from tiny_transformers import HOSTS, WIDTH, host_model, images
 from transformers import DFineForObjectDetection
 
 import pst
+from messages import says
 from pst.control import attention_layers
 from pst.functional.selection import Window
 from pst.integrations.transformers import add_pst
 from pst.integrations.transformers.fusion import TopDownPST, fused_blocks
+from tiny_transformers import HOSTS, WIDTH, host_model, images
 
 
 @pytest.mark.parametrize("name", HOSTS)
@@ -130,7 +130,9 @@ def test_a_width_that_pst_cannot_have_is_refused():
 
 @pytest.mark.parametrize("model", [torch.nn.Conv2d(3, 8, 1), None, "facebook/detr"])
 def test_other_models_are_refused(model):
-    with pytest.raises(TypeError, match=says(f"RTDetrForObjectDetection … DFineForObjectDetection … {type(model).__name__}")):
+    with pytest.raises(
+        TypeError, match=says(f"RTDetrForObjectDetection … DFineForObjectDetection … {type(model).__name__}")
+    ):
         add_pst(model)
 
 

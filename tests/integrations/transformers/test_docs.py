@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_transformers import host_model
 from transformers import RTDetrImageProcessor
 
 from pst.control import attention_layers
 from pst.integrations.transformers import PUBLISHED, measure
+from tiny_transformers import host_model
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/transformers.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(pst_[\w-]+)` \| ([\d.]+) M \| ([\d.]+) M \| ([\d.]+) \| ([\d.]+) \|$", re.MULTILINE)

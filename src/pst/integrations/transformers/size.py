@@ -44,12 +44,8 @@ def _resnet(depth: int) -> dict[str, Any]:
     """What the RT-DETRs of a backbone have in common; the library's defaults are those of depth 50."""
     if depth == 50:
         return {"num_labels": _CLASSES}
-    backbone = RTDetrResNetConfig(
-        hidden_sizes=[64, 128, 256, 512],
-        depths=[2, 2, 2, 2],
-        layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
-    )
+    sizes: dict[str, Any] = {"hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
+    backbone = RTDetrResNetConfig(**sizes, **_from_stage(2))
     small = {"encoder_in_channels": [128, 256, 512], "hidden_expansion": 0.5, "decoder_layers": 3}
     return {"num_labels": _CLASSES, "backbone_config": backbone, **small}
 
@@ -96,12 +92,18 @@ def _dfine(backbone: str, levels: int = 3, **own: Any) -> DFineConfig:
         stage_downsample=[False, True, True, True],
         stage_light_block=[False, False, True, True],
         stage_kernel_size=[3, 3, 5, 5],
-        out_features=[f"stage{i}" for i in range(5 - levels, 5)],
+        **_from_stage(5 - levels),
     )
-    return DFineConfig(num_labels=_CLASSES, backbone_config=body, encoder_in_channels=channels[-levels:], **own)
+    known: dict[str, Any] = {"num_labels": _CLASSES, "encoder_in_channels": channels[-levels:]}
+    return DFineConfig(backbone_config=body, **known, **own)
 
 
-_POINTS = {"decoder_n_points": [3, 6, 3]}
+def _from_stage(first: int) -> dict[str, Any]:
+    """The backbone's maps from a stage on, of four."""
+    return {"out_features": [f"stage{i}" for i in range(first, 5)]}
+
+
+_POINTS: dict[str, Any] = {"decoder_n_points": [3, 6, 3]}
 _NANO: dict[str, Any] = {
     "feat_strides": [16, 32],
     "encode_proj_layers": [1],
