@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pst.train.config import CONFIGS, Config
 from pst.train.values import convert, nearest, parse_value, read_lines
@@ -56,7 +57,9 @@ def load_config(task: str, path: str | Path | None = None, overrides: Sequence[s
 
 
 def _mappings(types_: Mapping[str, Any]) -> list[str]:
-    return [key for key, wanted in types_.items() if "dict" in str(wanted) and str not in typing.get_args(wanted)]
+    """Keys whose values are mappings alone; one that also takes text is text wherever a scalar stands."""
+    texts = {key for key, wanted in types_.items() if isinstance(wanted, types.UnionType) and str in get_args(wanted)}
+    return [key for key, wanted in types_.items() if "dict" in str(wanted) and key not in texts]
 
 
 def _checked(task: str, types_: Mapping[str, Any], key: Any, value: Any) -> Any:

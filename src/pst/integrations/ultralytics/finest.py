@@ -31,7 +31,7 @@ def add_p2(d: dict[str, Any]) -> dict[str, Any]:
     fusions = [i for i in range(first, len(rows)) if fused(rows, i) is not None]
     last = fusions[-1] if fusions else 0
     path = [row[2] for row in rows[last + 1 : last + 3]]
-    p2 = _before_downsampling(rows, fused(rows, last)) if fusions else -1
+    p2 = _stride_4(rows, fused(rows, last)) if fusions else -1
     head = rows[-1]
     if path != ["Conv", "Concat"] or p2 < 0 or not isinstance(head[0], list) or head[0][0] != last:
         raise ValueError(
@@ -54,12 +54,12 @@ def add_p2(d: dict[str, Any]) -> dict[str, Any]:
     return d
 
 
-def _before_downsampling(rows: list[list[Any]], maps: tuple[int, int] | None) -> int:
-    """Row of the backbone before the strided convolution that led to the finer of two maps; −1 for none."""
-    i = -1 if maps is None else maps[1]
-    while i >= 0 and not (rows[i][2] == "Conv" and rows[i][3][1:3] == [3, 2]):
-        i -= 1
-    return i - 1 if i > 0 else -1
+def _stride_4(rows: list[list[Any]], maps: tuple[int, int] | None) -> int:
+    """Row of the map of stride 4, from which the finer of two maps comes by one more halving; −1 for none."""
+    if maps is None:
+        return -1
+    halvings = [i for i in range(maps[1] + 1) if rows[i][2] == "Conv" and rows[i][3][1:3] == [3, 2]]
+    return halvings[-1] - 1 if len(halvings) == 3 else -1
 
 
 def _moved(source: int | list[int], last: int) -> Any:
