@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pst.backbones.channels import asked_channels
 from pst.backbones.plain import REDUCTIONS
 from pst.backbones.stages import freeze_stages
-from pst.backbones.versions import check_transformers
+from pst.backbones.versions import TRANSFORMERS
 from pst.backbones.weights import Weights
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def build_body(
     given["in_channels"] = asked_channels(in_channels, options)
     options.pop("in_chans", None)
     if of_transformers:
-        check_transformers()
+        TRANSFORMERS.check("a backbone of transformers")
         from pst.backbones.transformers import transformers_body
 
         return transformers_body(name, finest=finest, **given, **options)

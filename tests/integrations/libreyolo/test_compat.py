@@ -23,7 +23,9 @@ def test_one_sentence(found: str | None, said: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.metadata, "version", version)
     for name in [name for name in sys.modules if name.startswith("pst.integrations.libreyolo")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ImportError, match=rf"needs libreyolo 1\.6\.x, {said}: pip install .*\[libreyolo\]") as error:
+    with pytest.raises(
+        ImportError, match=rf"needs libreyolo ≥ 1\.6 and < 1\.7, {said}: pip install .*\[libreyolo\]"
+    ) as error:
         importlib.import_module("pst.integrations.libreyolo")
     assert "\n" not in str(error.value)
     monkeypatch.delitem(sys.modules, "pst.integrations.libreyolo.compat")  # it holds the other version

@@ -13,9 +13,9 @@ import torch
 
 from lab.study import intervals
 from lab.study.bootstrap import pack
-from lab.study.studies_page import write_report
 from lab.study.grid import Cell, load_study
 from lab.study.result_files import describe
+from lab.study.studies_page import write_report
 from lab.study.tables import group
 
 ROOT = Path(__file__).parents[3]

@@ -1,23 +1,16 @@
-"""The range of LibreYOLO versions that is tested, and one clear error outside it."""
+"""The range of LibreYOLO versions that is tested, and what is said where one has moved what pst hooks into."""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from pst.io.versions import Range
 
-TESTED = "1.6"
-_NEEDS = f"pst.integrations.libreyolo needs libreyolo {TESTED}.x"
-_REMEDY = "pip install 'pyramid-sparse-transformer[libreyolo]'"
+LIBREYOLO = Range("libreyolo", (1, 6), (1, 7))
 
 
 class HostError(ImportError):
-    """LibreYOLO is missing, or is not what pst was written for."""
+    """LibreYOLO is not what pst was written for."""
 
 
 def check_version() -> None:
-    """Raise `HostError` unless a LibreYOLO of the tested range is installed."""
-    try:
-        found = version("libreyolo")
-    except PackageNotFoundError:
-        raise HostError(f"{_NEEDS}, which is not installed: {_REMEDY}", name="libreyolo") from None
-    if not found.startswith(f"{TESTED}."):
-        raise HostError(f"{_NEEDS}, found {found}: {_REMEDY}", name="libreyolo")
+    """Raise ImportError unless a LibreYOLO of the tested range is installed."""
+    LIBREYOLO.check("pst.integrations.libreyolo")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from libreyolo.models.yolo9.nn import Conv
 from torch import Tensor, nn
 
-from pst.integrations.libreyolo.compat import TESTED, HostError
+from pst.integrations.libreyolo.compat import LIBREYOLO, HostError
 from pst.integrations.libreyolo.description import Description
 from pst.modules import PST
 
@@ -92,7 +92,7 @@ def _fusion(neck: nn.Module, place: Place, options: Mapping[str, Any]) -> PSTFus
     if not doubles or not isinstance(block, nn.Module):
         raise HostError(
             f"LibreYOLO's {type(neck).__name__} has no {place.block} behind an {place.upsample} that repeats positions "
-            f"2 × 2, as that of {TESTED}.x has: pst has to be adapted to it"
+            f"2 × 2, as that of {LIBREYOLO} has: pst has to be adapted to it"
         )
     return PSTFusion(place, **options).to(next(block.parameters())).train(block.training)
 

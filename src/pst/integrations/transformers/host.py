@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
-OLDEST, BEYOND = (5, 4), (6,)
-_WANTED = f"transformers ≥ {OLDEST[0]}.{OLDEST[1]} and < {BEYOND[0]}"
-_REMEDY = "pip install 'pyramid-sparse-transformer[transformers]'"
+from pst.backbones.versions import TRANSFORMERS
 
 
 def check_host() -> None:
     """Raise ImportError unless a version of transformers in the tested range is installed."""
-    try:
-        found = version("transformers")
-    except PackageNotFoundError:
-        raise ImportError(f"pst.integrations.transformers needs {_WANTED}, which is not installed: {_REMEDY}") from None
-    numbers = re.match(r"(\d+)\.(\d+)", found)
-    if numbers is None or not OLDEST <= tuple(map(int, numbers.groups())) < BEYOND:
-        raise ImportError(f"pst.integrations.transformers needs {_WANTED}, found {found}: {_REMEDY}")
+    TRANSFORMERS.check("pst.integrations.transformers")
 
 
 def incompatible(reason: str) -> ImportError:
     """The one error for a version in the range whose detectors are no longer what pst was written for."""
-    return ImportError(f"transformers {version('transformers')} has other detectors than {_WANTED} had: {reason}")
+    return ImportError(f"transformers {version('transformers')} has other detectors than {TRANSFORMERS} had: {reason}")
 
 
 @contextmanager

@@ -1,0 +1,48 @@
+"""Which versions of a host library fit; it is not imported to find out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import metadata
+
+
+@dataclass(frozen=True)
+class Range:
+    """The versions of a host that are tested.
+
+    Attributes:
+        host: Name of its distribution, and of our extra.
+        oldest: First that fits, as (major, minor).
+        beyond: First that is not known to.
+
+    Example:
+        >>> str(Range("timm", (1, 0), (2, 0)))
+        'timm ≥ 1.0 and < 2.0'
+    """
+
+    host: str
+    oldest: tuple[int, int]
+    beyond: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"{self.host} ≥ {'.'.join(map(str, self.oldest))} and < {'.'.join(map(str, self.beyond))}"
+
+    def check(self, user: str) -> None:
+        """See whether a version in the range is installed.
+
+        Args:
+            user: What needs it, for the message.
+
+        Raises:
+            ImportError: It is missing or another one; the message names the range and what installs it.
+        """
+        remedy = f"pip install 'pyramid-sparse-transformer[{self.host}]'"
+        try:
+            found = metadata.version(self.host)
+        except metadata.PackageNotFoundError:
+            said = f"{user} needs {self}, which is not installed: {remedy}"
+            raise ImportError(said, name=self.host) from None
+        numbers = re.match(r"(\d+)\.(\d+)", found)
+        if numbers is None or not self.oldest <= tuple(map(int, numbers.groups())) < self.beyond:
+            raise ImportError(f"{user} needs {self}, found {found}: {remedy}", name=self.host)

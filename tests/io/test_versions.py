@@ -1,0 +1,47 @@
+"""Which versions of a host fit."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+
+from messages import says
+from pst.backbones.versions import TRANSFORMERS
+from pst.io.versions import Range
+
+RANGE = Range("host", (5, 4), (6, 0))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, found: str | None) -> None:
+    def version(name: str) -> str:
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
+@pytest.mark.parametrize("found", ["5.4.0", "5.24.0", "5.100.0.dev0", "5.10rc1"])
+def test_versions_in_the_range_are_taken(found, monkeypatch):
+    install(monkeypatch, found)
+    RANGE.check("a test")
+
+
+@pytest.mark.parametrize("found", ["4.57.1", "5.3.9", "6.0.0", "6.1.0.dev0", "nonsense"])
+def test_another_version_is_refused_with_the_range(found, monkeypatch):
+    install(monkeypatch, found)
+    with pytest.raises(ImportError, match=says(f"a test needs host ≥ 5.4 and < 6.0 … found {found} … pip install")):
+        RANGE.check("a test")
+
+
+def test_none_is_refused_with_the_range(monkeypatch):
+    install(monkeypatch, None)
+    with pytest.raises(ImportError, match=says("a test needs host ≥ 5.4 and < 6.0 … not installed … [host]")) as error:
+        RANGE.check("a test")
+    assert error.value.name == "host"
+
+
+def test_what_is_installed_here_is_in_the_range_of_the_adapters():
+    pytest.importorskip("transformers")
+    TRANSFORMERS.check("a test")
