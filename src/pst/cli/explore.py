@@ -1,0 +1,55 @@
+"""`pst explore`: a local page to play with models, pictures and k."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from pathlib import Path
+
+from pst.cli._common import Verbs, positive, require
+
+_EXAMPLE = """examples:
+  pst explore                             the demo's model, if there is one, and propagation
+  pst explore best.pt runs/               a checkpoint, and every model below a folder
+
+Models: checkpoints of Ultralytics (.pt, .safetensors), run folders of pst train and their weights, and folders of
+save_pretrained. Ctrl+C ends it."""
+_LOOPBACK = "127.0.0.1"
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "explore",
+        help="a local page: models, pictures, k, selected tokens, attention",
+        description="Open a page of this machine, in the browser: drop a picture, two, or a short video, move k and "
+        "the other settings, and see results, selected tokens and the attention of a position.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "models", nargs="*", type=Path, metavar="MODEL", help="files, or folders with models below them"
+    )
+    parser.add_argument("--port", type=positive, metavar="N", help="(the first free one from 7860 on)")
+    parser.add_argument(
+        "--host", default=_LOOPBACK, help="address to listen at; any other than %(default)s lets others in"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="print the address, open no browser")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl+C."""
+    for module in ("gradio", "timm", "av"):
+        require(module, "explore")
+    from pst.explore.explorer import Explorer
+    from pst.explore.models import find_models
+    from pst.explore.server import LOOPBACK, served
+
+    explorer = Explorer(find_models(args.models))
+    with served(explorer, host=args.host, port=args.port, open_browser=not args.no_browser) as address:
+        print(f"Open {address} in a browser; Ctrl+C ends it", flush=True)
+        if args.host not in LOOPBACK:
+            print("Whoever can reach this address can use it, and there is no password", flush=True)
+        threading.Event().wait()
+    return 0
