@@ -1,4 +1,4 @@
-"""Models of each adapter as a `Network`: checkpoints of Ultralytics, runs of `pst train`, folders of `save_pretrained`."""
+"""Models of each adapter as a `Network`: of Ultralytics, of `pst train`, and folders of `save_pretrained`."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def drop_mask(explorer: Explorer, session: Session, values: Values) -> None:
     explorer.drop_mask(session, values["mask"])
 
 
-def clear(session: Session, values: Values) -> None:
+def clear(session: Session, _: Values) -> None:
     """Forget marks and position, but no mask."""
     session.marks, session.place = Marks(mask=session.marks.mask), None
 
@@ -123,10 +123,13 @@ def _controls(c: Controls | None, values: Values, *, moved: bool) -> list[Any]:
     head = min(int(values["head"] or 0), max(c.heads - 1, 0))
     most = max(c.frames - 1, 1)
     model = gr.update(visible=not c.carries)
+    bound = gr.update(
+        maximum=c.topk, visible=not c.carries, **({"value": 0} if (values["max_tokens"] or 0) > c.topk else {})
+    )
     carries = gr.update(visible=c.carries)
     return [
         gr.update(maximum=c.topk, **({"value": c.topk} if (values["topk"] or 0) > c.topk else {})),
-        model,
+        bound,
         gr.update(choices=list(fusions), value=fusion, visible=not c.carries),
         model,
         gr.update(choices=list(c.layers), value=layer, visible=bool(c.layers)),

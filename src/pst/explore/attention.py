@@ -37,7 +37,7 @@ class _Chosen:
     def __init__(self, tokens: list[int]) -> None:
         self.index = torch.tensor(tokens).view(1, 1, -1)
 
-    def select(self, tokens: Tokens) -> Selected:
+    def select(self, tokens: Tokens) -> Selected:  # noqa: ARG002 the recorded ones alone
         """See `pst.functional.selection.SelectionRule`."""
         return Selected(self.index)
 

@@ -155,10 +155,16 @@ def draw_marks(clip: Clip, marks: Marks) -> Image.Image:
 
 
 def show_carried(
-    coarse: Carrying, fine: Carrying, topk: int, marks: Marks, index: int, place: Place | None, progress: Progress
+    coarse: Carrying,
+    fine: Carrying,
+    topk: int,
+    marks: Marks,
+    index: int,
+    place: Place | None,
+    tell: Progress | None,
 ) -> Shown:
     """Frame ``index`` with k = 0 and ``topk``, the marks, and where a place of the frame looks in the first one."""
-    pictures = [c.picture(index, progress) for c in (coarse, fine)]
+    pictures = [c.picture(index, tell) for c in (coarse, fine)]
     captions = [c.caption(k) for c, k in ((coarse, 0), (fine, topk))]
     first = draw_marks(coarse.clip, marks)
     if place is None:

@@ -19,7 +19,7 @@ Place = tuple[float, float]  # (x, y) of a picture, each from 0 to 1
 
 _WIDTH = 640  # longer side to which smaller pictures are enlarged, about
 _REDUCTIONS = (4, 8, 14, 16, 28, 32, 56, 64, 128)  # of the maps of networks
-_DIM, _YELLOW = 0.4, np.array([255.0, 225.0, 60.0])
+_DIM, _EVEN, _YELLOW = 0.55, 4, np.array([255.0, 225.0, 60.0])
 
 
 def draw_found(seen: Seen, found: Found) -> Image.Image:
@@ -43,16 +43,16 @@ def draw_tokens(seen: Seen, tokens: Sequence[int], coarse_size: Size, place: Pla
 
 
 def draw_attention(seen: Seen, weights: Tensor, place: Place) -> Image.Image:
-    """Weights (Hf, Wf) as yellow over the darkened picture: the more attention, the brighter, the largest in full."""
+    """Weights (Hf, Wf) as yellow over the darkened picture, see `heat`."""
     scale = _scale(seen.size)
     canvas = _times(_covered(seen.square, (weights.shape[0], weights.shape[1])), scale)
     return marked(_cut(heat(canvas, weights), seen.size, scale), place)
 
 
 def heat(picture: Image.Image, weights: Tensor) -> Image.Image:
-    """`draw_attention` over a picture that the map covers as a whole."""
-    strength = (weights / weights.max().clamp_min(torch.finfo(weights.dtype).tiny)).sqrt()
-    values = Image.fromarray((strength * 255).round().to(torch.uint8).numpy())
+    """Weights over a picture that their map covers: n times the even weight is n/(n + 4) yellow, the even one a fifth."""
+    times = weights * weights.numel()
+    values = Image.fromarray((times / (times + _EVEN) * 255).round().to(torch.uint8).numpy())
     share = np.asarray(values.resize(picture.size, Image.Resampling.NEAREST), np.float32)[..., None] / 255
     pixels = np.asarray(picture, np.float32) * _DIM
     return Image.fromarray((pixels * (1 - share) + _YELLOW * share).round().astype(np.uint8))

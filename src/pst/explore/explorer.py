@@ -116,7 +116,7 @@ class Explorer:
             self._loaded = name, load_model(path)
         return self._loaded[1]
 
-    def show(self, session: Session, wanted: Wanted, progress: Progress = lambda done, of: None) -> Shown:
+    def show(self, session: Session, wanted: Wanted, progress: Progress | None = None) -> Shown:
         """Pictures for what the controls say; sets `Session.controls`.
 
         Raises:
@@ -148,7 +148,7 @@ class Explorer:
             session.cache = {key: compute(network, session.clip.frames[frame], asked)}
         return session.cache[key]
 
-    def _carried(self, session: Session, wanted: Wanted, progress: Progress) -> Shown:
+    def _carried(self, session: Session, wanted: Wanted, progress: Progress | None) -> Shown:
         clip, marks = session.clip, session.marks
         if clip is None:
             return Shown()

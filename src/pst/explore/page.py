@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it at several moments
 
-import gradio as gr  # noqa: E402
+import gradio as gr
 
-from pst.explore import answers  # noqa: E402
-from pst.explore.explorer import Explorer, Session  # noqa: E402
-from pst.explore.models import PROPAGATION  # noqa: E402
-from pst.explore.view import SELECTIONS  # noqa: E402
+from pst.explore import answers
+from pst.explore.explorer import Explorer, Session
+from pst.explore.models import PROPAGATION
+from pst.explore.view import SELECTIONS
 
 MOST = 400  # end of the sliders
 CSS = """
 .pst-says { min-height: 1.5em; margin: 0; overflow-wrap: anywhere; }
 .pst-says[role=alert] { color: var(--error-text-color); font-weight: 600; }
-.pst-caption { margin: 0; overflow-wrap: anywhere; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
+.pst-caption { margin: 0; padding: 2px 0 10px; overflow-wrap: anywhere; font-size: var(--text-sm); }
 .pst-picture img { cursor: crosshair; }
 """
 _INTRO = """## pst explore
@@ -54,7 +54,7 @@ def build_page(explorer: Explorer) -> gr.Blocks:
             with gr.Column(scale=1, min_width=280):
                 inputs, marking = _controls(names)
             with gr.Column(scale=3, min_width=320):
-                status = gr.HTML(answers.status_of(answers.EMPTY), elem_id="status")
+                status = gr.HTML(answers.status_of(answers.EMPTY), elem_id="status", padding=False)
                 pictures, captions = _pictures()
         i = inputs
         changing = [i.topk, i.max_tokens, i.fusion, i.selection, i.layer, i.head, i.frame, *marking]
@@ -75,7 +75,7 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     """What is put in; and what is there for propagation alone."""
     carries = names[0] == PROPAGATION
     model = gr.Dropdown(list(names), value=names[0], label="Model", elem_id="model")
-    files = gr.File(label="Image, two images, or a short video", file_count="multiple", height=140, elem_id="files")
+    files = gr.File(label="Image, two images, or a short video", file_count="multiple", height=175, elem_id="files")
     frame = gr.Slider(0, 1, 0, step=1, label="Picture of the clip", visible=False, elem_id="frame")
     topk = gr.Slider(0, MOST, 8, step=1, label="k: coarse tokens that are looked at finely", elem_id="topk")
     bound = gr.Slider(0, MOST, 0, step=1, label="max_tokens: coarse tokens at most, 0 for all", elem_id="max_tokens")
@@ -85,7 +85,7 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     head = gr.Dropdown([0], value=0, label="Head", visible=False, elem_id="head")
     with gr.Group(visible=carries) as group:
         kind = gr.Radio(["box", "point"], value="box", label="Clicks on the first picture mark a", elem_id="kind")
-        mask = gr.File(label="or drop a mask of it (PNG)", file_count="single", height=110, elem_id="mask")
+        mask = gr.File(label="or drop a mask of it (PNG)", file_count="single", height=160, elem_id="mask")
     button = gr.Button("Clear the marks", visible=carries, elem_id="clear")
     return Inputs(model, files, topk, bound, fusion, selection, layer, head, frame, kind, mask), [group, button]
 
@@ -103,7 +103,7 @@ def _pictures() -> tuple[list[Any], list[Any]]:
                             elem_classes="pst-picture",
                         )
                     )  # fmt: skip
-                    captions.append(gr.HTML("", elem_id=f"caption{len(captions)}"))
+                    captions.append(gr.HTML("", elem_id=f"caption{len(captions)}", padding=False))
     return pictures, captions
 
 

@@ -70,7 +70,7 @@ def record_passes(model: nn.Module) -> Iterator[list[Pass]]:
 
 
 def _begin(passes: list[Pass], runs: dict[str, int], name: str) -> Callable[..., None]:
-    def hook(layer: Any, *args: Any) -> None:
+    def hook(layer: Any, *_: Any) -> None:
         runs[name] = runs.get(name, 0) + 1
         passes.append(Pass(name if runs[name] == 1 else f"{name} ({runs[name]})", layer))
 
@@ -78,8 +78,8 @@ def _begin(passes: list[Pass], runs: dict[str, int], name: str) -> Callable[...,
 
 
 def _keep_query(passes: list[Pass]) -> Callable[..., None]:
-    def hook(module: Any, args: Any, output: Tensor) -> None:
-        passes[-1].query = _own(output)
+    def hook(*given: Any) -> None:  # module, arguments, output
+        passes[-1].query = _own(given[-1])
 
     return hook
 
@@ -87,7 +87,8 @@ def _keep_query(passes: list[Pass]) -> Callable[..., None]:
 def _keep_pair(passes: list[Pass]) -> Callable[..., None]:
     """The projection of a layer is called with the coarse map first, then with the fine one."""
 
-    def hook(module: Any, args: Any, output: Tensor) -> None:
+    def hook(*given: Any) -> None:
+        output: Tensor = given[-1]
         p = passes[-1]
         if p.coarse.numel() == 0:
             p.coarse = _own(output)

@@ -1,4 +1,4 @@
-"""Serving the page on this machine: nothing is fetched, nothing is told, and no file but the page's own is given out."""
+"""Serving the page on this machine: nothing is fetched or told, and no file but the page's own is given out."""
 
 from __future__ import annotations
 

@@ -105,17 +105,15 @@ def show(computed: Computed, asked: Asked, layer: str, head: int, place: Place |
     if place is not None and position is not None:
         found = attention_of(p, head, position)
         attention = draw_attention(computed.seen, found.weights, place)
-        said = (
-            f"Attention of the marked position, row {position[0]} and column {position[1]} of {p.size[0]}×{p.size[1]}"
-        )
-        said += "." if found.share is None else f": {found.share:.0%} of it fine, as the gate has it."
+        said = f"Where row {position[0]}, column {position[1]} of {p.size[0]}×{p.size[1]} looks"
+        said += "." if found.share is None else f"; the gate gives the fine branch {found.share:.0%}."
+    results = [(computed.coarse, 0), (computed.fine, asked.topk)]
     return Shown(
-        draw_found(computed.seen, computed.coarse),
-        draw_found(computed.seen, computed.fine),
+        *(draw_found(computed.seen, found) for found, _ in results),
         draw_tokens(computed.seen, tokens, p.coarse_size, place),
         attention,
-        (_result(computed.coarse, computed.times, 0), _result(computed.fine, computed.times, asked.topk), _chosen(p, tokens), said),
-    )  # fmt: skip
+        (*(_result(found, computed.times, k) for found, k in results), _chosen(p, tokens), said),
+    )
 
 
 def _result(found: Found, times: dict[int, Timing], k: int) -> str:

@@ -1,4 +1,4 @@
-"""Pictures: which coarse tokens were selected, boxes, classes of pixels. Needs Pillow (the ``viz`` extra), not a host library."""
+"""Pictures: selected coarse tokens, boxes, classes of pixels. Needs Pillow (the ``viz`` extra), not a host library."""
 
 from pst.visualize.boxes import draw_boxes
 from pst.visualize.classes import paint_classes
