@@ -16,7 +16,9 @@ from pst.explore.models import PROPAGATION
 from pst.explore.view import Asked, Shown
 
 EMPTY = "Drop an image to begin."
-FIRST = 2  # number of the picture that labels are marked in, of the four
+TITLES = ("k = 0", "k as chosen", "Selected tokens", "Attention of a position")  # of the four pictures
+FIRST = 2  # which of them labels are marked in, for propagation
+_CARRYING = (*TITLES[:2], "First picture: marks, selected positions", "Attention in the first picture")
 
 Values = dict[str, Any]
 """Where the components stand, by name. An action may change them."""
@@ -110,7 +112,9 @@ def _wanted(values: Values) -> Wanted:
 def _pictures(session: Session, shown: Shown) -> list[Any]:
     pictures = [shown.coarse, shown.fine, shown.tokens, shown.attention]
     session.sizes = tuple(None if p is None else p.size for p in pictures)
-    return [*pictures, *(f'<p class="pst-caption">{escape(text)}</p>' for text in shown.captions)]
+    titles = _CARRYING if session.controls is not None and session.controls.carries else TITLES
+    updates = [gr.update(value=p, label=title) for p, title in zip(pictures, titles, strict=True)]
+    return [*updates, *(f'<p class="pst-caption">{escape(text)}</p>' for text in shown.captions)]
 
 
 def _controls(c: Controls | None, values: Values, *, moved: bool) -> list[Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pst.control import Selection
 from pst.explore.clip import Clip
 from pst.explore.draw import Place, enlarged, heat, marked
-from pst.explore.view import Shown
+from pst.explore.view import Shown, duration
 from pst.functional.grid import block_grid
 from pst.functional.selection import Window
 from pst.propagate import Features, Propagator, carry
@@ -117,11 +117,8 @@ class Carrying:
         """What a step takes."""
         if not self.seconds:
             return f"k = {topk}."
-        took = statistics.median(self.seconds)
-        return (
-            f"k = {topk}: {took:.2f} s a frame, features included, the median of {len(self.seconds)} on this machine "
-            "just now."
-        )
+        took, of = duration(statistics.median(self.seconds)), len(self.seconds)
+        return f"k = {topk}: {took} a frame, features included (median of {of}, measured here just now)."
 
     def look(self, index: int, place: Place) -> tuple[Tensor, list[int], tuple[int, int]]:
         """Where a place of frame ``index`` looks in the first: weights (Hf, Wf), selected tokens, their map's size."""

@@ -18,7 +18,7 @@ from pst.visualize import draw_boxes, paint_classes, selection_overlay
 Place = tuple[float, float]  # (x, y) of a picture, each from 0 to 1
 
 _WIDTH = 640  # longer side to which smaller pictures are enlarged, about
-_REDUCTIONS = (4, 8, 14, 16, 28, 32, 56, 64, 128)  # of the maps of networks
+_REDUCTIONS = (4, 8, 16, 32, 64, 128, 14, 28)  # of the maps of networks
 _DIM, _EVEN, _YELLOW = 0.55, 4, np.array([255.0, 225.0, 60.0])
 
 
@@ -50,7 +50,7 @@ def draw_attention(seen: Seen, weights: Tensor, place: Place) -> Image.Image:
 
 
 def heat(picture: Image.Image, weights: Tensor) -> Image.Image:
-    """Weights over a picture that their map covers: n times the even weight is n/(n + 4) yellow, the even one a fifth."""
+    """Weights over a picture that their map covers: n times the even weight is n/(n + 4) yellow, the even a fifth."""
     times = weights * weights.numel()
     values = Image.fromarray((times / (times + _EVEN) * 255).round().to(torch.uint8).numpy())
     share = np.asarray(values.resize(picture.size, Image.Resampling.NEAREST), np.float32)[..., None] / 255

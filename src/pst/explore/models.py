@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pst.io.files import read_json
 
-PROPAGATION = "propagation: labels from one picture to the next"
+PROPAGATION = "propagation of labels"
 DEMO = Path("runs/demo/best.pt")
 _MOST, _DEPTH = 200, 4  # models that are listed of a folder, and folders that are looked into one below the other
 _CONFIG, _SAVED, _RUN = "config.json", "model.safetensors", "best.safetensors"

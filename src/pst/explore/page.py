@@ -20,12 +20,11 @@ MOST = 400  # end of the sliders
 CSS = """
 .pst-says { min-height: 1.5em; margin: 0; overflow-wrap: anywhere; }
 .pst-says[role=alert] { color: var(--error-text-color); font-weight: 600; }
-.pst-caption { margin: 0; padding: 2px 0 10px; overflow-wrap: anywhere; font-size: var(--text-sm); }
+.pst-caption { margin: -8px 0 8px; overflow-wrap: anywhere; font-size: var(--text-sm); }
 .pst-picture img { cursor: crosshair; }
 """
 _INTRO = """## pst explore
 Drop a picture, move k, and click on a picture to see where that position looks. Nothing leaves this machine."""
-_TITLES = ("k = 0", "k as chosen", "Selected tokens", "Attention of a position")
 
 
 class Inputs(NamedTuple):
@@ -50,11 +49,11 @@ def build_page(explorer: Explorer) -> gr.Blocks:
     with gr.Blocks(title="pst explore", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
         session = gr.State(Session())
         gr.Markdown(_INTRO)
+        status = gr.HTML(answers.status_of(answers.EMPTY), elem_id="status", padding=False)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 inputs, marking = _controls(names)
             with gr.Column(scale=3, min_width=320):
-                status = gr.HTML(answers.status_of(answers.EMPTY), elem_id="status", padding=False)
                 pictures, captions = _pictures()
         i = inputs
         changing = [i.topk, i.max_tokens, i.fusion, i.selection, i.layer, i.head, i.frame, *marking]
@@ -83,7 +82,7 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     selection = gr.Dropdown(list(SELECTIONS), value="mean", label="Selection", elem_id="selection")
     layer = gr.Dropdown([], label="Layer", visible=False, elem_id="layer")
     head = gr.Dropdown([0], value=0, label="Head", visible=False, elem_id="head")
-    with gr.Group(visible=carries) as group:
+    with gr.Column(visible=carries) as group:
         kind = gr.Radio(["box", "point"], value="box", label="Clicks on the first picture mark a", elem_id="kind")
         mask = gr.File(label="or drop a mask of it (PNG)", file_count="single", height=160, elem_id="mask")
     button = gr.Button("Clear the marks", visible=carries, elem_id="clear")
@@ -92,7 +91,7 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
 
 def _pictures() -> tuple[list[Any], list[Any]]:
     pictures, captions = [], []
-    for row in (_TITLES[:2], _TITLES[2:]):
+    for row in (answers.TITLES[:2], answers.TITLES[2:]):
         with gr.Row():
             for title in row:
                 with gr.Column(min_width=280):

@@ -17,7 +17,7 @@ from pst.functional.selection import RULES
 from pst.profile.timing import Timing, interleave
 
 SELECTIONS = tuple(sorted(RULES.keys() - {"gumbel"}))  # which adds its noise while training alone
-_SECONDS, _RUNS = 0.5, 3
+_SECONDS, _RUNS = 0.5, 5
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,15 @@ def show(computed: Computed, asked: Asked, layer: str, head: int, place: Place |
 
 def _result(found: Found, times: dict[int, Timing], k: int) -> str:
     time = times[k]
-    return f"k = {k}: {found.text}. {time.median:.1f} ms a pass, the median of {time.runs} on this machine just now."
+    took = duration(time.median / 1e3)
+    return f"k = {k}: {found.text}. {took} a pass of the network (median of {time.runs}, measured here just now)."
+
+
+def duration(seconds: float) -> str:
+    """Three digits, more or less."""
+    if seconds < 0.1:
+        return f"{seconds * 1e3:.1f} ms"
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _chosen(p: Pass, tokens: list[int]) -> str:

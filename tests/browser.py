@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ def browser() -> Iterator[Browser]:
                 call("DELETE", f"{url}/session/{session}", None)
         finally:
             driver.terminate()
-            driver.wait(10)
+            driver.communicate(timeout=10)
 
 
 def _port(driver: subprocess.Popen[str]) -> int:
@@ -141,4 +142,5 @@ def call(method: str, url: str, body: dict[str, Any] | None) -> Any:
         with opener.open(request, timeout=120) as response:
             return json.load(response)["value"]
     except urllib.error.HTTPError as error:
-        raise RuntimeError(json.load(error)["value"]["message"].splitlines()[0]) from error
+        with error:
+            raise RuntimeError(json.load(error)["value"]["message"].splitlines()[0]) from error
