@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,3 +64,38 @@ def test_too_large_a_file_is_refused(address):
         f"{address}gradio_api/upload", body + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
     )
     assert ask(request)[0] == 413
+
+
+def test_an_address_in_place_of_a_file_is_not_fetched(address):
+    """A server of the test's own would see the request."""
+    asked = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+
+    def send(path: str, body: object) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{address}gradio_api{path}", json.dumps(body).encode(), headers)
+        status, _, content = ask(request)
+        return status, content
+
+    config = json.loads(ask(f"{address}config")[2])
+    files = next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "files")
+    drop = next(d for d in config["dependencies"] if [files, "change"] in d["targets"])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/a.png"
+        given = [None if i == files else default(config, i) for i in drop["inputs"]]
+        given[drop["inputs"].index(files)] = [{"path": url, "url": url, "meta": {"_type": "gradio.FileData"}}]
+        status, _ = send("/queue/join", {"data": given, "fn_index": drop["id"], "session_hash": "test"})
+        assert status == 200
+        with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=test", timeout=60) as stream:
+            events = b"".join(iter(stream.readline, b""))
+        server.shutdown()
+    assert b"addresses are not fetched" in events
+    assert not asked
+
+
+def default(config: dict[str, Any], part: int) -> Any:
+    return next(c["props"].get("value") for c in config["components"] if c["id"] == part)

@@ -27,6 +27,18 @@ _INTRO = """## pst explore
 Drop a picture, move k, and click on a picture to see where that position looks. Nothing leaves this machine."""
 
 
+class Dropped(gr.File):
+    """gr.File that takes what was dropped and fetches nothing, whatever address a visitor gives in its place."""
+
+    is_template = True  # it looks like its parent
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
+        """See gradio's Block."""
+        if "://" in str(url_or_file_path):
+            raise gr.Error("drop a file: addresses are not fetched", print_exception=False)
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+
 class Inputs(NamedTuple):
     """The components that say what is wanted."""
 
@@ -74,7 +86,7 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     """What is put in; and what is there for propagation alone."""
     carries = names[0] == PROPAGATION
     model = gr.Dropdown(list(names), value=names[0], label="Model", elem_id="model")
-    files = gr.File(label="Image, two images, or a short video", file_count="multiple", height=175, elem_id="files")
+    files = Dropped(label="Image, two images, or a short video", file_count="multiple", height=175, elem_id="files")
     frame = gr.Slider(0, 1, 0, step=1, label="Picture of the clip", visible=False, elem_id="frame")
     topk = gr.Slider(0, MOST, 8, step=1, label="k: coarse tokens that are looked at finely", elem_id="topk")
     bound = gr.Slider(0, MOST, 0, step=1, label="max_tokens: coarse tokens at most, 0 for all", elem_id="max_tokens")
@@ -84,7 +96,7 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     head = gr.Dropdown([0], value=0, label="Head", visible=False, elem_id="head")
     with gr.Column(visible=carries) as group:
         kind = gr.Radio(["box", "point"], value="box", label="Clicks on the first picture mark a", elem_id="kind")
-        mask = gr.File(label="or drop a mask of it (PNG)", file_count="single", height=160, elem_id="mask")
+        mask = Dropped(label="or drop a mask of it (PNG)", file_count="single", height=160, elem_id="mask")
     button = gr.Button("Clear the marks", visible=carries, elem_id="clear")
     return Inputs(model, files, topk, bound, fusion, selection, layer, head, frame, kind, mask), [group, button]
 
