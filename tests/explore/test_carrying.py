@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from pst.explore import carrying
-from pst.explore.carrying import Carrying, Marks, draw_marks, show_carried
+from pst.explore.carrying import Carrying, show_carried
 from pst.explore.clip import Clip
+from pst.explore.marks import Marks, draw_marks
 from tiny_clips import moving, patches
 
 
@@ -17,41 +18,6 @@ def clip(monkeypatch):
     monkeypatch.setattr(carrying, "EDGE", 64)
     frames = tuple(map(Image.fromarray, moving(4).frames))
     return Clip(tuple(map(str, range(4))), frames, frames[0].size)
-
-
-def test_two_clicks_are_a_box_whatever_their_order():
-    marks = Marks()
-    marks.click((0.5, 0.75), "box")
-    assert marks.corner == (0.5, 0.75)
-    assert marks.labels((40, 20)) is None
-    marks.click((0.25, 0.25), "box")
-    expected = np.zeros((20, 40), np.uint8)
-    expected[5:15, 10:20] = 1
-    np.testing.assert_array_equal(marks.labels((40, 20)), expected)
-    marks.click((0.0, 0.0), "box")
-    marks.click((0.1, 0.1), "box")
-    assert marks.labels((40, 20))[0, 0] == 2
-
-
-def test_one_place_is_no_box():
-    marks = Marks()
-    marks.click((0.5, 0.5), "box")
-    with pytest.raises(ValueError, match="opposite corners"):
-        marks.click((0.5, 0.501), "box")
-    assert marks.corner is None
-    assert not marks.boxes
-
-
-def test_points_are_pixels():
-    marks = Marks()
-    marks.click((0.5, 0.25), "point")
-    np.testing.assert_array_equal(marks.pixels((40, 20)), [[20, 5]])
-
-
-def test_a_mask_comes_in_place_of_boxes():
-    marks = Marks(boxes=[((0, 0), (1, 1))], mask=Image.fromarray(np.full((2, 3), 9, np.uint8)))
-    assert (marks.labels((3, 2)) == 9).all()
-    assert marks.key() != Marks(boxes=[((0, 0), (1, 1))]).key()
 
 
 def test_labels_follow_what_moves(clip):

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from pst.explore.carrying import Marks
 from pst.explore.errors import sentence
 from pst.explore.explorer import Controls, Explorer, Session, Wanted, first_frame
+from pst.explore.marks import Marks
 from pst.explore.models import PROPAGATION
 from pst.explore.view import Asked, Shown
 
@@ -67,7 +67,7 @@ def click(session: Session, values: Values, number: int, index: Any) -> None:
 
 def drop(explorer: Explorer, session: Session, values: Values) -> None:
     """Take the files that were dropped."""
-    explorer.drop(session, as_list(values["files"]))
+    explorer.drop(session, as_list(values["files"]), values["mask"])
     values["frame"] = _start(session, values)
 
 

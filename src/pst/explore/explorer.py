@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pst.explore.carrying import Carrying, Marks, Progress, draw_marks, show_carried
+from pst.explore.carrying import Carrying, Progress, show_carried
 from pst.explore.clip import Clip, read_clip, read_labels
-from pst.explore.draw import Place
+from pst.explore.draw import Place, enlarged
+from pst.explore.marks import Marks, draw_marks
 from pst.explore.models import PROPAGATION, Choice, load_model
 from pst.explore.networks import Network
 from pst.explore.view import Asked, Computed, Shown, compute, fusions_of, show
@@ -86,22 +87,21 @@ class Explorer:
         """The models', whose folders no message need name."""
         return [choice.path for choice in self.choices.values() if choice.path is not None]
 
-    def drop(self, session: Session, files: Sequence[str | Path]) -> None:
-        """Take what was dropped, or nothing, in place of what was there.
+    def drop(self, session: Session, files: Sequence[str | Path], mask: str | Path | None = None) -> None:
+        """Take what was dropped, or nothing, in place of what was there; and a mask of its first picture.
 
         Raises:
             OSError: A file cannot be decoded; then nothing is there.
-            ValueError: See `read_clip`; likewise.
+            ValueError: See `read_clip` and `read_labels`; likewise.
         """
         session.clip, session.marks, session.place, session.cache = None, Marks(), None, {}
         session.clip = read_clip(files) if files else None
+        self.drop_mask(session, mask)
 
     def drop_mask(self, session: Session, file: str | Path | None) -> None:
-        """Take a mask of the first picture; None takes it away. Raises as `read_labels`."""
+        """Take a mask of the first picture, if there is one yet; None takes it away. Raises as `read_labels`."""
         session.marks.mask = None
-        if file is not None:
-            if session.clip is None:
-                raise ValueError("a mask is of a picture: drop the picture first")
+        if file is not None and session.clip is not None:
             session.marks.mask = read_labels(file, session.clip)
 
     def network(self, name: str) -> Network | None:
@@ -154,20 +154,19 @@ class Explorer:
             return Shown()
         if len(clip.frames) < 2:
             raise ValueError("propagation carries labels from one picture to others: drop two images, or a short video")
-        if not marks.key()[0] and marks.labels(clip.frames[0].size) is None:
+        index, topk = min(max(wanted.frame, 0), len(clip.frames) - 1), wanted.asked.topk
+        if not marks.points and marks.labels(clip.frames[0].size) is None:
             said = "First picture: click on it to mark what is to be carried."
-            frame = clip.frames[min(max(wanted.frame, 0), len(clip.frames) - 1)]
+            frame = enlarged(clip.frames[index])
             return Shown(frame, frame, draw_marks(clip, marks), None, ("", "", said, ""))
-        self._features = BackboneFeatures() if self._features is None else self._features
-        made = {}
-        for k in (0, wanted.asked.topk):
-            key = ("carried", k, marks.key())
-            if key not in session.cache:
-                kept = {other: value for other, value in session.cache.items() if other[2:] == key[2:]}
-                session.cache = {**dict(list(kept.items())[:1]), key: Carrying(clip, marks, self._features, k)}
-            made[k] = session.cache[key]
-        index = min(max(wanted.frame, 0), len(clip.frames) - 1)
-        return show_carried(made[0], made[wanted.asked.topk], wanted.asked.topk, marks, index, session.place, progress)
+        features = self._features = BackboneFeatures() if self._features is None else self._features
+        before, marked = session.cache, marks.key()
+        session.cache = {
+            key: before[key] if key in before else Carrying(clip, marks, features, k)
+            for k, key in ((k, ("carried", k, marked)) for k in (0, topk))
+        }
+        coarse, fine = (session.cache["carried", k, marked] for k in (0, topk))
+        return show_carried(coarse, fine, topk, marks, index, session.place, progress)
 
 
 def first_frame(clip: Clip) -> int:

@@ -60,10 +60,10 @@ def load_model(path: Path) -> Any:
         ValueError: It is no model, is damaged, or has no PST layer.
     """
     os.environ.setdefault("YOLO_OFFLINE", "true")  # read once, when Ultralytics is imported: it asks nobody anything
-    from pst.explore import adapters
+    from pst.explore import adapters, saved
 
     if path.is_dir() and (path / _CONFIG).is_file() and (path / _SAVED).is_file():
-        return adapters.SavedNetwork(path, read_json(path / _CONFIG))
+        return saved.SavedNetwork(path, read_json(path / _CONFIG))
     if path.is_dir() or (path.suffix == ".safetensors" and _is_of_a_run(path)):
         return adapters.TaskNetwork(path)
     return adapters.YOLONetwork(path)

@@ -17,6 +17,7 @@ from pst.data.images import fitted, letterbox
 
 SCORE = 0.3  # least of a box
 NOTHING = 255  # in a mask: of no class
+_MULTIPLE, _LARGEST = 32, 1280  # of the sides of squares
 _BEST = 5  # classes of a picture that are named
 
 
@@ -117,6 +118,11 @@ def centred(image: Tensor, edge: int) -> Seen:
     first = (image.shape[-1] - edge) // 2
     pixels = image[:, first : first + edge, first : first + edge]
     return Seen(pixels, _picture(pixels), (edge, edge))
+
+
+def square_of(edge: int) -> int:
+    """The nearest side that every stride divides."""
+    return min(_LARGEST, max(_MULTIPLE, round(edge / _MULTIPLE) * _MULTIPLE))
 
 
 def to_tensor(image: Image.Image, channels: int) -> Tensor:

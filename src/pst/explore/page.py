@@ -78,7 +78,7 @@ def build_page(explorer: Explorer) -> gr.Blocks:
         for part in changing[:7]:
             listen(part.input, trigger_mode="always_last")
         for number, picture in enumerate(pictures):
-            listen(picture.select, number=number, keep=True)
+            listen(picture.select, number=number, keep=True, trigger_mode="multiple")  # two quick clicks are a box
     return page
 
 
