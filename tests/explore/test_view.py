@@ -21,7 +21,7 @@ class Tiny(nn.Module):
     def __init__(self, **options) -> None:
         super().__init__()
         self.stem, self.down = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 16, 2, 2)
-        self.fuse = PST(8, 16, 64, **options)
+        self.fuse = PST(8, 16, 64, head_dim=16, **options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         fine = self.stem(x)

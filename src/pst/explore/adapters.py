@@ -43,9 +43,11 @@ class YOLONetwork(Network):
         (result,) = self.model.predict(given, **options)
         if result.probs is not None:
             return self.scores(result.probs.data.float())
+        if getattr(result, "semantic_mask", None) is not None:
+            return self.shares(result.semantic_mask.data.cpu().long(), seen.size)
         boxes = result.boxes if result.boxes is not None else result.obb
         if boxes is None:
-            return Found("no boxes, no classes")
+            return Found("a map that this page does not draw")
         found = self.boxes(boxes.xyxy.cpu(), boxes.conf.cpu(), boxes.cls.cpu())
         return found if result.masks is None else found._replace(mask=self._objects(result))
 

@@ -36,11 +36,8 @@ class Dropped(gr.File):
         if "://" in str(url_or_file_path):
             raise gr.Error("drop a file: addresses are not fetched", print_exception=False)
         return await super().async_move_resource_to_block_cache(url_or_file_path)
-    from collections.abc import Callable, Sequence
-    from typing import TYPE_CHECKING, Any, Literal
-
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
