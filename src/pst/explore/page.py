@@ -10,14 +10,18 @@ from typing import Any, NamedTuple
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it at several moments
 
 import gradio as gr
+from gradio.themes.utils.fonts import LocalFont
 
 from pst.explore import answers
 from pst.explore.explorer import Explorer, Session
 from pst.explore.models import PROPAGATION
 from pst.explore.view import SELECTIONS
 
+# gradio's own semi-bold file, which its default theme takes, lacks most letters
+FONT = [LocalFont("Source Sans Pro", weights=(400, 700)), "sans-serif"]
 MOST = 400  # end of the sliders
 CSS = """
+#status, #status > div { padding: 0; }
 .pst-says { min-height: 1.5em; margin: 0; overflow-wrap: anywhere; }
 .pst-says[role=alert] { color: var(--error-text-color); font-weight: 600; }
 .pst-caption { margin: -8px 0 8px; overflow-wrap: anywhere; font-size: var(--text-sm); }
@@ -25,18 +29,6 @@ CSS = """
 """
 _INTRO = """## pst explore
 Drop a picture, move k, and click on a picture to see where that position looks. Nothing leaves this machine."""
-
-
-class Dropped(gr.File):
-    """gr.File that takes what was dropped and fetches nothing, whatever address a visitor gives in its place."""
-
-    is_template = True  # it looks like its parent
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-        """See gradio's Block."""
-        if "://" in str(url_or_file_path):
-            raise gr.Error("drop a file: addresses are not fetched", print_exception=False)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
 class Inputs(NamedTuple):
@@ -86,7 +78,7 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     """What is put in; and what is there for propagation alone."""
     carries = names[0] == PROPAGATION
     model = gr.Dropdown(list(names), value=names[0], label="Model", elem_id="model")
-    files = Dropped(label="Image, two images, or a short video", file_count="multiple", height=175, elem_id="files")
+    files = gr.File(label="Image, two images, or a short video", file_count="multiple", height=175, elem_id="files")
     frame = gr.Slider(0, 1, 0, step=1, label="Picture of the clip", visible=False, elem_id="frame")
     topk = gr.Slider(0, MOST, 8, step=1, label="k: coarse tokens that are looked at finely", elem_id="topk")
     bound = gr.Slider(0, MOST, 0, step=1, label="max_tokens: coarse tokens at most, 0 for all", elem_id="max_tokens")
@@ -96,9 +88,26 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     head = gr.Dropdown([0], value=0, label="Head", visible=False, elem_id="head")
     with gr.Column(visible=carries) as group:
         kind = gr.Radio(["box", "point"], value="box", label="Clicks on the first picture mark a", elem_id="kind")
-        mask = Dropped(label="or drop a mask of it (PNG)", file_count="single", height=160, elem_id="mask")
+        mask = gr.File(label="or drop a mask of it (PNG)", file_count="single", height=160, elem_id="mask")
     button = gr.Button("Clear the marks", visible=carries, elem_id="clear")
+    for part in (files, mask):
+        _fetch_nothing(part)
     return Inputs(model, files, topk, bound, fusion, selection, layer, head, frame, kind, mask), [group, button]
+
+
+def _fetch_nothing(part: Any) -> None:
+    """Let a gr.File refuse an address in the place of a file, which gradio would fetch.
+
+    No subclass does it: gradio writes a stub file beside the source of every subclass of a component.
+    """
+    take = part.async_move_resource_to_block_cache
+
+    async def take_file(path: Any) -> str | None:
+        if "://" in str(path):
+            raise gr.Error("drop a file: addresses are not fetched", print_exception=False)
+        return await take(path)
+
+    part.async_move_resource_to_block_cache = take_file
 
 
 def _pictures() -> tuple[list[Any], list[Any]]:

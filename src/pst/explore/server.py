@@ -9,15 +9,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pst.explore.clip import MOST_BYTES
 from pst.explore.explorer import Explorer
-from pst.explore.page import CSS, build_page
+from pst.explore.page import CSS, FONT, build_page
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _WAITING = 16  # jobs of all visitors
+_CLOSED: dict[str, Any] = {  # what gradio would offer beside the page
+    "allowed_paths": [],
+    "share": False,
+    "show_error": False,
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "mcp_server": False,
+    "pwa": False,
+    "ssr_mode": False,
+    "num_workers": 0,
+    "strict_cors": True,
+    "prevent_thread_lock": True,
+    "quiet": True,
+}
 # whatever a script of the page wants, the browser asks this server alone
 _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -69,12 +85,16 @@ def served(
         hosts = list(LOOPBACK) if host in LOOPBACK else ["*"]  # no name that is made to lead here, by DNS
         middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(Headers)]
         page.launch(
-            server_name=host, server_port=port, share=False, inbrowser=open_browser, prevent_thread_lock=True,
-            quiet=True, show_error=False, css=CSS, footer_links=[], run_history=False, allowed_paths=[],
-            max_file_size=MOST_BYTES, ssr_mode=False, pwa=False, mcp_server=False, strict_cors=True, num_workers=0,
-            enable_monitoring=False, state_session_capacity=_WAITING,
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            css=CSS,
+            theme=gr.themes.Default(font=FONT),
+            max_file_size=MOST_BYTES,
+            state_session_capacity=_WAITING,
             app_kwargs={"middleware": middleware, "docs_url": None, "redoc_url": None, "openapi_url": None},
-        )  # fmt: skip
+            **_CLOSED,
+        )
         try:
             yield str(page.local_url)
         finally:
