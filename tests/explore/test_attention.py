@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from pst.functional.grid import parent_index
 SIZE, COARSE = (9, 12), (4, 5)
 
 
-def layer_and_maps(seed: int = 0, **options):
+def layer_and_maps(seed: int = 0, **options: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
     torch.manual_seed(seed)
     layer = PST(8, 16, 64, head_dim=16, **options).eval()
     for module in layer.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # else keys are nearly equal and attention nearly even
+            assert module.running_var is not None
             module.running_var.mul_(0.05)
     return layer, torch.randn(1, 8, *SIZE), torch.randn(1, 16, *COARSE)
 
@@ -87,6 +89,7 @@ def test_a_gate_shares_the_weight_between_coarse_and_fine():
     torch.nn.init.constant_(gate.bias, 1.0)
     (p,), out = attended(layer, x, upper)
     weights, share = attention_of(p, 0, (2, 2))
+    assert share is not None
     assert share == pytest.approx(torch.tensor(1.0).sigmoid().item(), rel=1e-5)
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
     set_options(layer, topk=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
 
 
-def run(path: Path, k: int = 2):
+def run(path: Path, k: int = 2) -> tuple[Any, Any, Any]:
     """What is shown of a model, with a position."""
     network = load_model(path)
     computed = compute(network, picture(), Asked(k, None, "refine", "mean"))

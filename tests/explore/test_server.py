@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import pst.explore
+
 pytestmark = pytest.mark.slow  # gradio takes many seconds to import
 
 
@@ -51,6 +53,11 @@ def test_another_host_name_is_refused(address):
 def test_no_file_of_the_machine_is_given_out(address, path):
     assert ask(f"{address}gradio_api/file={path}")[0] in (400, 403, 404)
     assert ask(f"{address}gradio_api/file={Path(__file__)}")[0] in (400, 403, 404)
+
+
+def test_gradio_writes_nothing_beside_the_source(address):
+    assert address
+    assert not list(Path(pst.explore.__file__).parent.glob("*.pyi"))
 
 
 def test_no_function_is_public(address):

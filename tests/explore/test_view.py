@@ -58,7 +58,9 @@ def test_both_k_are_run_and_timed(network):
     assert set(computed.times) == {0, 5}
     assert computed.coarse != computed.fine
     assert list(computed.passes) == ["fuse.blocks.0.attn"]
-    assert computed.passes["fuse.blocks.0.attn"].selection.index.shape == (1, 2, 5)
+    selection = computed.passes["fuse.blocks.0.attn"].selection
+    assert selection is not None
+    assert selection.index.shape == (1, 2, 5)
     alone = compute(network, picture(), Asked(topk=0))
     assert set(alone.times) == {0}
     assert alone.coarse == alone.fine == computed.coarse
@@ -78,12 +80,13 @@ def test_fusions_are_those_that_the_layers_can_do(network):
 def test_what_is_drawn_has_the_pictures_shape_and_says_how_it_was_timed(network):
     computed = compute(network, picture(), Asked(topk=5))
     shown = show(computed, Asked(topk=5), "fuse.blocks.0.attn", 1, None)
-    assert shown.coarse.size == shown.fine.size == shown.tokens.size == (640, 320)
+    assert [p and p.size for p in shown[:3]] == [(640, 320)] * 3
     assert shown.attention is None
     assert "measured here" in shown.captions[0]
     assert "5 of 64 coarse tokens (8×8)" in shown.captions[2]
     clicked = show(computed, Asked(topk=5), "fuse.blocks.0.attn", 1, (0.5, 0.5))
     assert "row 4, column 8 of 16×16" in clicked.captions[3]
+    assert clicked.attention is not None
     assert clicked.attention.size == (640, 320)
     other = show(computed, Asked(topk=5), "fuse.blocks.0.attn", 0, (0.5, 0.5))
     assert np.any(np.asarray(other.attention) != np.asarray(clicked.attention))
@@ -116,6 +119,7 @@ def test_a_session_keeps_what_was_computed(network, tmp_path):
     picture().save(tmp_path / "a.png")
     explorer.drop(session, [tmp_path / "a.png"])
     first = explorer.show(session, wanted)
+    assert session.controls is not None
     assert (session.controls.topk, session.controls.heads, session.controls.frames) == (64, 2, 1)
     calls = network.calls
     session.place = 0.2, 0.2

@@ -16,6 +16,7 @@ from pst.explore.models import PROPAGATION
 from pst.explore.view import Asked, Shown
 
 EMPTY = "Drop an image to begin."
+_update: Any = gr.update
 TITLES = ("k = 0", "k as chosen", "Selected tokens", "Attention of a position")  # of the four pictures
 FIRST = 2  # which of them labels are marked in, for propagation
 _CARRYING = (*TITLES[:2], "First picture: marks, selected positions", "Attention in the first picture")
@@ -113,7 +114,7 @@ def _pictures(session: Session, shown: Shown) -> list[Any]:
     pictures = [shown.coarse, shown.fine, shown.tokens, shown.attention]
     session.sizes = tuple(None if p is None else p.size for p in pictures)
     titles = _CARRYING if session.controls is not None and session.controls.carries else TITLES
-    updates = [gr.update(value=p, label=title) for p, title in zip(pictures, titles, strict=True)]
+    updates = [_update(value=p, label=title) for p, title in zip(pictures, titles, strict=True)]
     return [*updates, *(f'<p class="pst-caption">{escape(text)}</p>' for text in shown.captions)]
 
 
@@ -126,19 +127,19 @@ def _controls(c: Controls | None, values: Values, *, moved: bool) -> list[Any]:
     layer = values["layer"] if values["layer"] in c.layers else next(iter(c.layers), None)
     head = min(int(values["head"] or 0), max(c.heads - 1, 0))
     most = max(c.frames - 1, 1)
-    model = gr.update(visible=not c.carries)
-    bound = gr.update(
+    model = _update(visible=not c.carries)
+    bound = _update(
         maximum=c.topk, visible=not c.carries, **({"value": 0} if (values["max_tokens"] or 0) > c.topk else {})
     )
-    carries = gr.update(visible=c.carries)
+    carries = _update(visible=c.carries)
     return [
-        gr.update(maximum=c.topk, **({"value": c.topk} if (values["topk"] or 0) > c.topk else {})),
+        _update(maximum=c.topk, **({"value": c.topk} if (values["topk"] or 0) > c.topk else {})),
         bound,
-        gr.update(choices=list(fusions), value=fusion, visible=not c.carries),
+        _update(choices=list(fusions), value=fusion, visible=not c.carries),
         model,
-        gr.update(choices=list(c.layers), value=layer, visible=bool(c.layers)),
-        gr.update(choices=list(range(max(c.heads, 1))), value=head, visible=c.heads > 1),
-        gr.update(maximum=most, visible=c.frames > 1, **({"value": min(values["frame"] or 0, most)} if moved else {})),
+        _update(choices=list(c.layers), value=layer, visible=bool(c.layers)),
+        _update(choices=list(range(max(c.heads, 1))), value=head, visible=c.heads > 1),
+        _update(maximum=most, visible=c.frames > 1, **({"value": min(values["frame"] or 0, most)} if moved else {})),
         carries,
         carries,
     ]

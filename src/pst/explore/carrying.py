@@ -100,16 +100,17 @@ def show_carried(
     tell: Progress | None,
 ) -> Shown:
     """Frame ``index`` with k = 0 and ``topk``, the marks, and where a place of the frame looks in the first one."""
-    pictures = [c.picture(index, tell) for c in (coarse, fine)]
-    captions = [c.caption(k) for c, k in ((coarse, 0), (fine, topk))]
+    with_0, with_k = (c.picture(index, tell) for c in (coarse, fine))
+    said_0, said_k = coarse.caption(0), fine.caption(topk)
     first = draw_marks(coarse.clip, marks)
     if place is None:
         said = "Click on a picture above to see where that position looks in the first one."
-        return Shown(*pictures, first, None, (*captions, f"First picture: {describe(marks)}.", said))
+        return Shown(with_0, with_k, first, None, (said_0, said_k, f"First picture: {describe(marks)}.", said))
     weights, tokens, cells = fine.look(index, place)
     if tokens:
         first = selection_overlay(first, Selection(torch.tensor(tokens).view(1, 1, -1), cells, cells), 0)
     chosen = f"First picture: {describe(marks)}; {len(tokens)} of {cells[0] * cells[1]} coarse positions selected."
     heated = heat(enlarged(coarse.clip.frames[0]), weights)
     said = "Attention of the marked position in the first picture."
-    return Shown(*(marked(p, place) for p in pictures), first, heated, (*captions, chosen, said))
+    captions = (said_0, said_k, chosen, said)
+    return Shown(marked(with_0, place), marked(with_k, place), first, heated, captions)

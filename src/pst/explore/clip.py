@@ -113,4 +113,5 @@ def _at_most(image: Image.Image, edge: int) -> Image.Image:
     scale = edge / max(image.size)
     if scale >= 1:
         return image
-    return image.resize(tuple(max(1, round(n * scale)) for n in image.size), Image.Resampling.LANCZOS)
+    width, height = (max(1, round(n * scale)) for n in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)

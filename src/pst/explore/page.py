@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it at several moments
 
 import gradio as gr
 from gradio.themes.utils.fonts import LocalFont

@@ -103,7 +103,7 @@ def served(
 
 def _quiet(folder: Path, host: str) -> None:
     """Settings of gradio that are environment variables: where dropped files lie, and none that opens more."""
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(folder)})
     for name in ("GRADIO_ALLOWED_PATHS", "GRADIO_ROOT_PATH", "GRADIO_SHARE"):
         os.environ.pop(name, None)
     for name in ("NO_PROXY", "no_proxy"):  # gradio asks itself whether it is there

@@ -107,12 +107,13 @@ def show(computed: Computed, asked: Asked, layer: str, head: int, place: Place |
         attention = draw_attention(computed.seen, found.weights, place)
         said = f"Where row {position[0]}, column {position[1]} of {p.size[0]}×{p.size[1]} looks"
         said += "." if found.share is None else f"; the gate gives the fine branch {found.share:.0%}."
-    results = [(computed.coarse, 0), (computed.fine, asked.topk)]
+    coarse, fine = (_result(f, computed.times, k) for f, k in ((computed.coarse, 0), (computed.fine, asked.topk)))
     return Shown(
-        *(draw_found(computed.seen, found) for found, _ in results),
+        draw_found(computed.seen, computed.coarse),
+        draw_found(computed.seen, computed.fine),
         draw_tokens(computed.seen, tokens, p.coarse_size, place),
         attention,
-        (*(_result(found, computed.times, k) for found, k in results), _chosen(p, tokens), said),
+        (coarse, fine, _chosen(p, tokens), said),
     )
 
 
