@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from messages import says
 from pst.cli import main
 
 
@@ -23,7 +26,7 @@ def served(monkeypatch, tmp_path):
         yield "http://127.0.0.1:1/"
 
     module = ModuleType("pst.explore.server")
-    vars(module).update(served=stand_in, LOOPBACK=("127.0.0.1",))
+    vars(module)["served"] = stand_in
     monkeypatch.setitem(sys.modules, "pst.explore.server", module)
     monkeypatch.setattr("pst.cli._common.find_spec", lambda name: object())
 
@@ -35,6 +38,12 @@ def served(monkeypatch, tmp_path):
     return recorded
 
 
+@pytest.fixture
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
 def test_the_defaults_are_this_machine_and_propagation(served, capsys):
     assert main(["explore"]) == 130
     assert served == [(["propagation of labels"], {"host": "127.0.0.1", "port": None, "open_browser": True})]
@@ -43,12 +52,13 @@ def test_the_defaults_are_this_machine_and_propagation(served, capsys):
     assert "password" not in out
 
 
-def test_what_is_given_is_handed_on(served, capsys):
+def test_what_is_given_is_handed_on(served, free_port, capsys):
+    port = str(free_port)
     Path("best.pt").touch()
-    assert main(["explore", "best.pt", "--host", "0.0.0.0", "--port", "8000", "--no-browser"]) == 130
+    assert main(["explore", "best.pt", "--host", "0.0.0.0", "--port", port, "--no-browser"]) == 130
     names, options = served[0]
     assert names[0] == "best.pt"
-    assert options == {"host": "0.0.0.0", "port": 8000, "open_browser": False}
+    assert options == {"host": "0.0.0.0", "port": free_port, "open_browser": False}
     assert "no password" in capsys.readouterr().out
 
 
@@ -56,6 +66,22 @@ def test_a_missing_model_is_said_before_anything_is_served(served, capsys):
     assert main(["explore", "none.pt"]) == 2
     assert "no model at none.pt" in capsys.readouterr().err
     assert not served
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [(["--host", "256.1.1.1"], "256.1.1.1"), (["--port", "99999"], "99999"), (["--host", "192.0.2.1"], "192.0.2.1")],
+)
+def test_an_address_that_cannot_be_is_refused_at_once(argv, said, served, capsys):
+    assert main(["explore", *argv]) == 2
+    assert re.search(says(f"{said} … choose"), capsys.readouterr().err)
+    assert not served
+
+
+def test_a_port_that_is_taken_is_refused_at_once(served, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["explore", "--port", str(taken.getsockname()[1])]) == 2
+    assert "in use" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, capsys):

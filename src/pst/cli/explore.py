@@ -42,11 +42,14 @@ def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl+C."""
     for module in ("gradio", "timm", "av"):
         require(module, "explore")
+    from pst.explore.address import LOOPBACK, check_address
     from pst.explore.explorer import Explorer
     from pst.explore.models import find_models
-    from pst.explore.server import LOOPBACK, served
 
+    check_address(args.host, args.port)
     explorer = Explorer(find_models(args.models))
+    from pst.explore.server import served  # gradio takes seconds, and what is wrong is said before
+
     with served(explorer, host=args.host, port=args.port, open_browser=not args.no_browser) as address:
         print(f"Open {address} in a browser; Ctrl+C ends it", flush=True)
         if args.host not in LOOPBACK:

@@ -13,11 +13,11 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from pst.explore.address import LOOPBACK
 from pst.explore.clip import MOST_BYTES
 from pst.explore.explorer import Explorer
 from pst.explore.page import CSS, FONT, build_page
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _WAITING = 16  # jobs of all visitors
 _CLOSED: dict[str, Any] = {  # what gradio would offer beside the page
     "allowed_paths": [],
@@ -76,7 +76,7 @@ def served(
         open_browser: Whether the browser opens it.
 
     Raises:
-        OSError: The port is taken, or the address is none of this machine.
+        OSError: No port is free; see `pst.explore.address.check_address` for what is to be asked before.
     """
     with tempfile.TemporaryDirectory(prefix="pst-explore-") as folder:
         _quiet(Path(folder), host)
