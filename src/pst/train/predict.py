@@ -16,12 +16,12 @@ from pst.io.files import write_text
 from pst.train.models import load_trained, set_attention
 from pst.train.prediction_files import PREDICTIONS, list_images, plan_pictures, write_picture
 from pst.train.start import start
-from pst.visualize.boxes import class_color, draw_boxes
+from pst.visualize.boxes import draw_boxes
+from pst.visualize.classes import paint_classes
 
 if TYPE_CHECKING:
     from pst.train.tasks.base import Record
 
-_OPACITY = 0.55  # of the colours over a segmented image
 _BEST = 5  # classes that are reported for a classified image
 
 
@@ -118,11 +118,9 @@ def _draw_mask(
     score: float,  # noqa: ARG001 a pixel always has a class
 ) -> tuple[Image.Image, Record]:
     mask: Tensor = found["mask"]
-    colours = Image.fromarray(mask.numpy())
-    colours.putpalette([part for i in range(len(classes)) for part in class_color(i)])
     shares = mask.flatten().bincount(minlength=len(classes)) / mask.numel()
     entry = {"shares": {name: share for name, share in zip(classes, shares.tolist(), strict=True) if share > 0}}
-    return Image.blend(_pil(image), colours.convert("RGB"), _OPACITY), entry
+    return paint_classes(_pil(image), mask.numpy()), entry
 
 
 def _pil(image: Tensor) -> Image.Image:
