@@ -170,7 +170,8 @@ def network_maps(network: nn.Module, config: Any, x: Tensor) -> list[Tensor]:
         return list(network(x).feature_maps)
     tokens = network(x, interpolate_pos_encoding=True).last_hidden_state[:, PREFIX_TOKENS[config.model_type] :]
     size = _pair(config.patch_size)
-    return [tokens.transpose(1, 2).reshape(len(x), -1, x.shape[2] // size[0], x.shape[3] // size[1])]
+    grid = tokens.reshape(x.shape[0], x.shape[2] // size[0], x.shape[3] // size[1], -1)  # no len(): it is no symbol
+    return [grid.permute(0, 3, 1, 2)]
 
 
 def loaded_network(
