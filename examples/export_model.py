@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args.out.mkdir(parents=True, exist_ok=True)
     path = to_onnx(model, (torch.rand(1, 3, 64, 64),), args.out / "shapes.onnx", dynamic=True, input_names=["image"])
 
-    picture = draw(0, size=96)  # another size than was exported
+    picture = draw(4, size=96)  # another size than was exported
     Image.fromarray(picture.pixels).save(args.out / "image.png")
     image = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
