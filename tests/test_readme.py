@@ -25,11 +25,8 @@ LINKED = (*DOCUMENTS, *(f"docs/{path.name}" for path in sorted((ROOT / "docs").g
 MOST_LINES, MOST_WORDS = 3, 20  # of a paragraph, of a cell
 README = (ROOT / "README.md").read_text()
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
-EXTRAS = set(
-    re.findall(
-        r"^(\w+) = \[", PYPROJECT.partition("[project.optional-dependencies]")[2].partition("\n[")[0], re.MULTILINE
-    )
-)
+_, _, extras = PYPROJECT.partition("[project.optional-dependencies]")
+EXTRAS = set(re.findall(r"^(\w+) = \[", extras.partition("\n[")[0], re.MULTILINE))
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

@@ -34,7 +34,8 @@ def set_options(model: nn.Module, **options: Any) -> None:
             gate. Whatever is raised, nothing was changed.
 
     Example:
-        >>> set_options(model, topk=8, fusion="refine")
+        >>> pyramid = pst.PSTPyramid([64, 128, 256], 64)
+        >>> set_options(pyramid, topk=8, fusion="refine")
     """
     layers = attention_layers(model)
     known = [field.name for field in fields(Settings)]

@@ -53,7 +53,11 @@ def _check_integer(name: str, value: object, least: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class Mean:
-    """The rule "mean", the paper: the k largest mean logits over all queries. O((N + M)·d)."""
+    """The rule "mean", the paper: the k largest mean logits over all queries. O((N + M)·d).
+
+    Example:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Mean())
+    """
 
     def select(self, tokens: Tokens) -> Selected:
         """See `SelectionRule`."""
@@ -62,7 +66,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class Gumbel:
-    """The rule "gumbel", the authors' code: `Mean` with Gumbel noise on the scores. For training studies only."""
+    """The rule "gumbel", the authors' code: `Mean` with Gumbel noise on the scores. For training studies only.
+
+    Example:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Gumbel())
+    """
 
     def select(self, tokens: Tokens) -> Selected:
         """See `SelectionRule`."""
@@ -72,7 +80,11 @@ class Gumbel:
 
 @dataclass(frozen=True)
 class Mass:
-    """The rule "mass": the k largest mean attention probabilities over all queries. Costs three passes of attention."""
+    """The rule "mass": the k largest mean attention probabilities over all queries. Costs three passes of attention.
+
+    Example:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Mass())
+    """
 
     def select(self, tokens: Tokens) -> Selected:
         """See `SelectionRule`."""
@@ -85,6 +97,9 @@ class Window:
 
     Args:
         grid: Blocks along each axis of the query map; as many as there are positions on a smaller map.
+
+    Example:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Window(grid=8))
     """
 
     grid: int = 4
@@ -102,7 +117,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Query:
-    """The rule "query": each query picks its own k tokens, those of its highest logits. It forms the N×M logits."""
+    """The rule "query": each query picks its own k tokens, those of its highest logits. It forms the N×M logits.
+
+    Example:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Query())
+    """
 
     def select(self, tokens: Tokens) -> Selected:
         """See `SelectionRule`."""
@@ -118,6 +137,9 @@ class Nearest:
 
     Args:
         grid: Blocks along each axis of the query map, as in `Window`.
+
+    Example:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Nearest(grid=8))
     """
 
     grid: int = 4
@@ -142,6 +164,9 @@ class Nucleus:
 
     Args:
         p: Share of the mass, 0 < p ≤ 1.
+
+    Example:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Nucleus(p=0.5))
     """
 
     p: float = 0.9
@@ -169,6 +194,9 @@ class Random:
         seed: Any integer.
         grid: Blocks along each axis of the query map, as in `Window`: each has tokens of its own. None: all queries
             have the same.
+
+    Example:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Random(seed=1))
     """
 
     seed: int = 0

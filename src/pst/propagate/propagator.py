@@ -70,6 +70,10 @@ class Setting:
 
     Raises:
         ValueError: A number is out of range.
+
+    Example:
+        >>> Setting(size=480).topk
+        8
     """
 
     topk: int = 8

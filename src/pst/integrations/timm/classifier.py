@@ -21,7 +21,7 @@ _WIDTHS = {"resnet50": 256}  # the paper's; the rule below gives the paper's 256
 
 
 class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classification", tags=["timm"]):
-    """A timm backbone with the paper's classification neck (docs/timm.md, "Classification").
+    """A timm backbone with the paper's classification neck (docs/timm.md, "The layout").
 
     With C3 and C4 the maps of the last two stages, w the width and s the ratio of their reductions, usually 2:
 
@@ -47,6 +47,11 @@ class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classificat
     Raises:
         TypeError: ``topk`` is not an integer, or timm's model knows no such option.
         ValueError: timm has no such backbone or no two feature maps of it, widths do not fit, or an option is unknown.
+
+    Example:
+        >>> model = PSTClassifier("resnet18", num_classes=10, topk=4).eval()
+        >>> model(torch.randn(1, 3, 96, 96)).shape
+        torch.Size([1, 10])
     """
 
     hub_classes = "num_classes"

@@ -36,6 +36,11 @@ class PyramidBackbone(nn.Module):
         reductions: Pixels of the image per position of each map, extra ones included.
         fused: Names of the maps without the extra ones, "0" the finest: what RoI pooling reads.
         out_channels: Of every map; what torchvision reads.
+
+    Example:
+        >>> backbone = pst_backbone("resnet18", out_channels=64)
+        >>> type(backbone).__name__, backbone.reductions, backbone.out_channels
+        ('PyramidBackbone', (4, 8, 16, 32, 64), 64)
     """
 
     def __init__(

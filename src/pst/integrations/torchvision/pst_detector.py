@@ -29,6 +29,11 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
 
     Raises:
         ValueError: The kind is unknown, or see the builder.
+
+    Example:
+        >>> detector = PSTDetector("fcos", "resnet18", 3, min_size=64, max_size=64).eval()
+        >>> sorted(detector([torch.rand(3, 64, 64)])[0])
+        ['boxes', 'labels', 'scores']
     """
 
     hub_classes = "num_classes"
