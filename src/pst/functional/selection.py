@@ -60,7 +60,7 @@ class Mean:
     """
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         return Selected(highest(mean_logit_scores(tokens.query, tokens.key, tokens.scale), tokens.topk))
 
 
@@ -73,7 +73,7 @@ class Gumbel:
     """
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         scores = gumbel_scores(tokens.query, tokens.key, tokens.scale, tokens.generator)
         return Selected(highest(scores, tokens.topk))
 
@@ -87,7 +87,7 @@ class Mass:
     """
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         return Selected(highest(rounded(mass_scores(tokens.query, tokens.key, tokens.scale)), tokens.topk))
 
 
@@ -109,7 +109,7 @@ class Window:
         _check_integer("grid", self.grid, least=1)
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         grid = block_grid(self.grid, tokens.size)
         scores = block_scores(tokens.query, tokens.key, tokens.scale, tokens.size, grid)
         return Selected(highest(scores, tokens.topk), grid=grid)
@@ -124,7 +124,7 @@ class Query:
     """
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         scores = block_scores(tokens.query, tokens.key, tokens.scale, tokens.size, tokens.size)
         return Selected(highest(scores, tokens.topk), grid=tokens.size)
 
@@ -149,7 +149,7 @@ class Nearest:
         _check_integer("grid", self.grid, least=1)
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         grid = block_grid(self.grid, tokens.size)
         scores = nearness_scores(tokens.coarse_size, grid, tokens.key.device)
         return Selected(highest(scores.expand(*tokens.key.shape[:2], -1, -1), tokens.topk), grid=grid)
@@ -177,7 +177,7 @@ class Nucleus:
             raise ValueError(f"p must be a share of the mass, above 0 and at most 1, got {self.p!r}")
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         scores = ranked(mean_logit_scores(tokens.query, tokens.key, tokens.scale))
         indices = highest(scores, tokens.topk)
         mass = scores.softmax(-1).gather(-1, indices)
@@ -209,7 +209,7 @@ class Random:
             _check_integer("grid", self.grid, least=1)
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         grid = None if self.grid is None else block_grid(self.grid, tokens.size)
         blocks = None if grid is None else grid[0] * grid[1]
         return Selected(highest(random_scores(tokens.key, self.seed, blocks), tokens.topk), grid=grid)
