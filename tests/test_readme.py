@@ -157,6 +157,13 @@ def test_the_readme_is_read_in_a_minute():
     assert all(len(code.splitlines()) <= 8 for code in snippets("README.md", "python"))
 
 
+@pytest.mark.parametrize("host", ["models", "timm", "torchvision", "segmentation", "train"])
+def test_each_host_page_leads_from_start_to_limits(host):
+    headings = re.findall(r"^## (.+)$", (ROOT / f"docs/{host}.md").read_text(), re.MULTILINE)
+    way = ["Start", "Train", "Evaluate", "Export", "Limits"]
+    assert [heading for heading in headings if heading in way] == way
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_paths_named_in_text_exist(document):
     named = re.findall(r"`((?:src|tests|lab|docs)/[^`*{ ]+)`", (ROOT / document).read_text())
