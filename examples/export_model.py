@@ -47,7 +47,7 @@ def halve(channels: int, out: int) -> nn.Sequential:
 
 def train(model: nn.Module, steps: int) -> None:
     """On pictures drawn anew for each step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer, loss = torch.optim.AdamW(model.parameters(), lr=3e-3), torch.zeros(())
     for step in range(steps):
         pictures = [draw(1000 + 8 * step + i) for i in range(8)]
         images = torch.from_numpy(np.stack([p.pixels for p in pictures])).permute(0, 3, 1, 2) / 255

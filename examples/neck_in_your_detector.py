@@ -33,7 +33,7 @@ class Detector(nn.Module):
         self.stages = nn.ModuleList([stage(32, 32), stage(32, 64), stage(64, 96)])
         self.neck = pst.PSTPyramid([32, 64, 96], 64)  # one line in place of your FPN
         self.head = nn.Conv2d(64, len(NAMES) + 2, 3, padding=1)
-        nn.init.constant_(self.head.bias[: len(NAMES)], -4.0)  # few positions hold an object
+        nn.init.constant_(self.head.get_parameter("bias")[: len(NAMES)], -4.0)  # few positions hold an object
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> logits of classes (B, K, H/4, W/4), and log width and height in pixels (B, 2, H/4, W/4)."""
@@ -75,7 +75,7 @@ def batch_of(pictures: Sequence[Picture]) -> Batch:
 
 def train(model: Detector, steps: int) -> None:
     """On pictures drawn anew for each step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer, loss = torch.optim.AdamW(model.parameters(), lr=3e-3), torch.zeros(())
     for step in range(steps):
         batch = batch_of([draw(1000 + 8 * step + i) for i in range(8)])
         logits, sizes = model(batch.images)

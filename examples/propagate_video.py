@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     first.putpalette(PALETTE)
     first.save(args.out / "first.png")
 
-    result = propagate_clip(args.out / "clip.mp4", {0: args.out / "first.png"}, args.out / "run", size=384)
+    result = propagate_clip(args.out / "clip.mp4", {"0": args.out / "first.png"}, args.out / "run", size=384)
     found = [np.array(Image.open(args.out / f"run/masks/{i:06}.png")) for i in range(result.frames)]
     right = [(a == b)[b > 0].mean() for a, b in zip(found[1:], truth[1:], strict=True)]
     print(f"{result.frames} frames, {np.mean(right):.0%} of the objects' pixels right")

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> np.ndarray:
         pixels = np.array(image.convert("RGB"))
     session = onnxruntime.InferenceSession(args.model, providers=["CPUExecutionProvider"])
     batch = pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255
-    (logits,) = session.run(None, {"image": batch})  # (1, classes, H, W)
+    logits = np.asarray(session.run(None, {"image": batch})[0])  # (1, classes, H, W)
     classes = logits[0].argmax(0)
     Image.fromarray(np.hstack([pixels, COLOURS[classes]])).save(args.out)
     print(f"Written: {args.out}")

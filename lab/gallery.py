@@ -98,7 +98,7 @@ def learn(pairs: list[tuple[Array, Array]], classes: int) -> PSTSegmenter:
     images = torch.stack([tensor(frame) for frame, _ in pairs])
     masks = torch.from_numpy(np.stack([mask for _, mask in pairs])).long()
     images, masks = F.interpolate(images, scale_factor=0.5, mode="area"), masks[:, ::2, ::2]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer, loss = torch.optim.AdamW(model.parameters(), lr=1e-3), torch.zeros(())
     for _ in range(STEPS):
         chosen = torch.randint(len(pairs), (BATCH,))
         loss = F.cross_entropy(model(images[chosen]), masks[chosen])
@@ -111,7 +111,7 @@ def learn(pairs: list[tuple[Array, Array]], classes: int) -> PSTSegmenter:
 
 def predict(model: PSTSegmenter, frame: Array) -> Array:
     """(H, W) classes, at the frame's size."""
-    logits = model.predict(F.interpolate(tensor(frame)[None], scale_factor=0.5, mode="area"))
+    logits: Any = model.predict(F.interpolate(tensor(frame)[None], scale_factor=0.5, mode="area"))
     return F.interpolate(logits, SIZE[::-1], mode="bilinear").argmax(1)[0].numpy().astype(np.uint8)
 
 

@@ -21,7 +21,8 @@ def test_panels_stand_in_columns_with_their_titles_above(count, rows, tmp_path, 
     monkeypatch.setattr(gallery, "OUT", tmp_path)
     red = np.full((20, 40, 3), (255, 0, 0), np.uint8)
     gallery.write([(f"panel {i}", red) for i in range(count)], "panels.jpg", columns=2, part=(10, 5, 30, 20))
-    shown = np.array(Image.open(tmp_path / "panels.jpg")).astype(int)
+    with Image.open(tmp_path / "panels.jpg") as image:
+        shown = np.array(image).astype(int)
     assert shown.shape == (
         rows * (15 + gallery.TITLE + gallery.GAP) - gallery.GAP,
         2 * (20 + gallery.GAP) - gallery.GAP,
