@@ -56,8 +56,8 @@ class SegmentationDecoder(nn.Module):
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Maps by ``str(reduction)`` -> (B, out_channels, H, W), the size of the finest one."""
-        fused = self.neck(OrderedDict((name, maps[name]) for name in self.names))
-        levels = [conv(y) for conv, y in zip(self.levels, fused.values(), strict=True)]
+        fused = self.neck(OrderedDict((name, maps[name]) for name in self.names))  # pyramid_channels each
+        levels = [conv(y) for conv, y in zip(self.levels, fused.values(), strict=True)]  # out_channels each
         out = levels[0]
         for y in levels[1:]:
             out = out + F.interpolate(y, out.shape[2:], mode="bilinear", align_corners=False)

@@ -120,12 +120,12 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         if x.ndim != 4:
             raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
         height, width = x.shape[2:]
-        maps = self.encoder(x)
-        logits = self.segmentation_head(self.decoder(maps))
+        maps = self.encoder(x)  # (B, C_r, ~H/r, ~W/r) for each reduction r
+        logits = self.segmentation_head(self.decoder(maps))  # (B, classes, ~H/4, ~W/4)
         m = self.encoder.multiple
         filled = height + -height % m, width + -width % m  # the maps stand for the image as the encoder filled it up
         logits = F.interpolate(logits, filled, mode="bilinear", align_corners=False)
-        masks = self.activation(logits[..., :height, :width])
+        masks = self.activation(logits[..., :height, :width])  # (B, classes, H, W)
         if self.classification_head is None:
             return masks
         return masks, self.classification_head(next(reversed(maps.values())))

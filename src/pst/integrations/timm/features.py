@@ -59,7 +59,7 @@ class PSTFeatures(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-feature-extra
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images (B, in_chans, H, W) -> a map (B, out_channels, ~H/r_i, ~W/r_i) for each index, finest first."""
-        return self.pyramid(self.forward_maps(x))
+        return self.pyramid(self.forward_maps(x))  # from maps of the backbone's own channels, of the same sizes
 
     def _fused_info(self, out_channels: int) -> FeatureInfo:
         info = self.levels.from_other(tuple(self.indices))

@@ -55,7 +55,7 @@ class PyramidBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, C, H, W) -> maps (B, out_channels, ~H/r, ~W/r), "0" the finest, then "pool" or "p6" and "p7"."""
-        maps = self.body(x)
+        maps = self.body(x)  # (B, C_r, ~H/r, ~W/r) by str(r)
         return self.fpn(OrderedDict(zip(self.fused, (maps[str(r)] for r in self.levels), strict=True)))
 
 
