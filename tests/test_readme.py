@@ -36,8 +36,10 @@ def snippets(document: str, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line for document in DOCUMENTS for code in snippets(document, "bash") for line in code.splitlines()]
-    return [line.partition(" #")[0].strip() for line in lines if line and not line.startswith("#")]
+    """Of every page; a launcher's own arguments end at ``-m``."""
+    blocks = [code for document in sorted(set(LINKED)) for code in snippets(document, "bash")]
+    lines = [line for code in blocks for line in code.splitlines() if line and not line.startswith("#")]
+    return sorted({re.sub(r"^(torchrun|accelerate) .* -m ", "", line.partition(" #")[0].strip()) for line in lines})
 
 
 def python_of(document: str, host: bool) -> list[str]:
