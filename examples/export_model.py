@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     Image.fromarray(picture.pixels).save(args.out / "image.png")
     image = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
-        difference = (load(path)(image)[0] - model(image)).abs().max()
+        difference = (load(path)(image) - model(image)).abs().max()
     print(f"Written: {path}, at most {difference.item():.1g} from the model")
     return path
 
