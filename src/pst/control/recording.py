@@ -21,7 +21,7 @@ class Selection:
         coarse_size: (Hu, Wu).
         fine_size: (H, W), of the map of the children.
 
-    Example:
+    Examples:
         >>> selection = Selection(torch.tensor([[[5, 2]]]), coarse_size=(2, 4), fine_size=(4, 8))
         >>> divmod(int(selection.index[0, 0, 0]), selection.coarse_size[1])  # row and column of the best token
         (1, 1)

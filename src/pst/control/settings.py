@@ -33,7 +33,7 @@ def set_options(model: nn.Module, **options: Any) -> None:
         ValueError: ``model`` holds no PST layer, a value is wrong, or needs what a layer was built without, as "gate" a
             gate. Whatever is raised, nothing was changed.
 
-    Example:
+    Examples:
         >>> pyramid = pst.PSTPyramid([64, 128, 256], 64)
         >>> set_options(pyramid, topk=8, fusion="refine")
     """

@@ -84,7 +84,7 @@ def stochastic_max_tokens(
             no Generator.
         ValueError: ``model`` holds no PST layer, there are no choices, one is < 1, or ``share`` is no share.
 
-    Example:
+    Examples:
         >>> pyramid = pst.PSTPyramid((32, 64), 64)
         >>> with pst.stochastic_max_tokens(pyramid, choices=(16, 100, None)):
         ...     maps = pyramid([torch.rand(1, 32, 24, 24), torch.rand(1, 64, 12, 12)])

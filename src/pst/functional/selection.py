@@ -55,7 +55,7 @@ def _check_integer(name: str, value: object, least: int | None = None) -> None:
 class Mean:
     """The rule "mean", the paper: the k largest mean logits over all queries. O((N + M)·d).
 
-    Example:
+    Examples:
         >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Mean())
     """
 
@@ -68,7 +68,7 @@ class Mean:
 class Gumbel:
     """The rule "gumbel", the authors' code: `Mean` with Gumbel noise on the scores. For training studies only.
 
-    Example:
+    Examples:
         >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Gumbel())
     """
 
@@ -82,7 +82,7 @@ class Gumbel:
 class Mass:
     """The rule "mass": the k largest mean attention probabilities over all queries. Costs three passes of attention.
 
-    Example:
+    Examples:
         >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Mass())
     """
 
@@ -98,7 +98,7 @@ class Window:
     Args:
         grid: Blocks along each axis of the query map; as many as there are positions on a smaller map.
 
-    Example:
+    Examples:
         >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Window(grid=8))
     """
 
@@ -119,7 +119,7 @@ class Window:
 class Query:
     """The rule "query": each query picks its own k tokens, those of its highest logits. It forms the N×M logits.
 
-    Example:
+    Examples:
         >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Query())
     """
 
@@ -138,7 +138,7 @@ class Nearest:
     Args:
         grid: Blocks along each axis of the query map, as in `Window`.
 
-    Example:
+    Examples:
         >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Nearest(grid=8))
     """
 
@@ -165,7 +165,7 @@ class Nucleus:
     Args:
         p: Share of the mass, 0 < p ≤ 1.
 
-    Example:
+    Examples:
         >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Nucleus(p=0.5))
     """
 
@@ -195,7 +195,7 @@ class Random:
         grid: Blocks along each axis of the query map, as in `Window`: each has tokens of its own. None: all queries
             have the same.
 
-    Example:
+    Examples:
         >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Random(seed=1))
     """
 

@@ -58,7 +58,7 @@ class PyramidSparseAttention(nn.Module):
         TypeError: An option has the wrong type, or there is none of its name.
         ValueError: ``num_heads`` does not divide ``dim``, or an option has a value that it cannot have.
 
-    Example:
+    Examples:
         >>> attention = pst.PyramidSparseAttention(64, num_heads=2, topk=4, fusion="refine").eval()
         >>> attention(torch.randn(1, 64, 16, 24), torch.randn(1, 64, 8, 12)).shape
         torch.Size([1, 64, 16, 24])

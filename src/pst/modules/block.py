@@ -30,7 +30,7 @@ class PSTBlock(nn.Module):
         TypeError: An option has the wrong type, or there is none of its name.
         ValueError: Widths do not fit, or an option has a value that it cannot have.
 
-    Example:
+    Examples:
         >>> block = pst.PSTBlock(64, num_heads=2).eval()
         >>> block(torch.randn(1, 64, 16, 24), torch.randn(1, 64, 8, 12)).shape
         torch.Size([1, 64, 16, 24])

@@ -48,7 +48,7 @@ class PST(nn.Module):
         TypeError: An option has the wrong type, or there is none of its name.
         ValueError: Widths do not fit, ``depth`` < 1, or an option has a value that it cannot have.
 
-    Example:
+    Examples:
         >>> layer = pst.PST(64, 128, 96, head_dim=16).eval()
         >>> finer, coarser = torch.randn(2, 64, 20, 30), torch.randn(2, 128, 10, 15)
         >>> layer(finer, coarser).shape

@@ -58,7 +58,7 @@ class PSTPyramid(nn.Module):
         TypeError: ``extra_blocks`` is not a Module, or ``topk`` holds something else than integers.
         ValueError: Numbers of levels or widths do not fit, or an option is unknown.
 
-    Example:
+    Examples:
         >>> pyramid = pst.PSTPyramid([32, 64, 96], 64, topk=[8, 4], fusion="refine").eval()
         >>> maps = [torch.randn(1, 32, 32, 48), torch.randn(1, 64, 16, 24), torch.randn(1, 96, 8, 12)]
         >>> [tuple(y.shape) for y in pyramid(maps)]

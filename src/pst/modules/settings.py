@@ -75,7 +75,7 @@ class Settings:
         TypeError: ``topk`` is not an integer, ``selection`` no rule, ``aligned`` no bool.
         ValueError: ``topk`` < 0, or an option is unknown.
 
-    Example:
+    Examples:
         >>> attention = pst.PyramidSparseAttention(64, num_heads=2)
         >>> attention.settings = Settings(topk=8, fusion="refine", max_tokens=100)
         >>> attention.settings.changed({"topk": 0}).topk

@@ -72,7 +72,7 @@ class Config:
         save_steps: Optimizer steps between two checkpoints inside an epoch; 0 saves at the end of each epoch only.
         tensorboard: Write TensorBoard logs.
 
-    Example:
+    Examples:
         >>> from pst.train import load_config
         >>> load_config("classify", overrides=["data=photos", "epochs=5"]).epochs
         5

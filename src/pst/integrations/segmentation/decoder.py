@@ -28,7 +28,7 @@ class SegmentationDecoder(nn.Module):
         neck: "pst" or "fpn".
         options: More arguments of the neck.
 
-    Example:
+    Examples:
         >>> decoder = SegmentationDecoder([4, 8], [32, 64], pyramid_channels=64, out_channels=16).eval()
         >>> decoder({"4": torch.rand(1, 32, 24, 32), "8": torch.rand(1, 64, 12, 16)}).shape
         torch.Size([1, 16, 24, 32])

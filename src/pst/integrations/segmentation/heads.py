@@ -12,7 +12,7 @@ Activation = str | Callable[[], nn.Module] | None
 class ArgMax(nn.Module):
     """The class of each pixel, or of each image.
 
-    Example:
+    Examples:
         >>> ArgMax()(torch.rand(2, 11, 8, 8)).shape
         torch.Size([2, 8, 8])
     """

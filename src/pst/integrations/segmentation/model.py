@@ -55,7 +55,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         ValueError: The backbone is unknown or no hierarchy, an option is unknown, ``topk`` is given with an FPN, or
             ``backbone_weights`` are another network's or given beside ``encoder_weights``.
 
-    Example:
+    Examples:
         >>> model = PSTSegmenter("resnet18", classes=11, decoder_pyramid_channels=64).eval()
         >>> model.predict(torch.rand(1, 3, 99, 131)).argmax(1).shape
         torch.Size([1, 99, 131])

@@ -48,7 +48,7 @@ class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classificat
         TypeError: ``topk`` is not an integer, or timm's model knows no such option.
         ValueError: timm has no such backbone or no two feature maps of it, widths do not fit, or an option is unknown.
 
-    Example:
+    Examples:
         >>> model = PSTClassifier("resnet18", num_classes=10, topk=4).eval()
         >>> model(torch.randn(1, 3, 96, 96)).shape
         torch.Size([1, 10])

@@ -33,7 +33,7 @@ class PSTFeatures(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-feature-extra
         TypeError: ``topk`` holds something else than integers, or timm's model knows no such option.
         ValueError: timm has no such backbone or no feature maps of it, widths do not fit, or an option is unknown.
 
-    Example:
+    Examples:
         >>> extractor = PSTFeatures("resnet18", out_channels=64).eval()
         >>> [tuple(y.shape) for y in extractor(torch.randn(1, 3, 96, 128))]
         [(1, 64, 12, 16), (1, 64, 6, 8), (1, 64, 3, 4)]

@@ -37,7 +37,7 @@ class PyramidBackbone(nn.Module):
         fused: Names of the maps without the extra ones, "0" the finest: what RoI pooling reads.
         out_channels: Of every map; what torchvision reads.
 
-    Example:
+    Examples:
         >>> backbone = pst_backbone("resnet18", out_channels=64)
         >>> type(backbone).__name__, backbone.reductions, backbone.out_channels
         ('PyramidBackbone', (4, 8, 16, 32, 64), 64)

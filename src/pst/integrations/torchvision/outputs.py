@@ -19,7 +19,7 @@ class Detections(nn.Module):
     Args:
         model: One of torchvision's detectors; shared, not copied.
 
-    Example:
+    Examples:
         >>> from pst.integrations.torchvision import fcos
         >>> detections = Detections(fcos("resnet18", 3, min_size=64, max_size=64)).eval()
         >>> boxes, scores, labels = detections(torch.rand(1, 3, 64, 64))
@@ -49,7 +49,7 @@ class RawHeads(nn.Module):
     Raises:
         TypeError: ``model`` is no such detector.
 
-    Example:
+    Examples:
         >>> from pst.integrations.torchvision import fcos
         >>> heads = RawHeads(fcos("resnet18", 3, min_size=64, max_size=64)).eval()
         >>> dict(zip(heads.output_names, (tuple(y.shape) for y in heads(torch.rand(1, 3, 64, 64)))))

@@ -31,7 +31,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
     Raises:
         ValueError: The kind or an option is unknown, or the weights are another network's.
 
-    Example:
+    Examples:
         >>> detector = PSTDetector("fcos", "resnet18", 3, min_size=64, max_size=64).eval()
         >>> sorted(detector([torch.rand(3, 64, 64)])[0])
         ['boxes', 'labels', 'scores']

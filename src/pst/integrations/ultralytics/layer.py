@@ -20,7 +20,7 @@ class PSTRow(PST):
     Loading a pickled one registers the plugin, so that a checkpoint can be trained on where pst is installed, also
     by a process that never called `register`.
 
-    Example:
+    Examples:
         >>> row = PSTRow(64, 128, 96, head_dim=16).eval()
         >>> row([torch.randn(1, 64, 16, 16), torch.randn(1, 128, 8, 8)]).shape
         torch.Size([1, 96, 16, 16])

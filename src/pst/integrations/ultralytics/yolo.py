@@ -73,7 +73,7 @@ class YOLO(Guarded, HostYOLO):
         verbose: As in Ultralytics.
         trust: Do as Ultralytics does, which runs whatever code the model's file, a data set's YAML or its cache hold.
 
-    Example:
+    Examples:
         >>> model = YOLO("yolo11n-pst-neck.yaml")
         >>> pst.set_topk(model, 8)
         >>> model.task
