@@ -32,7 +32,7 @@ from pst.visualize import draw_boxes, selection_overlay
 
 OUT = Path("docs/assets/gallery")
 SIZE = (640, 360)
-PART = (0, 25, 540, 325)  # of a frame that is shown: where the labels are
+PART = (0, 0, 540, 315)  # of a frame that is shown: where the labels are
 GIVEN, NEAR, LEARNT, UNSEEN = 35, 45, 100, 125  # numbers of frames; the clip has 132, 25 a second
 EVERY = 5  # frames of the clip that are carried to for the segmenter
 STEPS, BATCH = 120, 4
