@@ -20,7 +20,13 @@ from pst.control import attention_layers
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/index.md", "docs/reproduce.md",
-             "docs/evidence.md", "docs/speed.md")  # fmt: skip
+             "docs/evidence.md", "docs/speed.md", "docs/faq.md", "docs/gallery.md", "docs/method.md")  # fmt: skip
+LINKED = (*DOCUMENTS, *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+MOST_LINES, MOST_WORDS = 3, 20  # of a paragraph, of a cell
+README = (ROOT / "README.md").read_text()
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+_, _, extras = PYPROJECT.partition("[project.optional-dependencies]")
+EXTRAS = set(re.findall(r"^(\w+) = \[", extras.partition("\n[")[0], re.MULTILINE))
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -30,8 +36,10 @@ def snippets(document: str, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = [line for document in DOCUMENTS for code in snippets(document, "bash") for line in code.splitlines()]
-    return [line.partition(" #")[0].strip() for line in lines if line and not line.startswith("#")]
+    """Of every page; a launcher's own arguments end at ``-m``."""
+    blocks = [code for document in sorted(set(LINKED)) for code in snippets(document, "bash")]
+    lines = [line for code in blocks for line in code.splitlines() if line and not line.startswith("#")]
+    return sorted({re.sub(r"^(torchrun|accelerate) .* -m ", "", line.partition(" #")[0].strip()) for line in lines})
 
 
 def python_of(document: str, host: bool) -> list[str]:
@@ -41,12 +49,13 @@ def python_of(document: str, host: bool) -> list[str]:
 
 def test_every_snippet_is_of_a_kind_that_is_tested():
     kinds = {kind for document in DOCUMENTS for kind, _ in SNIPPET.findall((ROOT / document).read_text())}
-    assert kinds <= {"python", "bash"}
+    assert kinds <= {"python", "bash", "yaml"}
     assert all(any(python_of("README.md", host)) for host in (False, True))
 
 
 @pytest.mark.parametrize("code", [code for document in DOCUMENTS for code in python_of(document, host=False)])
-def test_example_does_what_its_comments_say(code, capsys):
+def test_example_does_what_its_comments_say(code, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
     for printed in capsys.readouterr().out.splitlines():
@@ -104,13 +113,18 @@ def test_command_exists(command):
         own, settings = split(args)  # Ultralytics parses what follows yolo, the trainer's own test what follows train
         assert callable(build_parser().parse_args(own).run)
         assert not settings or args[0] in ("yolo", "train")
+    elif program == "pip":
+        assert args[0] == "install"
+        for name, extras in re.findall(r"(pyramid-sparse-transformer|\.)(?:\[(.*)\])?$", args[1]):
+            assert name == "." or f'name = "{name}"' in PYPROJECT
+            assert set(filter(None, extras.split(","))) <= EXTRAS
     elif args[:2] == ["-m", "lab"]:
         assert callable(lab_parser().parse_args(args[2:]).run)
     else:
         pytest.fail(f"no test for {command!r}")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", sorted(set(LINKED)))
 def test_links_lead_somewhere(document):
     targets = re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text())
     assert [t for t in targets if not t.startswith("https://") and not leads_somewhere(ROOT / document, t)] == []
@@ -124,6 +138,32 @@ def leads_somewhere(page: Path, target: str) -> bool:
         return path.exists()
     headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return anchor in {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_a_figure_of_the_readme_stands_on_the_page_that_it_links():
+    rows = re.findall(r"^\| (.*) \| (.*\d.*) \| \[[^]]*\]\(([^)#]+)[^)]*\) \|$", README, re.MULTILINE)
+    assert len(rows) >= 10
+    for what, figure, page in rows:
+        text = (ROOT / page).read_text().replace("-", "−").replace("≥ ", "")
+        missing = [number for number in re.findall(r"−?\d[\d.,]*", figure.replace("95 %", "")) if number not in text]
+        assert not missing, f"{what}: {page} has no {missing}"
+
+
+def test_the_readme_is_read_in_a_minute():
+    text = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    blocks = [block.splitlines() for block in re.split(r"\n{2,}", text)]
+    long = [lines[0] for lines in blocks if len(lines) > MOST_LINES and lines[0][:1] not in "|-!*"]
+    cells = [cell for line in text.splitlines() if line.startswith("|") for cell in line.split("|")]
+    assert long == []
+    assert [cell for cell in cells if len(cell.split()) > MOST_WORDS] == []
+    assert all(len(code.splitlines()) <= 8 for code in snippets("README.md", "python"))
+
+
+@pytest.mark.parametrize("host", ["models", "timm", "torchvision", "segmentation", "train"])
+def test_each_host_page_leads_from_start_to_limits(host):
+    headings = re.findall(r"^## (.+)$", (ROOT / f"docs/{host}.md").read_text(), re.MULTILINE)
+    way = ["Start", "Train", "Evaluate", "Export", "Limits"]
+    assert [heading for heading in headings if heading in way] == way
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])

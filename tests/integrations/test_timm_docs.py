@@ -15,7 +15,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs/timm.md").read_text(encoding="utf-
 def test_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) >= 4
     code = "".join(snippets)
     assert "pretrained=True" in code
     names: dict[str, torch.Tensor] = {}

@@ -22,7 +22,7 @@ def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
         values: One for each channel that a network was made for.
         channels: Of the images, at least 1.
 
-    Example:
+    Examples:
         >>> per_channel((1.0, 2.0, 6.0), 1), per_channel((1.0, 2.0, 6.0), 4)
         ((3.0,), (1.0, 2.0, 6.0, 1.0))
     """

@@ -41,7 +41,8 @@ class TimmBody(nn.Module):
         coarsest: Reduction of the last map.
         frozen_batchnorm: Fix statistics, weight and bias of every BatchNorm2d.
         in_channels: Of the images.
-        weights: See `pst.backbones.build_body`; names are timm's.
+        weights: In place of ``pretrained``: a local ``.safetensors`` file, one of ``torch.save``, or a state dict, by
+            timm's names.
         options: Passed to ``timm.create_model``.
 
     Attributes:

@@ -20,6 +20,11 @@ class Selection:
             "nucleus" left unused; (B, h, G, k) for rules of G blocks of the query map, row by row.
         coarse_size: (Hu, Wu).
         fine_size: (H, W), of the map of the children.
+
+    Examples:
+        >>> selection = Selection(torch.tensor([[[5, 2]]]), coarse_size=(2, 4), fine_size=(4, 8))
+        >>> divmod(int(selection.index[0, 0, 0]), selection.coarse_size[1])  # row and column of the best token
+        (1, 1)
     """
 
     index: Tensor
@@ -53,9 +58,10 @@ def record_selection(model: nn.Module) -> Iterator[dict[str, list[Selection]]]:
         Module name -> one `Selection` for every forward pass with k > 0; layers that ran with k = 0 have none.
 
     Examples:
-        >>> with use_topk(model, 8), record_selection(model) as selected:
-        ...     model(images)
-        >>> selected["neck.blocks.0.attn"][0].index.shape
+        >>> layer = pst.PST(64, 128, 128).eval()
+        >>> with pst.use_topk(layer, 8), record_selection(layer) as selected:
+        ...     out = layer(torch.randn(1, 64, 16, 16), torch.randn(1, 128, 8, 8))
+        >>> selected["blocks.0.attn"][0].index.shape
         torch.Size([1, 2, 8])
     """
     layers = attention_layers(model)

@@ -33,8 +33,9 @@ def set_options(model: nn.Module, **options: Any) -> None:
         ValueError: ``model`` holds no PST layer, a value is wrong, or needs what a layer was built without, as "gate" a
             gate. Whatever is raised, nothing was changed.
 
-    Example:
-        >>> set_options(model, topk=8, fusion="refine")
+    Examples:
+        >>> pyramid = pst.PSTPyramid([64, 128, 256], 64)
+        >>> set_options(pyramid, topk=8, fusion="refine")
     """
     layers = attention_layers(model)
     known = [field.name for field in fields(Settings)]

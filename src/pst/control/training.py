@@ -84,12 +84,12 @@ def stochastic_max_tokens(
             no Generator.
         ValueError: ``model`` holds no PST layer, there are no choices, one is < 1, or ``share`` is no share.
 
-    Example:
-        >>> pyramid = pst.PSTPyramid((32, 64), 32)
+    Examples:
+        >>> pyramid = pst.PSTPyramid((32, 64), 64)
         >>> with pst.stochastic_max_tokens(pyramid, choices=(16, 100, None)):
         ...     maps = pyramid([torch.rand(1, 32, 24, 24), torch.rand(1, 64, 12, 12)])
         >>> maps[0].shape
-        torch.Size([1, 32, 24, 24])
+        torch.Size([1, 64, 24, 24])
     """
     values = _choices(choices, "bounds, e.g. (16, 100, None)")
     for bound in values:

@@ -77,7 +77,7 @@ def child_means(fine: Tensor, coarse_size: Size) -> Tensor:
     Returns:
         (B, C, Hu, Wu), dtype of ``fine``.
 
-    Example:
+    Examples:
         >>> child_means(torch.tensor([[[[0.0, 2.0, 4.0, 8.0, 9.0]]]]), (1, 2))
         tensor([[[[2.0000, 8.5000]]]])
     """

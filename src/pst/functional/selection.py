@@ -53,29 +53,41 @@ def _check_integer(name: str, value: object, least: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class Mean:
-    """The rule "mean", the paper: the k largest mean logits over all queries. O((N + M)·d)."""
+    """The rule "mean", the paper: the k largest mean logits over all queries. O((N + M)·d).
+
+    Examples:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Mean())
+    """
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         return Selected(highest(mean_logit_scores(tokens.query, tokens.key, tokens.scale), tokens.topk))
 
 
 @dataclass(frozen=True)
 class Gumbel:
-    """The rule "gumbel", the authors' code: `Mean` with Gumbel noise on the scores. For training studies only."""
+    """The rule "gumbel", the authors' code: `Mean` with Gumbel noise on the scores. For training studies only.
+
+    Examples:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Gumbel())
+    """
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         scores = gumbel_scores(tokens.query, tokens.key, tokens.scale, tokens.generator)
         return Selected(highest(scores, tokens.topk))
 
 
 @dataclass(frozen=True)
 class Mass:
-    """The rule "mass": the k largest mean attention probabilities over all queries. Costs three passes of attention."""
+    """The rule "mass": the k largest mean attention probabilities over all queries. Costs three passes of attention.
+
+    Examples:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Mass())
+    """
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         return Selected(highest(rounded(mass_scores(tokens.query, tokens.key, tokens.scale)), tokens.topk))
 
 
@@ -85,6 +97,9 @@ class Window:
 
     Args:
         grid: Blocks along each axis of the query map; as many as there are positions on a smaller map.
+
+    Examples:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Window(grid=8))
     """
 
     grid: int = 4
@@ -94,7 +109,7 @@ class Window:
         _check_integer("grid", self.grid, least=1)
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         grid = block_grid(self.grid, tokens.size)
         scores = block_scores(tokens.query, tokens.key, tokens.scale, tokens.size, grid)
         return Selected(highest(scores, tokens.topk), grid=grid)
@@ -102,10 +117,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Query:
-    """The rule "query": each query picks its own k tokens, those of its highest logits. It forms the N×M logits."""
+    """The rule "query": each query picks its own k tokens, those of its highest logits. It forms the N×M logits.
+
+    Examples:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Query())
+    """
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         scores = block_scores(tokens.query, tokens.key, tokens.scale, tokens.size, tokens.size)
         return Selected(highest(scores, tokens.topk), grid=tokens.size)
 
@@ -118,6 +137,9 @@ class Nearest:
 
     Args:
         grid: Blocks along each axis of the query map, as in `Window`.
+
+    Examples:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Nearest(grid=8))
     """
 
     grid: int = 4
@@ -127,7 +149,7 @@ class Nearest:
         _check_integer("grid", self.grid, least=1)
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         grid = block_grid(self.grid, tokens.size)
         scores = nearness_scores(tokens.coarse_size, grid, tokens.key.device)
         return Selected(highest(scores.expand(*tokens.key.shape[:2], -1, -1), tokens.topk), grid=grid)
@@ -142,6 +164,9 @@ class Nucleus:
 
     Args:
         p: Share of the mass, 0 < p ≤ 1.
+
+    Examples:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Nucleus(p=0.5))
     """
 
     p: float = 0.9
@@ -152,7 +177,7 @@ class Nucleus:
             raise ValueError(f"p must be a share of the mass, above 0 and at most 1, got {self.p!r}")
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         scores = ranked(mean_logit_scores(tokens.query, tokens.key, tokens.scale))
         indices = highest(scores, tokens.topk)
         mass = scores.softmax(-1).gather(-1, indices)
@@ -169,6 +194,9 @@ class Random:
         seed: Any integer.
         grid: Blocks along each axis of the query map, as in `Window`: each has tokens of its own. None: all queries
             have the same.
+
+    Examples:
+        >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Random(seed=1))
     """
 
     seed: int = 0
@@ -181,7 +209,7 @@ class Random:
             _check_integer("grid", self.grid, least=1)
 
     def select(self, tokens: Tokens) -> Selected:
-        """See `SelectionRule`."""
+        """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
         grid = None if self.grid is None else block_grid(self.grid, tokens.size)
         blocks = None if grid is None else grid[0] * grid[1]
         return Selected(highest(random_scores(tokens.key, self.seed, blocks), tokens.topk), grid=grid)

@@ -57,6 +57,12 @@ class PyramidSparseAttention(nn.Module):
     Raises:
         TypeError: An option has the wrong type, or there is none of its name.
         ValueError: ``num_heads`` does not divide ``dim``, or an option has a value that it cannot have.
+
+    Examples:
+        >>> attention = pst.PyramidSparseAttention(64, num_heads=2, topk=4, fusion="refine").eval()
+        >>> attention(torch.randn(1, 64, 16, 24), torch.randn(1, 64, 8, 12)).shape
+        torch.Size([1, 64, 16, 24])
+        >>> attention.topk = 0  # coarse attention alone; checked when set
     """
 
     generator: torch.Generator | None = None
@@ -164,21 +170,21 @@ class PyramidSparseAttention(nn.Module):
         source = check_maps(x, upper, fine, self.dim, self.dim)
         settings, heads = self._settings, self.num_heads
         if settings.aligned:
-            upper = child_means(source, (upper.shape[2], upper.shape[3]))
+            upper = child_means(source, (upper.shape[2], upper.shape[3]))  # (B, C, Hu, Wu)
         topk, max_tokens = settings.topk, settings.max_tokens
         if self.training:
             topk = topk if self.drawn_topk is None else self.drawn_topk
             max_tokens = max_tokens if self.drawn_max_tokens is None else self.drawn_max_tokens
-        (query,) = _split_heads(self.q(x), heads)
-        key, value = _split_heads(self.kv(upper), heads, 2)
-        projected = self._fine_projection(source, topk)
-        children = None if projected is None else _split_heads(projected, heads, 2)
+        (query,) = _split_heads(self.q(x), heads)  # (B, h, N, d)
+        key, value = _split_heads(self.kv(upper), heads, 2)  # (B, h, M, d) each
+        projected = self._fine_projection(source, topk)  # (B, 2C, Hf, Wf); None with k = 0
+        children = None if projected is None else _split_heads(projected, heads, 2)  # (B, h, Hf·Wf, d) each
         scale = query.shape[-1] ** -0.5
         if settings.similarity == "cosine":
             query, scale = _unit(query) * self._scale().to(query.dtype), 1.0
             key, children = _unit(key), None if children is None else (_unit(children[0]), children[1])
         noisy = not self.training and _is_noisy(settings.selection)
-        out = attend(
+        out = attend(  # (B, h, N, d)
             query,
             key,
             value,
@@ -197,7 +203,7 @@ class PyramidSparseAttention(nn.Module):
             impl=self.impl,
         )
         position = resize(self.upsampling, self._position(value, upper, topk), (x.shape[2], x.shape[3]))
-        return self.proj(_like(_to_map(out, x) + position, x))
+        return self.proj(_like(_to_map(out, x) + position, x))  # (B, C, H, W), as the position term
 
     def _scale(self) -> Tensor:
         """(h, 1, 1) factor on the cosines, 100 at most (Swin V2, arXiv 2111.09883, section 3.2)."""

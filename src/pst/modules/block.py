@@ -23,12 +23,17 @@ class PSTBlock(nn.Module):
         num_heads: h; must divide ``dim``.
         mlp_ratio: Hidden width of the MLP as a multiple of C.
         conv: Factory of the convolutions.
-        upsample: See `PyramidSparseAttention`.
-        **options: See `pst.modules.Settings`.
+        upsample: How the position term gets the size of ``x``: "bilinear" or "dysample".
+        **options: Fields of `pst.modules.Settings`: ``topk``, ``fusion``, ``selection``, ….
 
     Raises:
         TypeError: An option has the wrong type, or there is none of its name.
         ValueError: Widths do not fit, or an option has a value that it cannot have.
+
+    Examples:
+        >>> block = pst.PSTBlock(64, num_heads=2).eval()
+        >>> block(torch.randn(1, 64, 16, 24), torch.randn(1, 64, 8, 12)).shape
+        torch.Size([1, 64, 16, 24])
     """
 
     def __init__(
@@ -51,8 +56,8 @@ class PSTBlock(nn.Module):
 
     def forward(self, x: Tensor, upper: Tensor, fine: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), upper (B, C, Hu, Wu), and fine (B, C, Hf, Wf) if that is not x -> (B, C, H, W)."""
-        x = x + (self.attn(x, upper) if fine is None else self.attn(x, upper, fine))
-        return x + self.mlp(x)
+        x = x + (self.attn(x, upper) if fine is None else self.attn(x, upper, fine))  # (B, C, H, W)
+        return x + self.mlp(x)  # inside the MLP (B, mlp_ratio·C, H, W)
 
 
 def _init_conv(module: nn.Module) -> None:

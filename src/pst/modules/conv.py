@@ -31,6 +31,10 @@ class ConvNormAct(nn.Module):
         groups: As in Conv2d.
         act: Whether SiLU follows.
         norm_layer: Called with the number of channels; what it builds stands in BatchNorm2d's place.
+
+    Examples:
+        >>> pst.ConvNormAct(32, 64, 3)(torch.randn(1, 32, 8, 8)).shape
+        torch.Size([1, 64, 8, 8])
     """
 
     def __init__(

@@ -40,12 +40,22 @@ class PST(nn.Module):
             all.
         upsample: How that map, and the position term of attention, are resized: "bilinear", or "dysample" at points
             that are learnt (`pst.modules.upsampling.DySample`).
-        **options: ``topk`` (0: train with this), ``fusion`` ("gate"), ``selection`` ("mean"), ``similarity`` and
-            ``aligned``, see `pst.modules.Settings`; change them on a finished model with `pst.set_topk` and the like.
+        **options: ``topk`` (0: train with this), ``fusion`` ("gate"), ``selection`` ("mean"), ``similarity``,
+            ``aligned`` and ``max_tokens``: fields of `pst.modules.Settings`. `pst.set_topk` and the like change them
+            on a finished model.
 
     Raises:
         TypeError: An option has the wrong type, or there is none of its name.
         ValueError: Widths do not fit, ``depth`` < 1, or an option has a value that it cannot have.
+
+    Examples:
+        >>> layer = pst.PST(64, 128, 96, head_dim=16).eval()
+        >>> finer, coarser = torch.randn(2, 64, 20, 30), torch.randn(2, 128, 10, 15)
+        >>> layer(finer, coarser).shape
+        torch.Size([2, 96, 20, 30])
+        >>> pst.set_topk(layer, 8)  # the same weights, and fine attention
+        >>> layer(finer, coarser).shape
+        torch.Size([2, 96, 20, 30])
     """
 
     def __init__(
@@ -107,17 +117,17 @@ class PST(nn.Module):
         if fine is not None and self.wiring == "concat":
             raise ValueError('fine is another frame than x, to which wiring="concat" has no coarser map to concatenate')
         if self.wiring == "concat":
-            x = torch.cat([x, self._resized(upper, x)], 1)
-        outputs, upper = [self.reduce(x)], self.reduce_upper(upper)
-        other = None if fine is None else self.reduce(fine)
+            x = torch.cat([x, self._resized(upper, x)], 1)  # (B, C1 + Cu, H, W)
+        outputs, upper = [self.reduce(x)], self.reduce_upper(upper)  # (B, C, H, W), (B, C, Hu, Wu)
+        other = None if fine is None else self.reduce(fine)  # (B, C, Hf, Wf)
         if self.wiring == "add" and other is None:
             outputs[0] = outputs[0] + self._resized(upper, x)
         elif self.wiring == "add" and other is not None:
             other = other + self._resized(upper, other)
         maps = (upper,) if other is None else (upper, other)
         for block in self.blocks:
-            outputs.append(block(outputs[-1], *maps))
-        return self.project(torch.cat(outputs, 1))
+            outputs.append(block(outputs[-1], *maps))  # (B, C, H, W)
+        return self.project(torch.cat(outputs, 1))  # (B, (1 + depth)·C, H, W) -> (B, C2, H, W)
 
     def _resized(self, upper: Tensor, like: Tensor) -> Tensor:
         return resize(self.upsampling, upper, (like.shape[2], like.shape[3]))

@@ -57,6 +57,12 @@ class PSTPyramid(nn.Module):
     Raises:
         TypeError: ``extra_blocks`` is not a Module, or ``topk`` holds something else than integers.
         ValueError: Numbers of levels or widths do not fit, or an option is unknown.
+
+    Examples:
+        >>> pyramid = pst.PSTPyramid([32, 64, 96], 64, topk=[8, 4], fusion="refine").eval()
+        >>> maps = [torch.randn(1, 32, 32, 48), torch.randn(1, 64, 16, 24), torch.randn(1, 96, 8, 12)]
+        >>> [tuple(y.shape) for y in pyramid(maps)]
+        [(1, 64, 32, 48), (1, 64, 16, 24), (1, 64, 8, 12)]
     """
 
     def __init__(
@@ -127,13 +133,13 @@ class PSTPyramid(nn.Module):
         return kind(results)
 
     def _fuse(self, levels: list[Tensor]) -> list[Tensor]:
-        results = [self.top(levels[-1])]
+        results = [self.top(levels[-1])]  # the coarsest, (B, out_channels, H_L, W_L)
         for layer, x in zip(reversed(self.layers), reversed(levels[:-1]), strict=True):
-            results.insert(0, layer(x, results[0]))
+            results.insert(0, layer(x, results[0]))  # (B, out_channels, H_i, W_i), in front of the coarser ones
         if self.bottom_up is not None:
             for i, conv in enumerate(self.bottom_up):
                 detail = F.interpolate(results[i], results[i + 1].shape[2:], mode="bilinear", align_corners=False)
-                results[i + 1] = conv(torch.cat([detail, results[i + 1]], 1))
+                results[i + 1] = conv(torch.cat([detail, results[i + 1]], 1))  # from 2·out_channels
         return results
 
     def _check(self, levels: list[Tensor]) -> None:

@@ -74,6 +74,12 @@ class Settings:
     Raises:
         TypeError: ``topk`` is not an integer, ``selection`` no rule, ``aligned`` no bool.
         ValueError: ``topk`` < 0, or an option is unknown.
+
+    Examples:
+        >>> attention = pst.PyramidSparseAttention(64, num_heads=2)
+        >>> attention.settings = Settings(topk=8, fusion="refine", max_tokens=100)
+        >>> attention.settings.changed({"topk": 0}).topk
+        0
     """
 
     topk: int = 0

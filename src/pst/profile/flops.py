@@ -44,7 +44,7 @@ def count_flops(model: nn.Module, *inputs: Any) -> int:
         model: Any Module, with k as it is set; it is not changed.
         inputs: What it takes: tensors, or lists, tuples and dicts of them, of any device.
 
-    Example:
+    Examples:
         >>> count_flops(nn.Conv2d(3, 8, 1), torch.zeros(1, 3, 10, 10))  # 2 · 3 · 8 · 100
         4800
     """

@@ -31,10 +31,12 @@ def peak_memory(device: Any = "cpu") -> Iterator[list[float]]:
     Yields:
         A list of one number, which holds the peak when the block has ended.
 
-    Example:
+    Examples:
+        >>> layer = pst.PST(64, 128, 64).eval()
         >>> with peak_memory() as peak:
-        ...     model(images)
-        >>> print(f"{peak[0]:.0f} MB")
+        ...     out = layer(torch.randn(1, 64, 16, 16), torch.randn(1, 128, 8, 8))
+        >>> peak[0] > 0  # MB
+        True
     """
     import torch
 

@@ -52,7 +52,7 @@ def carry(
     Raises:
         ValueError: Sizes do not fit.
 
-    Example:
+    Examples:
         >>> there = torch.eye(4).view(1, 4, 2, 2)  # four places that look different
         >>> carry(there[0].flip(2), there, torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), ratio=1).round()
         tensor([[[2., 1.],

@@ -46,7 +46,7 @@ class BackboneFeatures(nn.Module):
         OSError: ``weights`` cannot be read.
         ValueError: timm has no such network or it no such map, or the weights are another network's.
 
-    Example:
+    Examples:
         >>> BackboneFeatures()(torch.rand(1, 3, 64, 96)).shape
         torch.Size([1, 176, 16, 24])
     """

@@ -70,6 +70,10 @@ class Setting:
 
     Raises:
         ValueError: A number is out of range.
+
+    Examples:
+        >>> Setting(size=480).topk
+        8
     """
 
     topk: int = 8
@@ -111,7 +115,7 @@ class Propagator:
         TypeError: There is no such setting.
         ValueError: A setting is out of range.
 
-    Example:
+    Examples:
         >>> propagator = Propagator(features=lambda images: images, size=32)
         >>> frame = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
         >>> mask = np.zeros((32, 32), np.uint8)

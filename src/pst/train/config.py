@@ -71,6 +71,11 @@ class Config:
         val_every: Epochs between two validations; the last epoch always validates.
         save_steps: Optimizer steps between two checkpoints inside an epoch; 0 saves at the end of each epoch only.
         tensorboard: Write TensorBoard logs.
+
+    Examples:
+        >>> from pst.train import load_config
+        >>> load_config("classify", overrides=["data=photos", "epochs=5"]).epochs
+        5
     """
 
     data: str

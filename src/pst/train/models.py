@@ -120,7 +120,7 @@ def prepare_attention(
         trainable: "all", or "gate" for `pst.freeze_except_gate`.
         stochastic_topk: Arguments of `pst.stochastic_topk`; None draws no k.
         stochastic_max_tokens: Arguments of `pst.stochastic_max_tokens`; None draws no bound.
-        **options: See `pst.set_options`.
+        **options: Fields of `pst.modules.Settings`, for all PST layers.
 
     Returns:
         Ends the drawing when a with block of it ends.

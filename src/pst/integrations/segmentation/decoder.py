@@ -26,6 +26,11 @@ class SegmentationDecoder(nn.Module):
         neck: "pst" or "fpn".
         finest: Reduction of the finest map that is decoded.
         options: More arguments of the neck.
+
+    Examples:
+        >>> decoder = SegmentationDecoder([4, 8], [32, 64], pyramid_channels=64, out_channels=16).eval()
+        >>> decoder({"4": torch.rand(1, 32, 24, 32), "8": torch.rand(1, 64, 12, 16)}).shape
+        torch.Size([1, 16, 24, 32])
     """
 
     def __init__(
@@ -51,8 +56,8 @@ class SegmentationDecoder(nn.Module):
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Maps by ``str(reduction)`` -> (B, out_channels, H, W), the size of the finest one."""
-        fused = self.neck(OrderedDict((name, maps[name]) for name in self.names))
-        levels = [conv(y) for conv, y in zip(self.levels, fused.values(), strict=True)]
+        fused = self.neck(OrderedDict((name, maps[name]) for name in self.names))  # pyramid_channels each
+        levels = [conv(y) for conv, y in zip(self.levels, fused.values(), strict=True)]  # out_channels each
         out = levels[0]
         for y in levels[1:]:
             out = out + F.interpolate(y, out.shape[2:], mode="bilinear", align_corners=False)

@@ -10,7 +10,12 @@ Activation = str | Callable[[], nn.Module] | None
 
 
 class ArgMax(nn.Module):
-    """The class of each pixel, or of each image."""
+    """The class of each pixel, or of each image.
+
+    Examples:
+        >>> ArgMax()(torch.rand(2, 11, 8, 8)).shape
+        torch.Size([2, 8, 8])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, classes, …) -> int64 (B, …)."""

@@ -59,6 +59,11 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         FileNotFoundError: ``backbone_weights`` names no file.
         ValueError: The backbone is unknown or no hierarchy, an option is unknown, ``topk`` is given with an FPN, or
             ``backbone_weights`` are another network's or given beside ``encoder_weights``.
+
+    Examples:
+        >>> model = PSTSegmenter("resnet18", classes=11, decoder_pyramid_channels=64).eval()
+        >>> model.predict(torch.rand(1, 3, 99, 131)).argmax(1).shape
+        torch.Size([1, 99, 131])
     """
 
     hub_classes = "classes"
@@ -129,12 +134,12 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         if x.ndim != 4:
             raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
         height, width = x.shape[2:]
-        maps = self.encoder(x)
-        logits = self.segmentation_head(self.decoder(maps))
+        maps = self.encoder(x)  # (B, C_r, ~H/r, ~W/r) for each reduction r
+        logits = self.segmentation_head(self.decoder(maps))  # (B, classes, ~H/4, ~W/4)
         m = self.encoder.multiple
         filled = height + -height % m, width + -width % m  # the maps stand for the image as the encoder filled it up
         logits = F.interpolate(logits, filled, mode="bilinear", align_corners=False)
-        masks = self.activation(logits[..., :height, :width])
+        masks = self.activation(logits[..., :height, :width])  # (B, classes, H, W)
         if self.classification_head is None:
             return masks
         return masks, self.classification_head(next(reversed(maps.values())))

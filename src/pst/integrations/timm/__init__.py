@@ -1,8 +1,8 @@
 """timm models with PST: importing this registers ``pst_<name>`` for every model of timm.
 
 >>> import timm, pst.integrations.timm
->>> timm.create_model("pst_resnet18", pretrained=True, num_classes=10)
->>> timm.create_model("pst_convnext_tiny", features_only=True, out_indices=(1, 2, 3))
+>>> model = timm.create_model("pst_resnet18", num_classes=10)
+>>> extractor = timm.create_model("pst_resnet18", features_only=True, out_indices=(2, 3, 4))
 """
 
 from pst.integrations.timm.classifier import PSTClassifier

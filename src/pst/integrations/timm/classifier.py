@@ -21,7 +21,7 @@ _WIDTHS = {"resnet50": 256}  # the paper's; the rule below gives the paper's 256
 
 
 class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classification", tags=["timm"]):
-    """A timm backbone with the paper's classification neck (docs/timm.md, "Classification").
+    """A timm backbone with the paper's classification neck (docs/timm.md, "The layout").
 
     With C3 and C4 the maps of the last two stages, w the width and s the ratio of their reductions, usually 2:
 
@@ -47,6 +47,11 @@ class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classificat
     Raises:
         TypeError: ``topk`` is not an integer, or timm's model knows no such option.
         ValueError: timm has no such backbone or no two feature maps of it, widths do not fit, or an option is unknown.
+
+    Examples:
+        >>> model = PSTClassifier("resnet18", num_classes=10, topk=4).eval()
+        >>> model(torch.randn(1, 3, 96, 96)).shape
+        torch.Size([1, 10])
     """
 
     hub_classes = "num_classes"
@@ -93,12 +98,12 @@ class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classificat
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> (B, num_features, ~H/32, ~W/32), the size of the backbone's last map."""
-        fine, coarse = self.forward_maps(x)
-        fused = self.fuse(fine, coarse) if isinstance(self.fuse, PST) else self.fuse(fine)
-        down = self.down(torch.cat([fused, fine], 1))
+        fine, coarse = self.forward_maps(x)  # C3 (B, C3, ~H/16, ~W/16), C4 (B, C4, ~H/32, ~W/32)
+        fused = self.fuse(fine, coarse) if isinstance(self.fuse, PST) else self.fuse(fine)  # F (B, w, ~H/16, ~W/16)
+        down = self.down(torch.cat([fused, fine], 1))  # D (B, w, ~H/32, ~W/32)
         if down.shape[2:] != coarse.shape[2:]:  # a backbone that rounds odd sizes down
             down = F.interpolate(down, coarse.shape[2:], mode="bilinear", align_corners=False)
-        return self.expand(self.merge(torch.cat([down, coarse], 1)))
+        return self.expand(self.merge(torch.cat([down, coarse], 1)))  # from M (B, w, ~H/32, ~W/32)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, num_features, h, w) -> (B, num_classes), or (B, head_hidden_size) with ``pre_logits``."""

@@ -38,6 +38,11 @@ class PSTFeatures(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-feature-extra
     Raises:
         TypeError: ``topk`` holds something else than integers, or timm's model knows no such option.
         ValueError: timm has no such backbone or no feature maps of it, widths do not fit, or an option is unknown.
+
+    Examples:
+        >>> extractor = PSTFeatures("resnet18", out_channels=64).eval()
+        >>> [tuple(y.shape) for y in extractor(torch.randn(1, 3, 96, 128))]
+        [(1, 64, 12, 16), (1, 64, 6, 8), (1, 64, 3, 4)]
     """
 
     output_fmt = "NCHW"
@@ -63,7 +68,7 @@ class PSTFeatures(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-feature-extra
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images (B, in_chans, H, W) -> a map (B, out_channels, ~H/r_i, ~W/r_i) for each index, finest first."""
-        return self.pyramid(self.forward_maps(x))
+        return self.pyramid(self.forward_maps(x))  # from maps of the backbone's own channels, of the same sizes
 
     def _fused_info(self, out_channels: int) -> FeatureInfo:
         info = self.levels.from_other(tuple(self.indices))

@@ -37,6 +37,11 @@ class PyramidBackbone(nn.Module):
         reductions: Pixels of the image per position of each map, extra ones included.
         fused: Names of the maps without the extra ones, "0" the finest: what RoI pooling reads.
         out_channels: Of every map; what torchvision reads.
+
+    Examples:
+        >>> backbone = pst_backbone("resnet18", out_channels=64)
+        >>> type(backbone).__name__, backbone.reductions, backbone.out_channels
+        ('PyramidBackbone', (4, 8, 16, 32, 64), 64)
     """
 
     def __init__(
@@ -51,7 +56,7 @@ class PyramidBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, C, H, W) -> maps (B, out_channels, ~H/r, ~W/r), "0" the finest, then "pool" or "p6" and "p7"."""
-        maps = self.body(x)
+        maps = self.body(x)  # (B, C_r, ~H/r, ~W/r) by str(r)
         return self.fpn(OrderedDict(zip(self.fused, (maps[str(r)] for r in self.levels), strict=True)))
 
 

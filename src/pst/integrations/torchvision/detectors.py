@@ -68,21 +68,23 @@ def retinanet(
         neck: "pst", or "fpn" for torchvision's own.
         library: "timm" or "torchvision".
         pretrained: Load the backbone's weights, default or of this tag or name.
-        backbone_weights: In their place: a local file or a state dict, see ``weights`` of `pst.backbones.build_body`.
+        backbone_weights: In their place: a local ``.safetensors`` file, one of ``torch.save``, or a state dict, by the
+            names of the library's classifier; its class layers may be missing or of other classes.
         finest: Reduction of the finest level: 4, 8, 16 or 32. None means 8 (two-stage detectors: 4). Level 4 helps with
             small objects and has four times the queries of level 8; ``docs/vit.md`` says what it costs.
         topk: k of the PST layers.
         backbone_options: More arguments of `pst_backbone`, e.g. ``in_channels`` for images of other than 3 channels.
         options: Arguments of torchvision's RetinaNet: ``min_size``, ``max_size``, ``image_mean``, ``score_thresh``, ….
-            ``image_mean`` and ``image_std`` are ImageNet's, for other channels as in
-            `pst.backbones.channels.per_channel`; ``anchor_generator`` is `anchors` of scale 4 and three octaves unless
+            ``image_mean`` and ``image_std`` are ImageNet's, averaged for one channel and repeated in turn for several;
+            ``anchor_generator`` is `anchors` of scale 4 and three octaves unless
             given: torchvision's own 32 to 813 pixels on these levels.
 
     Returns:
         torchvision's model.
 
     Raises:
-        ValueError: See `pst_backbone`; or options are given beside a finished backbone.
+        ValueError: An option is unknown, the network has no such stage, ``topk`` is given with ``neck="fpn"``, the
+            weights are another network's, or options are given beside a finished backbone.
     """
     body = _build(backbone, ONE_STAGE, neck, library, pretrained, backbone_weights, finest, topk, backbone_options)
     options.setdefault("anchor_generator", anchors(body, scale=4, octaves=3))

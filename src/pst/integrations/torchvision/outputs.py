@@ -18,6 +18,13 @@ class Detections(nn.Module):
 
     Args:
         model: One of torchvision's detectors; shared, not copied.
+
+    Examples:
+        >>> from pst.integrations.torchvision import fcos
+        >>> detections = Detections(fcos("resnet18", 3, min_size=64, max_size=64)).eval()
+        >>> boxes, scores, labels = detections(torch.rand(1, 3, 64, 64))
+        >>> boxes.shape[1]
+        4
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -41,6 +48,12 @@ class RawHeads(nn.Module):
 
     Raises:
         TypeError: ``model`` is no such detector.
+
+    Examples:
+        >>> from pst.integrations.torchvision import fcos
+        >>> heads = RawHeads(fcos("resnet18", 3, min_size=64, max_size=64)).eval()
+        >>> dict(zip(heads.output_names, (tuple(y.shape) for y in heads(torch.rand(1, 3, 64, 64)))))
+        {...'cls_logits': (1, ...
     """
 
     mean: Tensor

@@ -15,21 +15,27 @@ BUILDERS = {"retinanet": retinanet, "fcos": fcos, "faster_rcnn": faster_rcnn, "m
 
 
 class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
-    """One of the four detectors with `save_pretrained`, `from_pretrained` and `push_to_hub`, see `pst.io.hub`.
+    """One of the four detectors with the methods of `pst.io.hub`: `save_pretrained`, `from_pretrained`, `push_to_hub`.
 
     Args:
         kind: "retinanet", "fcos", "faster_rcnn" or "mask_rcnn".
         backbone: Name of a network, or its configuration, see `pst.backbones.build_body`.
-        num_classes: See the builder, as for all others.
+        num_classes: As torchvision counts: with the background, label 0, for the R-CNNs.
         pretrained: Where the backbone's weights come from when this is built; not when it is loaded.
         backbone_weights: Likewise, a local file or a state dict.
-        options: The builder's other arguments; what is to be saved must be JSON.
+        options: Other arguments of the function called ``kind``, e.g. ``neck``, ``topk``, ``min_size``; what is to be
+            saved must be JSON.
 
     Attributes:
         model: torchvision's model.
 
     Raises:
-        ValueError: The kind is unknown, or see the builder.
+        ValueError: The kind or an option is unknown, or the weights are another network's.
+
+    Examples:
+        >>> detector = PSTDetector("fcos", "resnet18", 3, min_size=64, max_size=64).eval()
+        >>> sorted(detector([torch.rand(3, 64, 64)])[0])
+        ['boxes', 'labels', 'scores']
     """
 
     hub_classes = "num_classes"

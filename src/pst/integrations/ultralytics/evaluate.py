@@ -71,7 +71,7 @@ def sweep(
         batch: Images in a batch.
         device: As in Ultralytics; None picks one.
         project: Folder for what Ultralytics writes.
-        trust: See `YOLO`.
+        trust: Do as Ultralytics does, which runs whatever code the model's file holds.
         **val_args: More arguments of ``YOLO.val``.
 
     Returns:

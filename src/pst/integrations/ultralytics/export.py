@@ -72,7 +72,7 @@ def export(
         data: Dataset YAML whose validation images INT8 is calibrated with.
         opset: Of ONNX; None means 17.
         out: Folder to write to, made when missing; None means that of the checkpoint.
-        trust: See `pst.integrations.ultralytics.YOLO`.
+        trust: Do as Ultralytics does, which runs whatever code the model's file holds.
 
     Raises:
         FileNotFoundError: No such checkpoint.

@@ -19,6 +19,11 @@ class PSTRow(PST):
     Its ``fuse()``, activation setting, quantisation and export therefore reach into PST with no special case.
     Loading a pickled one registers the plugin, so that a checkpoint can be trained on where pst is installed, also
     by a process that never called `register`.
+
+    Examples:
+        >>> row = PSTRow(64, 128, 96, head_dim=16).eval()
+        >>> row([torch.randn(1, 64, 16, 16), torch.randn(1, 128, 8, 8)]).shape
+        torch.Size([1, 96, 16, 16])
     """
 
     # Set on every row by the parser: its number, its sources, its name in logs and its number of parameters.

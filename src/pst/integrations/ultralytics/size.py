@@ -19,7 +19,7 @@ class ModelSize(NamedTuple):
     Attributes:
         task: As Ultralytics calls it.
         parameters: Of the model as it is trained.
-        gflops: See `gflops`.
+        gflops: 10⁹ operations of one image, attention counted, a multiply-add as two.
         imgsz: Side of the image in pixels that ``gflops`` is for.
     """
 

@@ -72,6 +72,12 @@ class YOLO(Guarded, HostYOLO):
         task: As in Ultralytics.
         verbose: As in Ultralytics.
         trust: Do as Ultralytics does, which runs whatever code the model's file, a data set's YAML or its cache hold.
+
+    Examples:
+        >>> model = YOLO("yolo11n-pst-neck.yaml")
+        >>> pst.set_topk(model, 8)
+        >>> model.task
+        'detect'
     """
 
     def __init__(
