@@ -16,7 +16,7 @@ class Range:
         oldest: First that fits, as (major, minor).
         beyond: First that is not known to.
 
-    Example:
+    Examples:
         >>> str(Range("timm", (1, 0), (2, 0)))
         'timm ≥ 1.0 and < 2.0'
     """

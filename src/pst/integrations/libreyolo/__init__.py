@@ -1,9 +1,9 @@
 """LibreYOLO's YOLO9 with PST in its neck; importing this teaches `libreyolo.LibreYOLO` to load such checkpoints.
 
->>> from libreyolo import LibreYOLO
->>> from pst.integrations.libreyolo import add_pst
->>> model = add_pst(LibreYOLO("LibreYOLO9s.pt"), topk=8)
->>> model.train(data="cells.yaml", epochs=50)
+from libreyolo import LibreYOLO
+from pst.integrations.libreyolo import add_pst
+model = add_pst(LibreYOLO("LibreYOLO9s.pt"), topk=8)
+model.train(data="cells.yaml", epochs=50)
 """
 
 from pst.integrations.libreyolo.compat import check_version

@@ -35,8 +35,10 @@ def add_pst(
         TypeError: ``model`` is something else, ``levels`` no list, or an option unknown or of the wrong type.
         ValueError: ``model`` is quantized, a level is not there, or an option has a value that it cannot have.
 
-    Example:
-        >>> model = add_pst(LibreYOLO("LibreYOLO9s.pt"), levels=[16, 8], topk=8)
+    Examples:
+        >>> from libreyolo import LibreYOLO9
+        >>> type(add_pst(LibreYOLO9(None, size="t", device="cpu"), topk=8)).__name__
+        'LibreYOLO9PST'
     """
     family = _FAMILIES.get(type(model))
     if family is None:

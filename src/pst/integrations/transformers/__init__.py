@@ -2,9 +2,9 @@
 
 Importing this lets transformers' ``AutoConfig`` and ``AutoModelForObjectDetection`` load them, ``pipeline`` as well.
 
->>> from transformers import AutoModelForObjectDetection
->>> from pst.integrations.transformers import add_pst
->>> model = add_pst(AutoModelForObjectDetection.from_pretrained("ustc-community/dfine-small-coco"), levels=[16, 8])
+    from transformers import AutoModelForObjectDetection
+    from pst.integrations.transformers import add_pst
+    model = add_pst(AutoModelForObjectDetection.from_pretrained("ustc-community/dfine-small-coco"), levels=[16, 8])
 """
 
 from pst.integrations.transformers.host import check_host

@@ -38,9 +38,10 @@ def add_pst(model: PreTrainedModel, levels: Sequence[int] | None = None, **optio
         TypeError: ``model`` is no such detector, or levels or a selection rule are of another type.
         ValueError: There is no such level or option, or no PST layer can be built with these and the model's width.
 
-    Example:
-        >>> model = DFineForObjectDetection.from_pretrained("ustc-community/dfine-small-coco")
-        >>> fused = add_pst(model, levels=[16], topk=8)
+    Examples:
+        >>> from transformers import DFineConfig, DFineForObjectDetection
+        >>> type(add_pst(DFineForObjectDetection(DFineConfig()), levels=[16], topk=8)).__name__
+        'PSTDFineForObjectDetection'
     """
     kind = _kind(model)
     selection = options.pop("selection", "mean")

@@ -43,19 +43,34 @@ class PSTConfig:
 
 
 class PSTRTDetrConfig(PSTConfig, RTDetrConfig):
-    """RT-DETR with PST; see `PSTConfig` and `transformers.RTDetrConfig`."""
+    """RT-DETR with PST; see `PSTConfig` and `transformers.RTDetrConfig`.
+
+    Examples:
+        >>> PSTRTDetrConfig(pst_levels=[16], pst_options={"topk": 8}).pst_levels
+        [16]
+    """
 
     model_type = "pst_rt_detr"
 
 
 class PSTRTDetrV2Config(PSTConfig, RTDetrV2Config):
-    """RT-DETRv2 with PST; see `PSTConfig` and `transformers.RTDetrV2Config`."""
+    """RT-DETRv2 with PST; see `PSTConfig` and `transformers.RTDetrV2Config`.
+
+    Examples:
+        >>> PSTRTDetrV2Config(pst_levels=[16], pst_options={"topk": 8}).pst_levels
+        [16]
+    """
 
     model_type = "pst_rt_detr_v2"
 
 
 class PSTDFineConfig(PSTConfig, DFineConfig):
-    """D-FINE with PST; see `PSTConfig` and `transformers.DFineConfig`."""
+    """D-FINE with PST; see `PSTConfig` and `transformers.DFineConfig`.
+
+    Examples:
+        >>> PSTDFineConfig(pst_levels=[16], pst_options={"topk": 8}).pst_levels
+        [16]
+    """
 
     model_type = "pst_d_fine"
 

@@ -76,21 +76,36 @@ class WithPST:
 
 
 class PSTRTDetrForObjectDetection(WithPST, RTDetrForObjectDetection):
-    """RT-DETR with PST; arguments as in `transformers.RTDetrForObjectDetection`."""
+    """RT-DETR with PST; arguments as in `transformers.RTDetrForObjectDetection`.
+
+    Examples:
+        >>> model = PSTRTDetrForObjectDetection(PSTRTDetrConfig(pst_levels=[16]))
+        >>> pst.set_topk(model, 8)
+    """
 
     config_class = PSTRTDetrConfig
     host = RTDetrForObjectDetection
 
 
 class PSTRTDetrV2ForObjectDetection(WithPST, RTDetrV2ForObjectDetection):
-    """RT-DETRv2 with PST; arguments as in `transformers.RTDetrV2ForObjectDetection`."""
+    """RT-DETRv2 with PST; arguments as in `transformers.RTDetrV2ForObjectDetection`.
+
+    Examples:
+        >>> model = PSTRTDetrV2ForObjectDetection(PSTRTDetrV2Config(pst_levels=[16]))
+        >>> pst.set_topk(model, 8)
+    """
 
     config_class = PSTRTDetrV2Config
     host = RTDetrV2ForObjectDetection
 
 
 class PSTDFineForObjectDetection(WithPST, DFineForObjectDetection):
-    """D-FINE with PST; arguments as in `transformers.DFineForObjectDetection`."""
+    """D-FINE with PST; arguments as in `transformers.DFineForObjectDetection`.
+
+    Examples:
+        >>> model = PSTDFineForObjectDetection(PSTDFineConfig(pst_levels=[16]))
+        >>> pst.set_topk(model, 8)
+    """
 
     config_class = PSTDFineConfig
     host = DFineForObjectDetection

@@ -17,6 +17,12 @@ class Predictions(nn.Module):
 
     Attributes:
         output_names: Of the tensors that come out.
+
+    Examples:
+        >>> from transformers import DFineConfig, DFineForObjectDetection
+        >>> predictions = Predictions(DFineForObjectDetection(DFineConfig()).eval())
+        >>> [tuple(y.shape) for y in predictions(torch.rand(1, 3, 640, 640))]
+        [(1, 300, 2), (1, 300, 4)]
     """
 
     output_names = ("logits", "pred_boxes")
