@@ -113,12 +113,12 @@ def _rows(name: str, path: Path, split: str, limit: int | None) -> tuple[list[Ro
 
 def _frame(root: Path, name: str) -> Image.Image:
     with Image.open(root / "images" / f"{name}.jpg") as file:
-        return file.convert("RGB").resize(SIZE[::-1], Image.Resampling.BOX)
+        return file.convert("RGB").resize((SIZE[1], SIZE[0]), Image.Resampling.BOX)
 
 
 def _mask(root: Path, name: str) -> Image.Image:
     with Image.open(root / "masks" / f"{name}.png") as file:
-        return file.resize(SIZE[::-1], Image.Resampling.NEAREST)
+        return file.resize((SIZE[1], SIZE[0]), Image.Resampling.NEAREST)
 
 
 def _photo(path: Path) -> Image.Image:

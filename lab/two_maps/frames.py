@@ -68,10 +68,10 @@ def _later(name: str, step: int) -> str:
 def image(root: Path, name: str) -> NDArray[np.uint8]:
     """A frame, (352, 480, 3) RGB."""
     with Image.open(root / "images" / f"{name}.jpg") as file:
-        return np.asarray(file.convert("RGB").resize(SIZE[::-1], Image.Resampling.BILINEAR))
+        return np.asarray(file.convert("RGB").resize((SIZE[1], SIZE[0]), Image.Resampling.BILINEAR))
 
 
 def mask(root: Path, name: str) -> NDArray[np.uint8]:
     """Its classes, (352, 480); `CLASSES` and above is unlabelled."""
     with Image.open(root / "masks" / f"{name}.png") as file:
-        return np.asarray(file.resize(SIZE[::-1], Image.Resampling.NEAREST))
+        return np.asarray(file.resize((SIZE[1], SIZE[0]), Image.Resampling.NEAREST))

@@ -50,7 +50,7 @@ def photo(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as file:
         left, top = (file.width - ASPECT[1]) // 2, (file.height - ASPECT[0]) // 2
         cut = file.convert("RGB").crop((left, top, left + ASPECT[1], top + ASPECT[0]))
-        return np.asarray(cut.resize(SIZE[::-1], Image.Resampling.BICUBIC))
+        return np.asarray(cut.resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC))
 
 
 def evaluate(

@@ -40,7 +40,7 @@ class Maps(nn.Module):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_dynamic_onnx_file_gives_the_bodys_maps_at_other_sizes(name, tmp_path):
     torch.manual_seed(0)
-    options = {} if name == "resnet" else {"width": 16}
+    options: dict[str, Any] = {} if name == "resnet" else {"width": 16}
     maps = Maps(build_body(NETWORKS[name](), **options)).eval()
     path = to_onnx(maps, (torch.rand(1, 3, 64, 96),), tmp_path / "body.onnx", dynamic=True)
     session = onnxruntime.InferenceSession(str(path))

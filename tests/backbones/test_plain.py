@@ -37,7 +37,8 @@ class Patches(PlainBody):
 def tiny(name: str = "test_vit", **options: Any) -> Any:
     """A body of random weights, the same each time."""
     torch.manual_seed(0)
-    return build_body(name, **({"width": 16} | options))
+    given: dict[str, Any] = {"width": 16} | options
+    return build_body(name, **given)
 
 
 def trained(module: nn.Module) -> list[str]:
@@ -66,9 +67,8 @@ def test_every_size_gives_maps_of_the_filled_images(patch, size):
 
 
 def test_the_pyramid_has_the_layers_of_the_paper():
-    kinds = {
-        r: [type(m).__name__ for m in level] for r, level in SimplePyramid(8, 16, (4, 8, 16, 32), 6).levels.items()
-    }
+    levels: Any = SimplePyramid(8, 16, (4, 8, 16, 32), 6).levels
+    kinds = {r: [type(m).__name__ for m in level] for r, level in levels.items()}
     tail = ["Conv2d", "ChannelNorm", "Conv2d", "ChannelNorm"]
     assert kinds == {
         "4": ["ConvTranspose2d", "ChannelNorm", "GELU", "ConvTranspose2d", *tail],
@@ -148,7 +148,7 @@ def test_weights_of_timms_classifier_and_of_the_body_itself():
     state = dict(classifier.state_dict())
     body = tiny(weights=state, frozen=True).eval()
     x = torch.rand(1, 3, 64, 96)
-    same = timm.create_model("test_vit", dynamic_img_size=True)
+    same: Any = timm.create_model("test_vit", dynamic_img_size=True)
     same.load_state_dict(state)
     tokens = same.eval().forward_features(x)[:, classifier.num_prefix_tokens :]
     torch.testing.assert_close(body.tokens(x), tokens.transpose(1, 2).unflatten(2, (4, 6)))

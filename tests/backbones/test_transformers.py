@@ -225,7 +225,8 @@ def test_only_fields_of_the_networks_own_class_count():
     assert not hasattr(config, "auto_map")
     assert not hasattr(config, "quantization_config")
     assert config._attn_implementation != "a/kernel"
-    assert build_body(config).model.dtype == torch.float32  # type: ignore[attr-defined]
+    body: Any = build_body(config)
+    assert body.model.dtype == torch.float32
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused

@@ -59,7 +59,7 @@ def test_ultralytics_reads_the_layout(tmp_path):
 
 
 def test_no_scan_is_in_both_splits_and_every_scan_in_one():
-    _, target = load_digits(return_X_y=True)
+    target = np.asarray(load_digits(return_X_y=True)[1])
     split = _sources.split_scans(target, 0)
     assert sorted([*split["train"], *split["val"]]) == list(range(len(target)))
     for digit in range(10):

@@ -118,7 +118,7 @@ def test_a_picture_says_who_wrote_it_and_keeps_its_pixels(tmp_path):
     write_picture(mask, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as read:
         assert np.array_equal(np.asarray(read), np.asarray(mask))
-        assert read.text == {"Software": "pst predict"}
+        assert read.info == {"Software": "pst predict"}
 
 
 def test_results_of_val_do_not_replace_annotations(run, tmp_path, capsys):

@@ -74,7 +74,7 @@ def read_config(source: str | Mapping[str, Any] | PreTrainedConfig, options: Map
     if not isinstance(found, (Mapping, PreTrainedConfig)):
         raise TypeError(f"a network is a name, or a configuration of transformers, got {type(found).__name__}")
     fields = dict(found) if isinstance(found, Mapping) else found.to_dict()
-    kind = fields.get("model_type")
+    kind: Any = fields.get("model_type")
     if kind not in CONFIG_MAPPING:
         near = get_close_matches(str(kind), list(CONFIG_MAPPING), 3)
         like = f", types like it are {', '.join(near)}" if near else ""
@@ -148,7 +148,7 @@ def find_maps(config: Any, name: str, coarsest: int) -> Maps:
         last = {key: value for key, value in last.items() if key[0] <= coarsest}
     used = [y for _, y in last.values()]
     parameters = dict(network.named_parameters())
-    gradients = torch.autograd.grad(sum(y.sum() for y in used), list(parameters.values()), allow_unused=True)
+    gradients = torch.autograd.grad([y.sum() for y in used], list(parameters.values()), allow_unused=True)
     other = (6 * reductions[0], 8 * reductions[0]) if len(last) == 1 else (96, 128)
     return Maps(
         tuple(stage for stage, _ in last.values() if stage),
@@ -227,7 +227,8 @@ def _apart(network: Any, config: Any) -> tuple[set[str], set[str]]:
     with torch.device("meta"):
         for mapping in (MODEL_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING):
             if type(config) in mapping:
-                published |= {_bare(network, n) for n in mapping[type(config)]._from_config(config).state_dict()}
+                kind: Any = mapping[type(config)]
+                published |= {_bare(network, n) for n in kind._from_config(config).state_dict()}
     return {n for n in network.state_dict() if _bare(network, n) not in published}, published - own
 
 

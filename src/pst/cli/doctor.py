@@ -99,12 +99,16 @@ def _state(extra: str) -> str:
     """Whether it works, what it lacks, or how it fails."""
     if missing := missing_packages().get(extra):
         return f"lacks {', '.join(sorted(missing))}"
+    failures = (f"fails: {name}: {said}" for name in EXTRAS[extra][1] if (said := _import_failure(name)) is not None)
+    return next(failures, "works")
+
+
+def _import_failure(name: str) -> str | None:
     try:
-        for name in EXTRAS[extra][1]:
-            import_module(name)
+        import_module(name)
     except Exception as error:  # whatever a broken package raises
-        return f"fails: {name}: {first_line(error)}"
-    return "works"
+        return first_line(error)
+    return None
 
 
 def missing_packages() -> dict[str, set[str]]:

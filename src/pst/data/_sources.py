@@ -12,7 +12,7 @@ _TRAIN_WIDTH = 0.55  # of each photo, from the left
 
 def load_scans(split: str, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Scans (n, 8, 8) in [0, 1], ink is 1, and classes (n,) of "train" or "val"."""
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     pick = split_scans(labels, seed)[split]
     return (pixels[pick].reshape(-1, 8, 8) / 16).astype(np.float32), labels[pick].astype(np.int64)
 

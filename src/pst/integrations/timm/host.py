@@ -75,7 +75,8 @@ class OnTimmBackbone(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's activations in the backward pass, where timm's model can."""
-        self.get_submodule(self._inner).set_grad_checkpointing(enable)
+        inner: Any = self.get_submodule(self._inner)
+        inner.set_grad_checkpointing(enable)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The backbone's groups of layers, for layer-wise learning rates; neck and head come last."""
@@ -83,7 +84,8 @@ class OnTimmBackbone(nn.Module):
         def inside(pattern: str) -> str:
             return rf"^{re.escape(self._inner)}\.(?:{_START_OF_NAME.sub('', pattern)})"
 
-        groups: dict[str, Any] = self.get_submodule(self._inner).group_matcher(coarse=coarse)
+        inner: Any = self.get_submodule(self._inner)
+        groups: dict[str, Any] = inner.group_matcher(coarse=coarse)
         return {name: _map_patterns(spec, inside) for name, spec in groups.items()}
 
     def no_weight_decay(self) -> set[str]:

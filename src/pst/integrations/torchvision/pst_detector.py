@@ -63,7 +63,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
     def hub_config(self) -> dict[str, Any]:
         """Arguments that build this model again; what the start decides is written out, since loading drops it."""
         config = super().hub_config()
-        frozen = {"frozen_batchnorm": True} if self.pretrained else {}
+        frozen: dict[str, Any] = {"frozen_batchnorm": True} if self.pretrained else {}
         if self.pretrained and not isinstance(self.model.backbone.body, PlainBody):
             frozen["trainable_layers"] = 3
         given = config.get("backbone_options")
