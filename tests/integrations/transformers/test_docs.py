@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,15 @@ def test_table_is_what_is_counted(row):
     fused, plain = measure(name), measure(name.removeprefix("pst_"))
     counted = [fused.parameters / 1e6, plain.parameters / 1e6, fused.gflops, plain.gflops]
     assert cells == [f"{n:.2f}" for n in counted]
+
+
+def test_the_table_of_the_training_has_the_figures_of_the_committed_result():
+    result = json.loads((Path(__file__).parents[3] / "lab/results/transformers-bccd.json").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| .* \| ([\d,]+) \| (.*) \| ([\d.]+) \| ([\d.]+) \|$", DOCUMENT, re.MULTILINE)
+    wanted = []
+    for row in result["rows"]:
+        losses = f"{row['loss'][0]:.2f}, {row['loss'][-1]:.2f}"
+        for k, found in row["val"].items():
+            figures = (f"{100 * found['map']:.1f}", f"{100 * found['map50']:.1f}")
+            wanted.append((f"{row['parameters']:,}", losses if k == "k0" else "the same model", *figures))
+    assert rows == wanted
