@@ -22,8 +22,8 @@ class Recipe:
         decay: AdamW's weight decay.
     """
 
-    epochs: int = 20
-    batch: int = 16
+    epochs: int = 12
+    batch: int = 8
     lr: float = 1e-3
     decay: float = 1e-4
 
