@@ -26,20 +26,20 @@ def test_every_model_has_a_published_size_to_compare_with():
 
 @pytest.mark.parametrize("name", ["rtdetr_r18vd", "dfine-nano", "dfine-small"])
 def test_parameters_are_the_published_ones(name):
-    assert abs(measure(name, image_size=(64, 64)).parameters / 1e6 - MILLIONS[name]) < 0.6
+    assert abs(measure(name).parameters / 1e6 - MILLIONS[name]) < 0.6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MILLIONS)
 def test_parameters_are_the_published_ones_of_all(name):
-    assert abs(measure(name, image_size=(64, 64)).parameters / 1e6 - MILLIONS[name]) < 0.9
+    assert abs(measure(name).parameters / 1e6 - MILLIONS[name]) < 0.9
 
 
 def test_pst_changes_parameters_and_operations():
-    plain, fused = measure("dfine-nano", (128, 128)), measure("pst_dfine-nano", (128, 128))
-    deeper = measure("pst_dfine-nano", (128, 128), depth=2)
+    plain, fused = measure("dfine-nano", (320, 320)), measure("pst_dfine-nano", (320, 320))
+    deeper = measure("pst_dfine-nano", (320, 320), depth=2)
     assert (plain.name, fused.name) == ("dfine-nano", "pst_dfine-nano")
-    assert plain.image_size == (128, 128)
+    assert plain.image_size == (320, 320)
     assert plain.parameters != fused.parameters < deeper.parameters
     assert plain.gflops != fused.gflops < deeper.gflops
 

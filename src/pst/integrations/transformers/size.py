@@ -139,7 +139,7 @@ def measure(name: str, image_size: tuple[int, int] = (640, 640), **options: Any)
 
     Args:
         name: Of `PUBLISHED`, with "pst_" before it for the one with PST.
-        image_size: (height, width) in pixels.
+        image_size: (height, width) in pixels, with more positions than the decoder has queries: 320 × 320 is enough.
         options: Passed to `add_pst`.
 
     Raises:
