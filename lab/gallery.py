@@ -122,6 +122,7 @@ def tensor(frame: Array) -> torch.Tensor:
 
 def detect(data: Path, weights: str) -> None:
     """Boxes of one validation image beside the annotated ones, and the tokens that k = 8 selects."""
+    from lab.study.runners import yolo_sums  # noqa: F401  # pyright: ignore[reportUnusedImport] adds Sum rows
     from pst.integrations.ultralytics import YOLO
 
     path = sorted((data.parent / "images/val").glob("*.jpg"))[IMAGE]

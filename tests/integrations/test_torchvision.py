@@ -172,7 +172,6 @@ def test_anchors_follow_the_levels():
     [
         ({"name": "resnet81"}, "timm has no model 'resnet81': names like it are .*resnet18"),
         ({"name": "resnet81", "library": "torchvision"}, "no network 'resnet81'; names like it: .*resnet18"),
-        ({"name": "vit_tiny_patch16_224"}, r"reductions \[16, 16, 16\]; wanted are rising"),
         ({"name": "vit_b_16", "library": "torchvision"}, "no feature maps of several resolutions"),
         ({"library": "keras"}, r"library must be one of \['timm', 'torchvision'\], got 'keras'"),
         ({"neck": "pan"}, r"neck must be one of \['pst', 'fpn'\], got 'pan'"),

@@ -113,8 +113,13 @@ def list_transformers(names: Sequence[str]) -> None:
     require("transformers", "transformers")
     from pst.integrations.transformers import PUBLISHED, measure
 
-    logging.getLogger("pst.integrations.transformers").setLevel(logging.ERROR)  # all weights are fresh here
-    _print_sizes("transformers model", names or list(PUBLISHED), measure)
+    logger = logging.getLogger("pst.integrations.transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # all weights are fresh here
+    try:
+        _print_sizes("transformers model", names or list(PUBLISHED), measure)
+    finally:
+        logger.setLevel(before)
 
 
 def _print_sizes(title: str, names: Sequence[str], measure: Callable[[str], Any]) -> None:
