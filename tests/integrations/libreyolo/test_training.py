@@ -28,7 +28,7 @@ def topk(model: Any) -> list[int]:
     return [layer.topk for layer in find_attention(model.model).values()]
 
 
-@pytest.mark.parametrize("family", [LibreYOLO9, LibreYOLO9P2])
+@pytest.mark.parametrize("family", [pytest.param(LibreYOLO9, marks=pytest.mark.slow), LibreYOLO9P2])
 def test_two_epochs_then_a_third(family, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = str(tiny_data.yolo(tmp_path / "data", 4, 2) / "data.yaml")
