@@ -38,15 +38,15 @@ def onnx(model: Predictions, path: Path, **options: Any) -> Path:
     return to_onnx(model, [images(size=SIZE)], path, **names, **options)
 
 
-CASES = [(name, options) for name in HOSTS for options in SETTINGS]
 QUICK = [("d_fine", SETTINGS[-1]), ("rt_detr", SETTINGS[1])]
+CASES = [
+    pytest.param(name, options, marks=[pytest.mark.slow] * ((name, options) not in QUICK))
+    for name in HOSTS
+    for options in SETTINGS
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [pytest.param(*case, marks=[pytest.mark.slow] * (case not in QUICK)) for case in CASES],
-    ids=str,
-)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_onnx_runtime_computes_the_same(name, options, tmp_path):
     model = Predictions(add_pst(host(name), **options)).eval()
     path = onnx(model, tmp_path / "m.onnx")
