@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits, load_sample_images
@@ -12,9 +14,10 @@ _TRAIN_WIDTH = 0.55  # of each photo, from the left
 
 def load_scans(split: str, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Scans (n, 8, 8) in [0, 1], ink is 1, and classes (n,) of "train" or "val"."""
-    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
+    found: Any = load_digits(return_X_y=True)
+    pixels, labels = found[0], found[1].astype(np.int64)
     pick = split_scans(labels, seed)[split]
-    return (pixels[pick].reshape(-1, 8, 8) / 16).astype(np.float32), labels[pick].astype(np.int64)
+    return (pixels[pick].reshape(-1, 8, 8) / 16).astype(np.float32), labels[pick]
 
 
 def split_scans(labels: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.int64]]:

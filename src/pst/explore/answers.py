@@ -1,5 +1,8 @@
 """What the page answers when a control is moved, a file dropped or a picture clicked on, as updates of components."""
 
+# pyright: reportMissingImports=false
+# gradio is in no extra but `explore`
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,8 @@
 """The page, of gradio's components. Every control leads to `pst.explore.answers.answer`, one at a time."""
 
+# pyright: reportMissingImports=false
+# gradio is in no extra but `explore`
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,8 @@
 """Serving the page on this machine: nothing is fetched or told, and no file but the page's own is given out."""
 
+# pyright: reportMissingImports=false
+# gradio is in no extra but `explore`
+
 from __future__ import annotations
 
 import os
