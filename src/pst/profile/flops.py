@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,28 @@ class Work:
 
     flops: int
     exponentials: int
+
+
+class ModelSize(NamedTuple):
+    """Size of one model.
+
+    Attributes:
+        name: Of the model.
+        parameters: Of the whole model.
+        gflops: 10⁹ operations for one image, see `count_flops`.
+        image_size: (height, width) in pixels that ``gflops`` is for.
+    """
+
+    name: str
+    parameters: int
+    gflops: float
+    image_size: tuple[int, int]
+
+
+def model_size(name: str, model: nn.Module, image: Tensor) -> ModelSize:
+    """Parameters of ``model``, and its operations for ``image`` (1, C, H, W)."""
+    parameters = sum(p.numel() for p in model.parameters())
+    return ModelSize(name, parameters, count_flops(model, image) / 1e9, (image.shape[2], image.shape[3]))
 
 
 def count_flops(model: nn.Module, *inputs: Any) -> int:

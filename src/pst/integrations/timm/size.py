@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
 
 from pst.backbones.timm import check_known
-from pst.profile.flops import count_flops
-
-
-class ModelSize(NamedTuple):
-    """Size of one model.
-
-    Attributes:
-        name: timm's.
-        parameters: Of the whole model.
-        gflops: 10⁹ operations for one image, see `pst.profile.flops.count_flops`.
-        image_size: (height, width) in pixels that ``gflops`` is for.
-    """
-
-    name: str
-    parameters: int
-    gflops: float
-    image_size: tuple[int, int]
+from pst.profile.flops import ModelSize, model_size
 
 
 def measure(name: str, **options: Any) -> ModelSize:
@@ -42,6 +26,5 @@ def measure(name: str, **options: Any) -> ModelSize:
         model: Any = timm.create_model(name, **options).eval()
     channels, height, width = model.pretrained_cfg["input_size"]
     channels = options.get("in_chans", channels)  # timm's own models keep saying 3 there
-    parameters = sum(p.numel() for p in model.parameters())
     image = torch.empty(1, channels, height, width, device="meta")
-    return ModelSize(name, parameters, count_flops(model, image) / 1e9, (height, width))
+    return model_size(name, model, image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import (
@@ -19,25 +19,9 @@ from transformers import (
 
 from pst.integrations.transformers.add import add_pst
 from pst.integrations.transformers.host import unchecked
-from pst.profile.flops import count_flops
+from pst.profile.flops import ModelSize, model_size
 
 _CLASSES = 80
-
-
-class ModelSize(NamedTuple):
-    """Size of one model.
-
-    Attributes:
-        name: Of the published model, with "pst_" before it for the one with PST.
-        parameters: Of the whole model.
-        gflops: 10⁹ operations for one image, see `pst.profile.flops.count_flops`.
-        image_size: (height, width) in pixels that ``gflops`` is for.
-    """
-
-    name: str
-    parameters: int
-    gflops: float
-    image_size: tuple[int, int]
 
 
 def _resnet(depth: int) -> dict[str, Any]:
@@ -153,7 +137,6 @@ def measure(name: str, image_size: tuple[int, int] = (640, 640), **options: Any)
         model: Any = kind(config()).eval()
     if plain != name:
         model = add_pst(model, **options)
-    parameters = sum(p.numel() for p in model.parameters())
     image = torch.empty(1, 3, *image_size, device="meta")
     with unchecked():
-        return ModelSize(name, parameters, count_flops(model, image) / 1e9, image_size)
+        return model_size(name, model, image)
