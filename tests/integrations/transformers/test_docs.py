@@ -26,7 +26,7 @@ def test_snippets_run_in_order(tmp_path, monkeypatch):
     host_model("d_fine").save_pretrained(published)  # a folder comes before the Hub
     RTDetrImageProcessor().save_pretrained(published)
     snippets = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     code = "".join(snippets).replace("640, 640", "64, 64")
     names: dict[str, Any] = {}
     exec(compile(code, "transformers.md", "exec"), names)
