@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import torch
 
 import pst
@@ -35,3 +36,22 @@ def test_transformers_prints_the_detectors_asked_for_next_to_the_plain_ones(caps
     assert "fresh" not in printed.err
     assert main(["info", "--transformers", "detr"]) == 2
     assert "no sizes of 'detr' are known" in capsys.readouterr().err
+
+
+def test_torchvision_prints_the_detectors_asked_for_next_to_those_with_an_fpn(capsys):
+    assert main(["info", "--torchvision", "fcos_resnet18"]) == 0
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["torchvision", "model", "parameters", "plain", "GFLOPs", "plain", "px"]
+    assert row.split() == ["pst_fcos_resnet18", "17,965,024", "19,303,072", "122.88", "124.62", "640x640"]
+    assert main(["info", "--torchvision", "ssd_resnet18"]) == 2
+    assert "give one of fcos, retinanet" in capsys.readouterr().err
+
+
+def test_libreyolo_prints_the_detectors_asked_for_next_to_the_plain_ones(capsys):
+    pytest.importorskip("libreyolo", reason="LibreYOLO is not installed")
+    assert main(["info", "--libreyolo", "yolo9-t"]) == 0
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["LibreYOLO", "model", "parameters", "plain", "GFLOPs", "plain", "px"]
+    assert row.split() == ["pst_yolo9-t", "1,881,192", "2,036,544", "8.17", "7.79", "640x640"]
+    assert main(["info", "--libreyolo", "yolox-t"]) == 2
+    assert "no sizes of 'yolox-t' are known" in capsys.readouterr().err

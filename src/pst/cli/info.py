@@ -1,4 +1,4 @@
-"""`pst info`: versions and hardware; or the models of Ultralytics, timm and transformers with their sizes."""
+"""`pst info`: versions and hardware; or the models of a host with their sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "info",
         help="versions and hardware; sizes of models",
-        examples=["info", "info --models yolo11n", "info --timm resnet18", "info --transformers dfine-small"],
+        examples=["info", "info --models yolo11n", "info --timm resnet18", "info --torchvision fcos_resnet18"],
         description="Print versions and hardware, or the sizes of models that PST can be put into.",
     )
     parser.add_argument(
@@ -42,6 +42,20 @@ def add_parser(verbs: Verbs) -> None:
         help="sizes of these published detectors of transformers with PST instead, next to the plain ones; without a "
         "NAME, of all that are known",
     )
+    parser.add_argument(
+        "--torchvision",
+        nargs="*",
+        metavar="NAME",
+        help="sizes of these detectors of torchvision with a PST pyramid instead, next to those with an FPN: builder "
+        "and backbone, as in fcos_resnet18; without a NAME, of four",
+    )
+    parser.add_argument(
+        "--libreyolo",
+        nargs="*",
+        metavar="NAME",
+        help="sizes of these detectors of LibreYOLO with PST instead, next to the plain ones; without a NAME, of all "
+        "that are known",
+    )
     parser.set_defaults(run=run)
 
 
@@ -50,12 +64,10 @@ def run(args: argparse.Namespace) -> int:
     if args.models is not None:
         list_models(args.models)
         return 0
-    if args.timm is not None:
-        list_timm(_RESNETS if args.timm == [] else args.timm)
-        return 0
-    if args.transformers is not None:
-        list_transformers(args.transformers)
-        return 0
+    for host, show in _HOSTS.items():
+        if (names := getattr(args, host)) is not None:
+            show(names)
+            return 0
     from pst.profile.environment import commit, hardware, versions
 
     for name, version in versions().items():
@@ -65,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         text = ", ".join(fact) if isinstance(fact, list) else fact
         print(f"{name:<12} {'none' if text in ('', None) else text}")
     if find_spec("timm") is not None:
-        list_timm(_RESNETS)
+        list_timm([])
     return 0
 
 
@@ -91,7 +103,7 @@ def list_models(text: str) -> None:
 
 
 def list_timm(names: Sequence[str]) -> None:
-    """Print parameters and GFLOPs of timm backbones with PST (k = 0), next to the plain models; 1000 classes each.
+    """Print parameters and GFLOPs of timm backbones with PST (k = 0), next to the plain models; no name: the ResNets.
 
     Raises:
         ImportError: timm is not installed.
@@ -100,7 +112,7 @@ def list_timm(names: Sequence[str]) -> None:
     require("timm", "timm")
     from pst.integrations.timm import measure
 
-    _print_sizes("timm model", names, measure)
+    _print_sizes("timm model", names or _RESNETS, measure)
 
 
 def list_transformers(names: Sequence[str]) -> None:
@@ -120,6 +132,41 @@ def list_transformers(names: Sequence[str]) -> None:
         _print_sizes("transformers model", names or list(PUBLISHED), measure)
     finally:
         logger.setLevel(before)
+
+
+def list_torchvision(names: Sequence[str]) -> None:
+    """Print parameters and GFLOPs of detectors with a PST pyramid (k = 0), next to those with an FPN.
+
+    Raises:
+        ImportError: torchvision or timm is not installed.
+        ValueError: There is no such detector or backbone.
+    """
+    require("torchvision", "torchvision")
+    require("timm", "torchvision")
+    from pst.integrations.torchvision.size import USUAL, measure
+
+    _print_sizes("torchvision model", names or USUAL, measure)
+
+
+def list_libreyolo(names: Sequence[str]) -> None:
+    """Print parameters and GFLOPs of detectors with PST (k = 0), next to the plain ones; all of them for no name.
+
+    Raises:
+        ImportError: LibreYOLO is not installed, or of another version.
+        ValueError: There is no such detector.
+    """
+    require("libreyolo", "libreyolo")
+    from pst.integrations.libreyolo.size import PUBLISHED, measure
+
+    _print_sizes("LibreYOLO model", names or list(PUBLISHED), measure)
+
+
+_HOSTS: dict[str, Callable[[Sequence[str]], None]] = {
+    "timm": list_timm,
+    "transformers": list_transformers,
+    "torchvision": list_torchvision,
+    "libreyolo": list_libreyolo,
+}
 
 
 def _print_sizes(title: str, names: Sequence[str], measure: Callable[[str], Any]) -> None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 pytest.importorskip("libreyolo", reason="LibreYOLO is not installed")
 
 import libreyolo
-from libreyolo.models.yolo9.nn import LibreYOLO9Model
-from libreyolo.models.yolo9_p2.nn import LibreYOLO9P2Model
 
 import tiny_data
 from pst.control.layers import find_attention
-from pst.integrations.libreyolo import LibreYOLO9P2PST, LibreYOLO9PST
-from pst.integrations.libreyolo.description import Description
-from pst.integrations.libreyolo.neck import places, put_pst
-from pst.profile.flops import count_flops
+from pst.integrations.libreyolo.size import measure
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/libreyolo.md").read_text(encoding="utf-8")
 
@@ -43,17 +36,6 @@ def test_snippets_run_in_order(tmp_path, monkeypatch):
     assert names["runtime"].names == names["model"].names
 
 
-def size_of(network: Any) -> list[str]:
-    gflops = count_flops(network, torch.empty(1, 3, 640, 640, device="meta")) / 1e9
-    return [f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}", f"{gflops:.2f}"]
-
-
-def with_pst(network: Any, configs: Any, size: str, **options: Any) -> Any:
-    found, network = places(configs[size]), copy.deepcopy(network)
-    put_pst(network.neck, found, Description(tuple(found), options))
-    return network
-
-
 ROWS = re.findall(r"^\| (YOLO9\S*) `(\w)` \| (.+) M \| (.+) M \| (.+) \| (.+) \|$", DOCUMENT, re.MULTILINE)
 
 
@@ -63,14 +45,12 @@ ROWS = re.findall(r"^\| (YOLO9\S*) `(\w)` \| (.+) M \| (.+) M \| (.+) \| (.+) \|
 def test_table_is_what_is_counted(row):
     assert len(ROWS) == 6
     kind, size, *cells = row
-    p2 = kind == "YOLO9-P2"
-    network = (LibreYOLO9P2Model if p2 else LibreYOLO9Model)(config=size).eval().to("meta")
-    configs = (LibreYOLO9P2PST if p2 else LibreYOLO9PST).CONFIGS
-    plain, fused = size_of(network), size_of(with_pst(network, configs, size))
-    assert cells == [fused[0], plain[0], fused[1], plain[1]]
-    if p2:
-        bounded = size_of(with_pst(network, configs, size, max_tokens=400))[1]
-        assert re.search(rf"`max_tokens=400` bounds that, .*{bounded}.* GFLOPs", DOCUMENT)
+    name = f"{kind.lower()}-{size}"
+    plain, fused = measure(name), measure(f"pst_{name}")
+    assert cells == [f"{n:.2f}" for n in (fused.parameters / 1e6, plain.parameters / 1e6, fused.gflops, plain.gflops)]
+    if "p2" in name:
+        bounded = measure(f"pst_{name}", max_tokens=400).gflops
+        assert re.search(rf"`max_tokens=400` bounds that, .*{bounded:.2f}.* GFLOPs", DOCUMENT)
 
 
 def test_what_is_in_the_way_of_the_others_still_is():
