@@ -179,19 +179,21 @@ def write_page(result: dict[str, Any]) -> None:
     """Put the table and where it was measured between the marks of the page."""
     where = result["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(result["packages"].items()))
-    others: dict[str, list[str]] = {}  # rows of another model than the first ones
+    others: dict[tuple[str, str], set[str]] = {}  # rows of another model than the first ones, by their tokens
     for row in result["rows"].values():
         if row.get("model", result["model"]) != result["model"]:
-            others.setdefault(f"{row['model']} (commit {str(row['commit'])[:12]})", []).append(
-                " ".join(_label(row["case"]))
-            )
+            tokens = str(row["case"].get("max_tokens", "all"))
+            others.setdefault((row["model"], tokens), set()).add(str(row["commit"])[:12])
     about = (
         f"{result['model']} at {result['imgsz']} px, {result['images']} validation images. {where['hardware']['cpu']}, "
         f"{where['hardware']['cores']} cores shared with other work, {THREADS} threads; times are medians of {ROUNDS}, "
         f"model and file in turn. torch {where['versions']['torch']}, ultralytics {where['versions']['ultralytics']}, "
         f"{versions}; commit {str(where['commit'])[:12]}; {result['updated']}."
     )
-    about += "".join(f" Of {model}: {'; '.join(rows)}." for model, rows in others.items())
+    about += "".join(
+        f" Rows of {tokens} tokens are of {model}, commit {', '.join(sorted(commits))}."
+        for (model, tokens), commits in others.items()
+    )
     page = PAGE.read_text(encoding="utf-8")
     write_text(PAGE, replace_between(page, MARKS, f"{about}\n\n{table(result)}", PAGE))
 
