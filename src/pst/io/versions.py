@@ -1,10 +1,14 @@
-"""Which versions of a host library fit; it is not imported to find out."""
+"""Which versions of a host library fit; it is not imported to find out. And the error for one that does not."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from importlib import metadata
+
+
+class HostError(ImportError):
+    """A host is not what pst was written for: its version has moved what an adapter hooks into."""
 
 
 @dataclass(frozen=True)

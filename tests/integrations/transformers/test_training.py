@@ -58,18 +58,21 @@ def test_every_parameter_of_pst_gets_a_gradient(name):
 def test_four_images_are_learned_by_heart(name):
     torch.manual_seed(0)
     model = add_pst(HOSTS[name][0](host_config(name, num_denoising=0)), topk=2).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    steps, lr = (1600, 1e-3) if name == "d_fine" else (600, 2e-3)  # D-FINE's boxes are distributions: slower
+    optimizer = torch.optim.AdamW(model.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     x, targets = pictures()
     assert not found(model, x, targets)
-    for step in range(600):
+    for step in range(steps):
         loss = model(pixel_values=x, labels=targets).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
         if step % 20 == 19 and found(model, x, targets):
             return
-    pytest.fail("not learned after 600 steps")
+    pytest.fail(f"not learned after {steps} steps")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

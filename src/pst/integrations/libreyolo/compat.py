@@ -7,10 +7,6 @@ from pst.io.versions import Range
 LIBREYOLO = Range("libreyolo", (1, 6), (1, 7))
 
 
-class HostError(ImportError):
-    """LibreYOLO is not what pst was written for."""
-
-
 def check_version() -> None:
     """Raise ImportError unless a LibreYOLO of the tested range is installed."""
     LIBREYOLO.check("pst.integrations.libreyolo")

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from libreyolo.models.yolo9.nn import Conv
 from torch import Tensor, nn
 
-from pst.integrations.libreyolo.compat import LIBREYOLO, HostError
+from pst.integrations.libreyolo.compat import LIBREYOLO
 from pst.integrations.libreyolo.description import Description
+from pst.io.versions import HostError
 from pst.modules import PST
 
 _HEAD_DIM = 32  # as in all of the paper's models

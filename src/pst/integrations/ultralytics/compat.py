@@ -8,12 +8,10 @@ from typing import Any
 
 import ultralytics
 
+from pst.io.versions import HostError
+
 TESTED = "8.4"
 _REMEDY = f'pip install "ultralytics=={TESTED}.*"'
-
-
-class HostError(ImportError):
-    """Ultralytics is not what pst was written for."""
 
 
 def warn_untested() -> None:

@@ -19,6 +19,7 @@ from ultralytics.utils.ops import make_divisible
 
 from pst.integrations.ultralytics import compat
 from pst.integrations.ultralytics.layer import PSTRow
+from pst.io.versions import HostError
 from pst.modules.settings import Options
 
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
@@ -86,7 +87,7 @@ def check(original: ParseModel) -> None:
             layers, save = parse(original, {"backbone": rows[:2], "head": rows[2:]}, 3, verbose=False)
         pst, conv = list[Any](layers)[-2:]
         found = (pst.in_channels, pst.upper_channels, conv.conv.in_channels, save)
-    except compat.HostError:
+    except HostError:
         raise
     except Exception as error:  # whatever the host does now: it is no longer what it was
         raise compat.incompatible("parse_model", repr(error)) from error
