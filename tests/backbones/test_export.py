@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,10 +45,32 @@ def test_a_dynamic_onnx_file_gives_the_bodys_maps_at_other_sizes(name, tmp_path)
     options: dict[str, Any] = {} if name == "resnet" else {"width": 16}
     maps = Maps(build_body(NETWORKS[name](), **options)).eval()
     path = to_onnx(maps, (torch.rand(1, 3, 64, 96),), tmp_path / "body.onnx", dynamic=True)
+    check(maps, path, ((64, 96), (128, 64), (70, 101)))
+
+
+def check(maps: Maps, path: Path, sizes: Sequence[tuple[int, int]], batch: int = 2) -> None:
+    """The file gives what the body gives."""
     session = onnxruntime.InferenceSession(str(path))
-    for size in ((64, 96), (128, 64), (70, 101)):
-        images = torch.rand(2, 3, *size)
+    for size in sizes:
+        images = torch.rand(batch, 3, *size)
         with torch.no_grad():
             wanted = maps(images)
         for got, want in zip(session.run(None, {"input0": images.numpy()}), wanted, strict=True):
             torch.testing.assert_close(torch.from_numpy(got), want, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_transformer_of_timm_that_rotates_is_written_for_any_size(dynamic, tmp_path):
+    sizes = ((64, 96), (128, 64), (70, 101)) if dynamic else ((64, 96),)
+    check_timm("vit_small_patch16_dinov3", tmp_path, sizes, dynamic=dynamic, depth=1)
+
+
+def test_a_transformer_of_timm_with_learned_positions_is_written_for_the_size_that_it_was_built_for(tmp_path):
+    check_timm("test_vit", tmp_path, ((64, 96),), img_size=(64, 96))
+
+
+def check_timm(name: str, folder: Path, sizes: Sequence[tuple[int, int]], *, dynamic: bool = False, **options: Any):
+    torch.manual_seed(0)
+    maps = Maps(build_body(name, width=16, **options)).eval()
+    example = (torch.rand(1, 3, *sizes[0]),)
+    check(maps, to_onnx(maps, example, folder / "body.onnx", dynamic=dynamic), sizes, 1)
