@@ -148,13 +148,16 @@ def _start() -> None:
 
 
 def run_cell(job: Job, cell: Cell) -> None:
-    """Train one cell and write its file.
+    """Train one cell and write its file, unless another run has written it meanwhile.
 
     Raises:
         Paused: The deadline came.
+        ValueError: A result there was made otherwise.
     """
     if time.time() > job.until:
         raise Paused
+    if _is_done(job, cell):
+        return
     begin = time.perf_counter()
     if job.device == "cuda":  # whole float32, so that a CPU gives nearly the same
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

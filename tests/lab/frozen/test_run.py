@@ -10,6 +10,8 @@ import pytest
 
 from lab.__main__ import main
 from lab.frozen import pack
+from lab.frozen.run import Cell, Job, run_cell
+from lab.frozen.schedule import Recipe
 from lab.study.intervals import difference, value
 from messages import says
 
@@ -68,6 +70,16 @@ def test_finished_cells_are_kept_and_others_are_refused(results, drawn, weights,
     assert (results / "camvid-pst-add-0.json").stat().st_mtime_ns == before
     assert run(drawn, weights, results, "--row", "pst-add", "--seeds", "1", "--lr", "0.5") == 2
     assert "settings" in capsys.readouterr().err
+
+
+def test_a_cell_that_another_run_has_finished_meanwhile_is_left_alone(results, drawn, tmp_path):
+    before = (results / "camvid-pst-add-0.json").stat().st_mtime_ns
+    no_weights = tmp_path / "none.safetensors"  # so training would fail
+    job = Job({"camvid": drawn}, results, "cpu", Recipe(1, 3), no_weights, "test_efficientnet")
+    run_cell(job, Cell("camvid", "pst-add", 0, trained=False))
+    assert (results / "camvid-pst-add-0.json").stat().st_mtime_ns == before
+    with pytest.raises(FileNotFoundError, match="no file"):
+        run_cell(job, Cell("camvid", "pst-add", 2, trained=False))
 
 
 def test_the_deadline_leaves_cells_for_the_next_run(drawn, weights, tmp_path, capsys, monkeypatch):
