@@ -78,7 +78,7 @@ def test_a_cell_that_another_run_has_finished_meanwhile_is_left_alone(results, d
     job = Job({"camvid": drawn}, results, "cpu", Recipe(1, 3), no_weights, "test_efficientnet")
     run_cell(job, Cell("camvid", "pst-add", 0, trained=False))
     assert (results / "camvid-pst-add-0.json").stat().st_mtime_ns == before
-    with pytest.raises(FileNotFoundError, match="no file"):
+    with pytest.raises(FileNotFoundError, match=says("none.safetensors")):
         run_cell(job, Cell("camvid", "pst-add", 2, trained=False))
 
 
