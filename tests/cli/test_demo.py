@@ -27,7 +27,7 @@ def calls(monkeypatch):
 def test_defaults_are_left_to_the_demo(calls, capsys):
     assert main(["demo"]) == 0
     assert calls == [{}]
-    assert capsys.readouterr().out == "Report: open runs/demo/report.html\n"
+    assert capsys.readouterr().out.startswith("Report: open runs/demo/report.html\nNext: pst explore")
 
 
 def test_given_options_are_handed_on(calls):

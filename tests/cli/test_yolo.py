@@ -34,15 +34,22 @@ def host(monkeypatch):
     "rest",
     [
         ["detect", "train", "model=yolo11n-pst.yaml", "data=a b.yaml", "imgsz=640"],
-        ["--help"],
         ["-v", "--debug", "val"],
         ["val", "yolo", "--", "x"],
-        [],
     ],
 )
 def test_every_argument_reaches_the_host_untouched_after_registration(rest, host):
     assert main(["yolo", *rest]) == 0
     assert host[1:] == ["register", True, ["yolo", *rest]]
+
+
+@pytest.mark.parametrize("asked", [[], ["--help"], ["-h"], ["help"]])
+def test_its_help_begins_with_what_pst_adds(asked, host, capsys):
+    assert main(["yolo", *asked]) == 0
+    said = capsys.readouterr().out
+    assert "yolo11n-pst-neck.yaml" in said
+    assert "pst val" in said
+    assert host[-1] == ["yolo", "help"]
 
 
 def test_trust_is_ours_and_switches_the_protection_off(host):

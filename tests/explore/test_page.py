@@ -33,7 +33,7 @@ def window(address) -> Iterator[Browser]:
 def page(window, address) -> Browser:
     """The page as it is when it is opened, with its first model loaded."""
     window.open(address)
-    window.wait(lambda: "Drop an image" in window.text("#status") and "refine" in window.text("#fusion"))
+    window.wait(lambda: "Drop an image to begin" in window.text("#status") and "refine" in window.text("#fusion"))
     window.wait(lambda: "gate" not in window.text("#fusion"))  # which this model cannot do
     return window
 

@@ -46,4 +46,5 @@ def run(args: argparse.Namespace) -> int:
     with host_errors(f"train and validate on {getattr(args, 'data', 'the embedded digits')}"):
         report = run_demo(**{name: value for name, value in vars(args).items() if name in _OPTIONS})
     print(f"Report: open {report}")
+    print("Next: pst explore, to play with the model; pst demo --data data.yaml, to train on your own images")
     return 0

@@ -86,7 +86,8 @@ def _run_one(args: argparse.Namespace, options: dict[str, Any]) -> int:
     pairs = [*args.mask, *([] if args.masks is None else masks_in(args.masks))]
     result = propagate_clip(args.clip, pairs, args.out, points=args.points, **options)
     if result.carried == 0:
-        print(f"{args.out} is finished already: {result.frames} frames")
+        print(f"{args.out} is finished already: {result.frames} frames; open {result.out / 'sheet.jpg'}")
+        return 0
     print(f"Written: {result.frames} frames in {result.out}; open {result.out / 'sheet.jpg'}")
     return 0
 

@@ -8,6 +8,16 @@ import sys
 
 from pst.cli._common import Verbs, host_errors, require
 
+_OURS = ("topk", "k", "fusion", "selection", "max_tokens")
+_HOW = "Settings of PST are options of pst val, or of the rows of a model's YAML: pst val --help"
+_HELP = """pst yolo TASK MODE ARG=VALUE … is Ultralytics' own command, which knows these models as well:
+  yolo11n-pst-neck.yaml   a PST neck in YOLO11n; likewise for n, s, m, l, x, other YOLOs and tasks
+  yolo11n-pst.yaml        the paper's detector
+  pst info --models       lists them all
+k and the other settings of PST: pst val --model best.pt --data data.yaml --topk 0,8
+What follows is Ultralytics' own help.
+"""
+
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb; it takes no options, for all that follows it belongs to Ultralytics."""
@@ -29,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     require("ultralytics", "ultralytics")
     trust = "--trust" in args.passed_on
     passed_on = [arg for arg in args.passed_on if arg != "--trust"]
+    if passed_on in ([], ["--help"], ["-h"], ["help"]):
+        print(_HELP)
+        passed_on = ["help"]
     sys.argv[:] = ["yolo", *passed_on]  # in place: Ultralytics keeps this very list when it is imported
     from pst.integrations.ultralytics import guard, register
     from pst.integrations.ultralytics.host import entrypoint
@@ -40,5 +53,7 @@ def run(args: argparse.Namespace) -> int:
                 entrypoint()
         except SyntaxError as error:  # what it raises for an argument that it does not know
             # the host's page of help comes after its sentence
-            raise ValueError(" ".join(error.msg.partition("Arguments received:")[0].split())) from error
+            said = " ".join(error.msg.partition("Arguments received:")[0].split())
+            asked = any(arg.partition("=")[0] in _OURS for arg in passed_on)
+            raise ValueError(f"{said} {_HOW}" if asked else said) from error
     return 0

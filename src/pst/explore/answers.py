@@ -18,7 +18,6 @@ from pst.explore.marks import Marks
 from pst.explore.models import PROPAGATION
 from pst.explore.view import Asked, Shown
 
-EMPTY = "Drop an image to begin."
 _update: Any = gr.update
 TITLES = ("k = 0", "k as chosen", "Selected tokens", "Attention of a position")  # of the four pictures
 FIRST = 2  # which of them labels are marked in, for propagation
@@ -48,7 +47,8 @@ def answer(
             action(session, values)
         wanted = _wanted(values)
         shown = explorer.show(session, wanted, lambda done, of: progress((done, of), desc="pictures"))
-        says = EMPTY if session.clip is None else session.clip.names[min(wanted.frame, len(session.clip.names) - 1)]
+        clip = session.clip
+        says = empty(wanted.model) if clip is None else clip.names[min(wanted.frame, len(clip.names) - 1)]
         pictures, status = _pictures(session, shown), status_of(says)
     except Exception as error:
         files = [*explorer.files(), *map(Path, as_list(values["files"])), *map(Path, as_list(values["mask"]))]
@@ -89,6 +89,11 @@ def choose(session: Session, values: Values) -> None:
     """Begin with another model."""
     session.place = None
     values["frame"] = _start(session, values)
+
+
+def empty(model: str) -> str:
+    """What the page says while nothing was dropped."""
+    return "Drop two images or a short video to begin." if model == PROPAGATION else "Drop an image to begin."
 
 
 def status_of(text: str, *, alert: bool = False) -> str:

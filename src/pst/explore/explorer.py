@@ -153,7 +153,10 @@ class Explorer:
         if clip is None:
             return Shown()
         if len(clip.frames) < 2:
-            raise ValueError("propagation carries labels from one picture to others: drop two images, or a short video")
+            raise ValueError(
+                "propagation carries labels from one picture to others: drop two images, or a short video; one image is for "
+                "a model of your own, pst explore best.pt"
+            )
         index, topk = min(max(wanted.frame, 0), len(clip.frames) - 1), wanted.asked.topk
         if not marks.points and marks.labels(clip.frames[0].size) is None:
             said = "First picture: click on it to mark what is to be carried."

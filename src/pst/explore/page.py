@@ -28,7 +28,7 @@ CSS = """
 .pst-picture img { cursor: crosshair; }
 """
 _INTRO = """## pst explore
-Drop a picture, move k, and click on a picture to see where that position looks. Nothing leaves this machine."""
+Drop pictures, move k, and click on one of them to see where that position looks. Nothing leaves this machine."""
 
 
 class Inputs(NamedTuple):
@@ -53,7 +53,7 @@ def build_page(explorer: Explorer) -> gr.Blocks:
     with gr.Blocks(title="pst explore", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
         session = gr.State(Session())
         gr.Markdown(_INTRO)
-        status = gr.HTML(answers.status_of(answers.EMPTY), elem_id="status", padding=False)
+        status = gr.HTML(answers.status_of(answers.empty(names[0])), elem_id="status", padding=False)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 inputs, marking = _controls(names)

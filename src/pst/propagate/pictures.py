@@ -87,7 +87,7 @@ def write_sheet(frames: Frames, shown: Shown, given: Iterable[int], palette: Seq
         [frame] = frames.read(index, index + 1)
         picture = Image.fromarray(overlay(frame, *shown(index), palette)).resize(tile, Image.Resampling.BICUBIC)
         sheet.paste(picture, (left, top + _TITLE))
-        text = f"{index} of {last}" + (", given" if index in given else "")
+        text = f"frame {index} of {last}" + (", given" if index in given else "")
         draw.text((left + 2, top + 2), text, fill=(0, 0, 0), font=font)
         if index in given:
             draw.rectangle((left - 1, top + _TITLE - 1, left + tile[0], top + _TITLE + tile[1]), outline="red", width=2)

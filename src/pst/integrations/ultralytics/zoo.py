@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def load_by_name(name: str, host_load: Callable[[str], dict[str, Any]]) -> dict[
         The dictionary, as ``yaml_model_load`` would return it; None when the name is none of ours.
 
     Raises:
-        FileNotFoundError: The host of a neck does not exist; from ``host_load``.
+        FileNotFoundError: The host of a neck does not exist, or the name has "pst" in it and is no model's.
         ValueError: The model has no such scale, or its host nothing that PST could replace.
     """
     if (host := host_name(name)) is not None:
@@ -77,6 +78,12 @@ def load_by_name(name: str, host_load: Callable[[str], dict[str, Any]]) -> dict[
         d = pst_neck(host_load(host)) if own else pst_neck(host_load(plain), finest=4)
     elif (path := bundled_models().get(_file_name(name))) is not None:
         d = _resize(YAML.load(str(path)), Path(name).stem)
+    elif "pst" in Path(name).stem.split("-"):
+        near = get_close_matches(name, [model.name for model in model_zoo()], 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise FileNotFoundError(
+            f"there is no file {name}, and no model of that name: {meant}pst info --models lists them"
+        )
     else:
         return None
     return {**d, "scale": _scale(name, d), "yaml_file": name}
