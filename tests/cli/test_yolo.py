@@ -73,6 +73,15 @@ def test_arguments_that_the_host_refuses_are_an_error_of_one_line(host, capsys):
     assert capsys.readouterr().err == "pst: error: 'imgz' is not a valid YOLO argument\n"
 
 
+def test_a_setting_of_pst_is_refused_with_the_command_that_takes_it(host, capsys):
+    def refuse():
+        raise SyntaxError("'topk' is not a valid YOLO argument.")
+
+    vars(host[0])["entrypoint"] = refuse
+    assert main(["yolo", "val", "topk=8"]) == 2
+    assert "pst val --help" in capsys.readouterr().err
+
+
 def test_the_installed_command_runs_the_host(tmp_path):
     env = {**os.environ, "YOLO_CONFIG_DIR": str(tmp_path)}
     result = subprocess.run([str(PST), "yolo", "cfg"], capture_output=True, text=True, env=env, timeout=900, check=True)

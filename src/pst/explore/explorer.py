@@ -154,8 +154,8 @@ class Explorer:
             return Shown()
         if len(clip.frames) < 2:
             raise ValueError(
-                "propagation carries labels from one picture to others: drop two images, or a short video; one image is for "
-                "a model of your own, pst explore best.pt"
+                "propagation carries labels from one picture to others: drop two images, or a short video; "
+                "one image is for a model of your own, pst explore best.pt"
             )
         index, topk = min(max(wanted.frame, 0), len(clip.frames) - 1), wanted.asked.topk
         if not marks.points and marks.labels(clip.frames[0].size) is None:
