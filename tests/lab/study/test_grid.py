@@ -160,7 +160,8 @@ def test_committed_studies_load_with_three_seeds_of_everything(path):
             assert len(names) == len(set(names))
             assert names[0] == "k0"
             assert cell.model_digest is not None or "yaml" not in cell.settings["models"]
-    assert all(len(seeds) == len(set(seeds)) >= 3 for seeds in by_training.values())
+    least = 1 if path.stem == "vit" else 3  # that one asks whether anything learns, and compares nothing
+    assert all(len(seeds) == len(set(seeds)) >= least for seeds in by_training.values())
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
@@ -174,5 +175,5 @@ def test_the_committed_studies_are_there():
     names = {"classification", "detection", "segmentation", "torchvision"}
     bounded = {"bounded-segmentation", "bounded-detection"}
     smaller = {"classification-64", "detection-160", "segmentation-160"}
-    assert {p.stem for p in STUDIES} == {*names, *smaller, *bounded, "levels", "retrieval"}
+    assert {p.stem for p in STUDIES} == {*names, *smaller, *bounded, "levels", "retrieval", "vit"}
     assert {p.stem for p in (STUDIES[0].parent / "larger").glob("*.yaml")} == names
