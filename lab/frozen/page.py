@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab.frozen import tables
+from lab.frozen.rows import ROWS
 from lab.page import replace_between
 from pst.io.files import read_json, write_text
 
@@ -53,15 +54,20 @@ def parts(results: Path) -> dict[str, str]:
     found = {name: tables.load(results, name) for name in ("bccd", "voc")}
     latency = _latency(results)
     return {
-        "p3": tables.segmentation(frozen, "P3", latency),
-        "p2": tables.segmentation(frozen, "P2", latency),
+        "p3": _segmentation(frozen, "P3", latency),
+        "p2": _segmentation(frozen, "P2", latency),
         "fine": tables.fine(frozen, "test"),
-        "trained": tables.segmentation(trained, "P3", latency) if trained else NOT_RUN,
-        "trained-p2": tables.segmentation(trained, "P2", latency) if trained else NOT_RUN,
+        "trained": _segmentation(trained, "P3", latency),
+        "trained-p2": _segmentation(trained, "P2", latency),
         **{name: tables.boxes(each) if each else NOT_RUN for name, each in found.items()},
         **{f"{name}-fine": tables.fine(each, "val") if each else NOT_RUN for name, each in found.items()},
         "made": tables.made([frozen, trained, *found.values()]),
     }
+
+
+def _segmentation(results: tables.Results, group: str, latency: dict[str, dict[str, float]]) -> str:
+    there = any(ROWS[name].group == group for name in results)
+    return tables.segmentation(results, group, latency) if there else NOT_RUN
 
 
 def _latency(results: Path) -> dict[str, dict[str, float]]:
