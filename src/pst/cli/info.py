@@ -5,12 +5,24 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from pst.cli._common import Verbs, add_verb, format_table, require
 
-_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+class _Host(NamedTuple):
+    title: str
+    packages: tuple[str, ...]
+
+
+_HOSTS = {
+    "timm": _Host("timm", ("timm",)),
+    "transformers": _Host("transformers", ("transformers",)),
+    "torchvision": _Host("torchvision", ("torchvision", "timm")),
+    "libreyolo": _Host("LibreYOLO", ("libreyolo",)),
+}  # each has a module ``size`` with `measure` and `USUAL`
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -64,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
     if args.models is not None:
         list_models(args.models)
         return 0
-    for host, show in _HOSTS.items():
+    for host in _HOSTS:
         if (names := getattr(args, host)) is not None:
-            show(names)
+            list_sizes(host, names)
             return 0
     from pst.profile.environment import commit, hardware, versions
 
@@ -77,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         text = ", ".join(fact) if isinstance(fact, list) else fact
         print(f"{name:<12} {'none' if text in ('', None) else text}")
     if find_spec("timm") is not None:
-        list_timm([])
+        list_sizes("timm", [])
     return 0
 
 
@@ -102,71 +114,27 @@ def list_models(text: str) -> None:
         print(columns.format(name, size.task, f"{size.parameters:,}", f"{size.gflops:.2f}", size.imgsz), flush=True)
 
 
-def list_timm(names: Sequence[str]) -> None:
-    """Print parameters and GFLOPs of timm backbones with PST (k = 0), next to the plain models; no name: the ResNets.
+def list_sizes(host: str, names: Sequence[str]) -> None:
+    """Print parameters and GFLOPs of a host's models with PST (k = 0), next to the plain ones.
+
+    Args:
+        host: A key of `_HOSTS`.
+        names: Of the models; none is the usual ones.
 
     Raises:
-        ImportError: timm is not installed.
-        ValueError: timm has no such model.
+        ImportError: The host is not installed, or of another version.
+        ValueError: It has no such model.
     """
-    require("timm", "timm")
-    from pst.integrations.timm import measure
-
-    _print_sizes("timm model", names or _RESNETS, measure)
-
-
-def list_transformers(names: Sequence[str]) -> None:
-    """Print parameters and GFLOPs of detectors with PST (k = 0), next to the plain ones; all of them for no name.
-
-    Raises:
-        ImportError: transformers is not installed, or of another version.
-        ValueError: There is no such detector.
-    """
-    require("transformers", "transformers")
-    from pst.integrations.transformers import PUBLISHED, measure
-
-    logger = logging.getLogger("pst.integrations.transformers")
+    for package in _HOSTS[host].packages:
+        require(package, host)
+    size = import_module(f"pst.integrations.{host}.size")
+    logger = logging.getLogger(f"pst.integrations.{host}")
     before = logger.level
-    logger.setLevel(logging.ERROR)  # all weights are fresh here
+    logger.setLevel(logging.ERROR)  # that all weights are fresh goes without saying here
     try:
-        _print_sizes("transformers model", names or list(PUBLISHED), measure)
+        _print_sizes(f"{_HOSTS[host].title} model", names or size.USUAL, size.measure)
     finally:
         logger.setLevel(before)
-
-
-def list_torchvision(names: Sequence[str]) -> None:
-    """Print parameters and GFLOPs of detectors with a PST pyramid (k = 0), next to those with an FPN.
-
-    Raises:
-        ImportError: torchvision or timm is not installed.
-        ValueError: There is no such detector or backbone.
-    """
-    require("torchvision", "torchvision")
-    require("timm", "torchvision")
-    from pst.integrations.torchvision.size import USUAL, measure
-
-    _print_sizes("torchvision model", names or USUAL, measure)
-
-
-def list_libreyolo(names: Sequence[str]) -> None:
-    """Print parameters and GFLOPs of detectors with PST (k = 0), next to the plain ones; all of them for no name.
-
-    Raises:
-        ImportError: LibreYOLO is not installed, or of another version.
-        ValueError: There is no such detector.
-    """
-    require("libreyolo", "libreyolo")
-    from pst.integrations.libreyolo.size import PUBLISHED, measure
-
-    _print_sizes("LibreYOLO model", names or list(PUBLISHED), measure)
-
-
-_HOSTS: dict[str, Callable[[Sequence[str]], None]] = {
-    "timm": list_timm,
-    "transformers": list_transformers,
-    "torchvision": list_torchvision,
-    "libreyolo": list_libreyolo,
-}
 
 
 def _print_sizes(title: str, names: Sequence[str], measure: Callable[[str], Any]) -> None:

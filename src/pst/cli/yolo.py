@@ -8,7 +8,6 @@ import sys
 
 from pst.cli._common import Verbs, host_errors, require
 
-_OURS = ("topk", "k", "fusion", "selection", "max_tokens")
 _HOW = "Settings of PST are options of pst val, or of the rows of a model's YAML: pst val --help"
 _HELP = """pst yolo TASK MODE ARG=VALUE … is Ultralytics' own command, which knows these models as well:
   yolo11n-pst-neck.yaml   a PST neck in YOLO11n; likewise for n, s, m, l, x, other YOLOs and tasks
@@ -45,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     sys.argv[:] = ["yolo", *passed_on]  # in place: Ultralytics keeps this very list when it is imported
     from pst.integrations.ultralytics import guard, register
     from pst.integrations.ultralytics.host import entrypoint
+    from pst.modules.settings import Options
 
     register()
     with host_errors(f"run {shlex.join(sys.argv)}"):
@@ -54,6 +54,6 @@ def run(args: argparse.Namespace) -> int:
         except SyntaxError as error:  # what it raises for an argument that it does not know
             # the host's page of help comes after its sentence
             said = " ".join(error.msg.partition("Arguments received:")[0].split())
-            asked = any(arg.partition("=")[0] in _OURS for arg in passed_on)
+            asked = any(arg.partition("=")[0] in Options.__annotations__ for arg in passed_on)
             raise ValueError(f"{said} {_HOW}" if asked else said) from error
     return 0

@@ -71,7 +71,7 @@ def run(
     workspace = Workspace(root)
     workspace.claim(settings, restart=restart)
 
-    LOGGER.info(f"[1/4] data: {'handwritten digits on photos, about ten minutes in all' if path is None else path}")
+    LOGGER.info(f"[1/4] data: {'handwritten digits on photos' if path is None else path}")
     data = digits.make(workspace.digits, imgsz=imgsz, seed=seed) if path is None else path
     LOGGER.info(f"[2/4] training: {epochs} epochs with coarse attention only")
     remaining = Remaining(len(GRID) - len(list(workspace.rows.glob("*.json"))), LOGGER.info)

@@ -14,10 +14,10 @@ from torch import nn
 from pst.data.dataset import Images
 from pst.functional.selection import check_selection
 from pst.io import files
+from pst.io.names import nearest
 from pst.train.config import ClassifyConfig, Config
 from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
 from pst.train.tasks.base import Task
-from pst.train.values import nearest
 
 _MARK = "stochastic_topk:"  # in the configuration of a run
 

@@ -11,8 +11,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from pst.io.names import nearest
 from pst.train.config import CONFIGS, Config
-from pst.train.values import convert, nearest, parse_value, read_lines
+from pst.train.values import convert, parse_value, read_lines
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 

@@ -7,7 +7,6 @@ YAML 1.2 takes it for.
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
@@ -19,6 +18,7 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from pst.data.yaml_file import Strict, problem, read_node
+from pst.io.names import nearest
 
 _CORE = "tag:yaml.org,2002:"
 _TAGS = {_CORE + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
@@ -142,9 +142,3 @@ def _as_float(value: Any, word: str) -> tuple[bool, Any]:
         return True, float(word or value)
     except (ValueError, OverflowError):
         return False, value
-
-
-def nearest(name: Any, known: Sequence[str]) -> str:
-    """`: did you mean …?` for the known name that is most like ``name``."""
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-    return f": did you mean {close[0]!r}?" if close else ""

@@ -18,9 +18,11 @@ PUBLISHED: Mapping[str, tuple[Any, str, Mapping[str, Any]]] = {
     **{f"yolo9-p2-{size}": (LibreYOLO9P2Model, size, config) for size, config in YOLO9_P2_CONFIGS.items()},
 }
 
+USUAL = tuple(PUBLISHED)
+
 
 def measure(name: str, image_size: tuple[int, int] = (640, 640), **options: Any) -> ModelSize:
-    """Build a detector of 80 classes without weights and count; nothing is computed.
+    """Build a detector of 80 classes with random weights and count; no image is computed.
 
     Args:
         name: Of `PUBLISHED`, with "pst_" before it for the one with PST.

@@ -10,6 +10,8 @@ import torch
 from pst.backbones.timm import check_known
 from pst.profile.flops import ModelSize, model_size
 
+USUAL = ("resnet18", "resnet34", "resnet50", "resnet101")
+
 
 def measure(name: str, **options: Any) -> ModelSize:
     """Build a model without weights and count; nothing is computed.

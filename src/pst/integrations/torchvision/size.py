@@ -42,7 +42,7 @@ def measure(name: str, image_size: tuple[int, int] = (640, 640), **options: Any)
     neck = "fpn" if plain == name else "pst"
     with torch.device("meta"):
         model = _BUILDERS[kind](plain.removeprefix(f"{kind}_"), 91, neck=neck, **options)
-        heads = RawHeads(model).eval().to("meta")
+        heads = RawHeads(model).eval()
         images = torch.empty(1, 3, *image_size)
     parameters = sum(p.numel() for p in model.parameters())
     return ModelSize(name, parameters, count_flops(heads, images) / 1e9, image_size)

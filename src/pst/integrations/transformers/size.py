@@ -117,6 +117,8 @@ PUBLISHED: Mapping[str, tuple[Any, Callable[[], Any]]] = {
     "dfine-large": (DFineForObjectDetection, lambda: _dfine("B4", **_POINTS)),
 }
 
+USUAL = tuple(PUBLISHED)
+
 
 def measure(name: str, image_size: tuple[int, int] = (640, 640), **options: Any) -> ModelSize:
     """Build a published detector without weights and count; nothing is computed.

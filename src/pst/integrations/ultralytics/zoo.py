@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from ultralytics.nn.tasks import guess_model_scale
 from ultralytics.utils import ROOT, YAML
 
 from pst.integrations.ultralytics.neck import pst_neck
+from pst.io.names import nearest
 
 HOSTS = ("yolo11", "yolo12", "yolo26")
 SCALES = "nsmlx"
@@ -79,11 +79,8 @@ def load_by_name(name: str, host_load: Callable[[str], dict[str, Any]]) -> dict[
     elif (path := bundled_models().get(_file_name(name))) is not None:
         d = _resize(YAML.load(str(path)), Path(name).stem)
     elif "pst" in Path(name).stem.split("-"):
-        near = get_close_matches(name, [model.name for model in model_zoo()], 1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise FileNotFoundError(
-            f"there is no file {name}, and no model of that name: {meant}pst info --models lists them"
-        )
+        meant = nearest(name, [model.name for model in model_zoo()], 0.6)
+        raise FileNotFoundError(f"no file {name} and no model of that name{meant} (pst info --models lists them)")
     else:
         return None
     return {**d, "scale": _scale(name, d), "yaml_file": name}
