@@ -24,7 +24,7 @@ BATCHES = (1, 16)
 
 
 def measure(out: Path, device: str, seconds: float) -> Path:
-    """Time one forward pass of every row, folded, channels_last, float32, in turn.
+    """Time one forward pass of every row, folded, channels_last, float32, in turn and in another order each round.
 
     Returns:
         The file, ``latency-DEVICE.json``: batch -> row -> median milliseconds of one pass.
@@ -47,7 +47,7 @@ def measure(out: Path, device: str, seconds: float) -> Path:
             )
             cases[row.name] = partial(decoder, maps)
         with torch.inference_mode():
-            times = interleave(cases, seconds=seconds / len(BATCHES))
+            times = interleave(cases, seconds=seconds / len(BATCHES), shuffled=True)
         timed[str(batch)] = {name: round(t.median, 4) for name, t in times.items()}
     path = out / f"latency-{device}.json"
     record: dict[str, Any] = {"device": device, "milliseconds": timed, **environment()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +30,12 @@ class Timing:
 
 
 def interleave(
-    cases: Mapping[str, Callable[[], object]], *, seconds: float = 5.0, min_runs: int = 5, warmup: int = 2
+    cases: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 5.0,
+    min_runs: int = 5,
+    warmup: int = 2,
+    shuffled: bool = False,
 ) -> dict[str, Timing]:
     """Time every case in turn, round after round.
 
@@ -38,18 +44,23 @@ def interleave(
         seconds: Rounds are run until this much time has passed, all cases together.
         min_runs: Rounds at least.
         warmup: Rounds first that are not counted.
+        shuffled: Draw the order anew for each round, with a seed, so that no case has the same one before it always:
+            what ran before leaves its own data in the caches.
 
     Returns:
         Name -> `Timing`, in the order of ``cases``.
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
+    order, draw = list(cases), random.Random(0)
     with tqdm(
         total=seconds, desc="  rounds", bar_format="{desc} {bar} {n:.0f}/{total:.0f} s", leave=False, disable=None
     ) as bar:
         begin = time.perf_counter()
         for i in range(1_000_000):
-            for name, case in cases.items():
-                elapsed = _time(case)
+            if shuffled:
+                draw.shuffle(order)
+            for name in order:
+                elapsed = _time(cases[name])
                 if i >= warmup:
                     times[name].append(elapsed * 1e3)
             passed = time.perf_counter() - begin

@@ -53,6 +53,20 @@ def test_cases_take_turns_and_the_median_is_theirs() -> None:
     assert times["a"].median >= 20
 
 
+def test_shuffled_rounds_have_every_case_once_and_no_fixed_order() -> None:
+    calls: list[str] = []
+    times = interleave(
+        {name: partial(calls.append, name) for name in "abc"}, seconds=0.0, min_runs=10, warmup=1, shuffled=True
+    )
+    rounds = ["".join(calls[at : at + 3]) for at in range(0, len(calls), 3)]
+    assert len(rounds) == 11
+    assert {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(set(rounds)) > 3
+    assert {each[0] for each in rounds} == set("abc")
+    assert list(times) == ["a", "b", "c"]
+    assert times["c"].runs == 10
+
+
 def test_added_memory_of_a_small_layer_is_small() -> None:
     assert added_memory(one_call, "pst", Case(8, 32)) < 30
 
