@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -92,6 +93,9 @@ class AsTheyAre(nn.Module):
         return result
 
 
+Maps = Callable[[str, Tensor], OrderedDict[str, Tensor]]
+
+
 def run(
     row: Row,
     data: Data,
@@ -103,34 +107,62 @@ def run(
 
     An evaluation holds "value" (AP over IoU 0.50 to 0.95), "ap50", "ap75", "small", "medium" and "large".
     """
+
+    def maps(split: str, at: Tensor) -> OrderedDict[str, Tensor]:
+        return picked(data.maps(split, row.strides), at)
+
+    return _run(row, data, maps, [], seed, recipe, say)
+
+
+def run_trained(row: Row, data: Data, seed: int, recipe: Recipe, say: Callable[[str], None]) -> dict[str, Any]:
+    """`run`, with the network trained as well, at a tenth of the rate; its BatchNorm statistics stay as they are."""
+    network, names = data.network, [str(s) for s in row.strides]
+    body = copy.deepcopy(network.body).requires_grad_(True).to(memory_format=torch.channels_last)
+
+    def maps(split: str, at: Tensor) -> OrderedDict[str, Tensor]:
+        levels = body(network.normalised(data.images[split][at.cpu()], (EDGE, EDGE)))
+        return OrderedDict((name, levels[name]) for name in names)
+
+    return _run(row, data, maps, [{"params": list(body.parameters()), "share": 0.1}], seed, recipe, say)
+
+
+def _run(
+    row: Row,
+    data: Data,
+    maps: Maps,
+    more: list[dict[str, Any]],
+    seed: int,
+    recipe: Recipe,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train neck, head and ``more`` groups of parameters on what ``maps`` gives for pictures of a split."""
     device = data.network.device
     with seeded(seed):
         backbone = Cached(build_neck(row, WIDTH, _MLP_RATIO, data.network.channels), row.strides)
         model: Any = fcos(backbone, len(data.classes), min_size=EDGE, max_size=EDGE)
     model.transform = AsTheyAre()
     model.to(device, memory_format=torch.channels_last)
-    maps = data.maps("train", row.strides)
 
     def loss(index: Tensor, flipped: Tensor) -> Tensor:
         at = index + data.count * flipped
-        backbone.ready = picked(maps, at)
+        backbone.ready = maps("train", at)
         losses = model(_blank(len(at), device), [data.targets[i] for i in at.tolist()])
         return torch.stack(list(losses.values())).sum()
 
-    groups = [{"params": list(model.parameters())}]
+    groups = [{"params": list(model.parameters())}, *more]
     losses = train(groups, model, loss, data.count, seed, recipe, device, say, clip=10.0)
     model.eval()
     parameters = {"neck_parameters": sum(p.numel() for p in backbone.fpn.parameters())}
-    return {**parameters, "loss": losses, "val": evaluate(model, backbone, data, row)}
+    return {**parameters, "loss": losses, "val": evaluate(model, backbone, data, maps, row)}
 
 
-def evaluate(model: nn.Module, backbone: Cached, data: Data, row: Row) -> dict[str, Any]:
+def evaluate(model: nn.Module, backbone: Cached, data: Data, maps: Maps, row: Row) -> dict[str, Any]:
     """COCO's metrics, and those of the resamples."""
     weights = resample_weights(data.name, len(data.truth))
     evaluations, replicates = {}, []
     for name in ("k0", *(FINE if row.kind == "pst" else ())):
         with variant(model, name), torch.no_grad():
-            records = _records(model, backbone, data, row)
+            records = _records(model, backbone, data, maps)
         found = coco_metrics(records, data.truth, data.classes)
         columns = [match(record, truth) for record, truth in zip(records, data.truth, strict=True)]
         table = {key: [each[key] for each in columns] for key in columns[0]}
@@ -141,11 +173,10 @@ def evaluate(model: nn.Module, backbone: Cached, data: Data, row: Row) -> dict[s
     return {"evaluations": evaluations, "replicates": pack(replicates)}
 
 
-def _records(model: nn.Module, backbone: Cached, data: Data, row: Row) -> list[dict[str, Any]]:
-    maps, device = data.maps("val", row.strides), data.network.device
-    sizes, records = data.pictures["val"].sizes, []
+def _records(model: nn.Module, backbone: Cached, data: Data, maps: Maps) -> list[dict[str, Any]]:
+    device, sizes, records = data.network.device, data.pictures["val"].sizes, []
     for part in torch.arange(len(data.truth), device=device).split(_AT_ONCE):
-        backbone.ready = picked(maps, part)
+        backbone.ready = maps("val", part)
         for found in model(_blank(len(part), device)):
             width, height = sizes[len(records)]
             records.append(

@@ -52,6 +52,7 @@ def parts(results: Path) -> dict[str, str]:
     if not frozen:
         raise FileNotFoundError(f"no results of CamVid in {results}: run `python -m lab frozen run --camvid DIR` first")
     found = {name: tables.load(results, name) for name in ("bccd", "voc")}
+    whole = {name: tables.load(results, name, trained=True) for name in ("bccd", "voc")}
     latency = _latency(results)
     return {
         "p3": _segmentation(frozen, "P3", latency),
@@ -60,8 +61,9 @@ def parts(results: Path) -> dict[str, str]:
         "trained": _segmentation(trained, "P3", latency),
         "trained-p2": _segmentation(trained, "P2", latency),
         **{name: tables.boxes(each) if each else NOT_RUN for name, each in found.items()},
+        **{f"{name}-trained": tables.boxes(each) if each else NOT_RUN for name, each in whole.items()},
         **{f"{name}-fine": tables.fine(each, "val") if each else NOT_RUN for name, each in found.items()},
-        "made": tables.made([frozen, trained, *found.values()]),
+        "made": tables.made([frozen, trained, *found.values(), *whole.values()]),
     }
 
 

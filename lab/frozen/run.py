@@ -80,25 +80,31 @@ def cells(job: Job, rows: Sequence[str] | None, seeds: int | None) -> list[Cell]
         seeds: How many; None is 5, or 3 where the network is trained or boxes are found.
 
     Raises:
-        ValueError: There is no such row, or boxes are to be found by one or with the network trained.
+        ValueError: There is no such row, or it is not one of those that find boxes.
     """
     return [cell for part in job.sets for cell in _cells(job, part, rows, seeds)]
 
 
 def _cells(job: Job, part: str, rows: Sequence[str] | None, seeds: int | None) -> list[Cell]:
     boxes = part != "camvid"
-    usual = DETECTED if boxes else TRAINED if job.trained else tuple(ROWS)
+    usual = _usual(boxes, job.trained)
     names = usual if rows is None else tuple(rows)
     if unknown := sorted(set(names) - set(ROWS)):
         raise ValueError(f"there is no row {unknown[0]!r}: the rows are {', '.join(ROWS)}")
-    if boxes and (job.trained or not set(names) <= set(DETECTED)):
-        raise ValueError(f"boxes of {part} are found with a frozen network, by the rows {', '.join(DETECTED)}")
+    if boxes and (other := sorted(set(names) - set(DETECTED))):
+        raise ValueError(f"the row {other[0]!r} does not find boxes of {part}: choose of {', '.join(DETECTED)}")
     count = (3 if boxes or job.trained else 5) if seeds is None else seeds
     if importlib.util.find_spec("segmentation_models_pytorch") is None:
         if skipped := [name for name in names if ROWS[name].kind.startswith("smp-")]:
             print(f"Left out, as segmentation_models_pytorch is not installed: {', '.join(skipped)}", flush=True)
         names = tuple(name for name in names if not ROWS[name].kind.startswith("smp-"))
     return [Cell(part, row, seed, job.trained) for seed in range(count) for row in names]
+
+
+def _usual(boxes: bool, trained: bool) -> tuple[str, ...]:
+    if boxes:
+        return tuple(name for name in DETECTED if name in TRAINED) if trained else DETECTED
+    return TRAINED if trained else tuple(ROWS)
 
 
 def run(job: Job, todo: Sequence[Cell], jobs: int = 1) -> int:
@@ -184,7 +190,8 @@ def _train_boxes(job: Job, cell: Cell, say: Callable[[str], None]) -> dict[str, 
     from lab.frozen import detect  # needs faster_coco_eval
 
     data = _boxes(cell.part, job.sets[cell.part], job.device, job.weights, job.network, job.limit)
-    return detect.run(ROWS[cell.row], data, cell.seed, job.recipe, say)
+    train = detect.run_trained if cell.trained else detect.run
+    return train(ROWS[cell.row], data, cell.seed, job.recipe, say)
 
 
 def _say(job: Job, cell: Cell, text: str) -> None:

@@ -107,16 +107,22 @@ def boxes(results: Results) -> str:
 def made(results: Sequence[Results]) -> str:
     """Where the results are from."""
     files = [r for each in results for found in each.values() for r in found]
-    lines = {}
+    lines: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for r in files:
         device = r["hardware"]["gpus"][0] if r["settings"]["device"] == "cuda" else r["hardware"]["cpu"]
         versions = ", ".join(f"{k} {r['versions'][k]}" for k in ("torch", "torchvision", "timm") if k in r["versions"])
         settings = f"{r['settings']['epochs']} epochs, batch {r['settings']['batch']}, lr {r['settings']['lr']:g}"
         kind = f"{r['cell']['part']}{', trained' if r['cell']['trained'] else ''}"
-        key = (kind, settings, r["settings"]["data"], device, versions, str(r["commit"])[:12], r["date"])
-        lines[key] = lines.get(key, 0) + 1
-    header = ["data", "recipe", "pictures", "device", "versions", "commit", "date", "cells"]
-    return markdown(header, [[*key, str(count)] for key, count in lines.items()])
+        lines.setdefault((kind, settings, r["settings"]["data"], device, versions), []).append(r)
+    header = ["data", "recipe", "pictures", "device", "versions", "commits", "dates", "cells"]
+    return markdown(
+        header, [[*key, _all(found, "commit", 7), _all(found, "date"), str(len(found))] for key, found in lines.items()]
+    )
+
+
+def _all(found: Sequence[dict[str, Any]], key: str, length: int | None = None) -> str:
+    """What these results hold there, each once."""
+    return ", ".join(dict.fromkeys(str(r[key])[:length] for r in sorted(found, key=lambda r: (r["date"], r["commit"]))))
 
 
 def points(e: Estimate) -> str:
