@@ -45,17 +45,19 @@ def free_port():
 
 
 def test_the_defaults_are_this_machine_and_propagation(served, capsys):
-    assert main(["explore"]) == 130
+    assert main(["explore"]) == 0
     assert served == [(["propagation of labels"], {"host": "127.0.0.1", "port": None, "open_browser": True})]
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "Open http://127.0.0.1:1/" in out
+    assert out.endswith("Ended\n")  # Ctrl+C is its usual end
+    assert err == ""
     assert "password" not in out
 
 
 def test_what_is_given_is_handed_on(served, free_port, capsys):
     port = str(free_port)
     Path("best.pt").touch()
-    assert main(["explore", "best.pt", "--host", "0.0.0.0", "--port", port, "--no-browser"]) == 130
+    assert main(["explore", "best.pt", "--host", "0.0.0.0", "--port", port, "--no-browser"]) == 0
     names, options = served[0]
     assert names[0] == "best.pt"
     assert options == {"host": "0.0.0.0", "port": free_port, "open_browser": False}

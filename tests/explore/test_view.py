@@ -92,6 +92,12 @@ def test_what_is_drawn_has_the_pictures_shape_and_says_how_it_was_timed(network)
     assert np.any(np.asarray(other.attention) != np.asarray(clicked.attention))
 
 
+def test_more_tokens_than_there_are_are_named_as_all(network):
+    asked = Asked(topk=100)
+    shown = show(compute(network, picture(), asked), asked, "fuse.blocks.0.attn", 0, None)
+    assert shown.captions[2] == "All 64 coarse tokens (8×8): there are no 100."
+
+
 def test_a_model_without_pst_layers_is_refused():
     class Plain(TinyNetwork):
         def __init__(self) -> None:

@@ -16,7 +16,7 @@ _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[([\w,-]+)\])?.*;.*\bextra == ['\"]([\
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 EXTRAS = {
-    "ultralytics": ("YOLO models with PST", ("pst.integrations.ultralytics",)),
+    "ultralytics": ("YOLO models with PST, AGPL-3.0", ("pst.integrations.ultralytics",)),
     "timm": ("timm's networks, segmentation", ("pst.integrations.timm", "pst.integrations.segmentation")),
     "torchvision": ("RetinaNet, FCOS, R-CNNs", ("pst.integrations.torchvision",)),
     "transformers": ("RT-DETR, RT-DETRv2, D-FINE", ("pst.integrations.transformers",)),
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     print(format_table(["extra", "for", "state"], [[e, EXTRAS[e][0], state] for e, state in states.items()], left=3))
     lacking = [extra for extra, state in states.items() if state.startswith("lacks")]
     if lacking:
-        print(f"\nTo install what is lacking: pip install '{_DISTRIBUTION}[{','.join(lacking)}]'")
+        print(f"\nTo install an extra, for example {lacking[0]}: pip install '{_DISTRIBUTION}[{lacking[0]}]'")
     return int(any(text.startswith("fails") for text in [*devices.values(), *states.values()]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from pst.cli._common import Verbs, add_verb, positive, require
@@ -50,5 +51,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"Open {address} in a browser; Ctrl+C ends it", flush=True)
         if args.host not in LOOPBACK:
             print("Whoever can reach this address can use it, and there is no password", flush=True)
-        threading.Event().wait()
+        with suppress(KeyboardInterrupt):  # the usual end
+            threading.Event().wait()
+    print("Ended", flush=True)
     return 0

@@ -113,7 +113,7 @@ def show(computed: Computed, asked: Asked, layer: str, head: int, place: Place |
         draw_found(computed.seen, computed.fine),
         draw_tokens(computed.seen, tokens, p.coarse_size, place),
         attention,
-        (coarse, fine, _chosen(p, tokens), said),
+        (coarse, fine, _chosen(p, tokens, asked.topk), said),
     )
 
 
@@ -130,9 +130,11 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def _chosen(p: Pass, tokens: list[int]) -> str:
+def _chosen(p: Pass, tokens: list[int], topk: int) -> str:
     count = p.coarse_size[0] * p.coarse_size[1]
     if p.selection is None:
         return f"k = 0 selects none of the {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]})."
+    if topk > count:
+        return f"All {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]}): there are no {topk}."
     of = "selected by one block of queries or another" if p.selection.index.ndim == 4 else "selected"
     return f"{len(tokens)} of {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]}) {of}."

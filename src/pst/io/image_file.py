@@ -130,7 +130,7 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     """An image that is not yet decoded; whatever goes wrong inside is a CorruptImageError that names the file."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no image at {path}")
+        raise FileNotFoundError(f"no image at {path}: check the path")
     with path.open("rb") as file:
         try:
             image = _identified(file)

@@ -24,7 +24,7 @@ def open_frames(path: str | Path) -> Frames:
     if path.is_dir():
         return ImageFrames(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no video or folder of images at {path}")
+        raise FileNotFoundError(f"no video or folder of images at {path}: check the path")
     if path.suffix.lower() not in VIDEOS:
         raise ValueError(f"{path} is no video: expected {', '.join(sorted(VIDEOS))}, or a folder of images")
     return VideoFrames(path)

@@ -30,7 +30,7 @@ def list_images(sources: Iterable[str | Path]) -> list[Path]:
         elif source.is_file():
             files.append(source)
         else:
-            raise FileNotFoundError(f"no image or folder at {source}")
+            raise FileNotFoundError(f"no image or folder at {source}: check the path")
     if not files:
         raise FileNotFoundError("no images found: give files, or folders that hold some")
     return list({file.absolute(): file for file in files}.values())
