@@ -16,18 +16,6 @@ from pst.modules import ConvNormAct
 Maps = OrderedDict[str, Tensor]
 
 
-class Laterals(nn.Module):
-    """No neck: a 1×1 convolution for each map, and nothing from one to another."""
-
-    def __init__(self, in_channels: Sequence[int], width: int) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(ConvNormAct(c, width) for c in in_channels)
-
-    def forward(self, maps: Maps) -> Maps:
-        """Maps, finest first -> as many of ``width`` channels."""
-        return OrderedDict((name, conv(x)) for conv, (name, x) in zip(self.convs, maps.items(), strict=True))
-
-
 class FPN(FeaturePyramidNetwork):
     """torchvision's, with a BatchNorm behind each convolution, as all other necks here have."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from lab.frozen import necks, smp
-from pst.integrations.segmentation import SegmentationDecoder
+from pst.integrations.segmentation.decoder import Laterals, SegmentationDecoder
 from pst.modules import PSTPyramid
 
 HEAD = 64  # width of the segmenter's head
@@ -48,7 +48,7 @@ class Row:
 
 
 RIVALS: dict[str, Callable[..., nn.Module]] = {
-    "laterals": necks.Laterals,
+    "laterals": Laterals,
     "fpn": necks.FPN,
     "pan": necks.PAN,
     "bifpn": necks.BiFPN,

@@ -34,7 +34,7 @@ def build(encoder: str = "resnet18", **options: Any) -> Any:
 
 
 @every_encoder
-@pytest.mark.parametrize("neck", ["pst", "fpn"])
+@pytest.mark.parametrize("neck", ["pst", "fpn", "none"])
 def test_every_parameter_gets_a_gradient(encoder, neck):
     model = build(encoder, neck=neck).train()
     model(torch.rand(2, 3, 65, 97)).square().mean().backward()
@@ -64,6 +64,14 @@ def test_runs_are_bitwise_equal_and_images_apart(encoder):
         assert digest(y) == digest(model(x))
         assert torch.equal(before, torch.get_rng_state())
         torch.testing.assert_close(model(x[1:]), y[1:], rtol=1e-9, atol=1e-9)
+
+
+def test_without_a_neck_no_map_sees_another():
+    neck = build(neck="none").decoder.neck.eval()
+    maps = {name: torch.randn(1, c, 8, 8) for name, c in (("4", 64), ("8", 128), ("16", 256), ("32", 512))}
+    before = neck(maps)
+    after = neck({**maps, "32": torch.zeros_like(maps["32"])})
+    assert [name for name in maps if not torch.equal(before[name], after[name])] == ["32"]
 
 
 def test_k_changes_the_result_and_comes_back():
@@ -190,8 +198,10 @@ def test_encoder_weights_are_timms(weights, monkeypatch):
         ({"encoder_depth": 2}, "encoder_depth must be 3, 4 or 5.*got 2"),
         ({"classes": 0}, "classes must be ≥ 1, got 0"),
         ({"activation": "relu6"}, "activation must be None, one of .*got 'relu6'"),
-        ({"neck": "unet"}, r"neck must be one of \['pst', 'fpn'\], got 'unet'"),
+        ({"neck": "unet"}, r"neck must be one of \['pst', 'fpn', 'none'\], got 'unet'"),
         ({"neck": "fpn", "topk": 4}, 'neck="fpn" has no attention, got topk=4'),
+        ({"neck": "none", "topk": 4}, 'neck="none" has no attention, got topk=4'),
+        ({"neck": "none", "neck_options": {"depth": 2}}, 'neck="none" has no options, got .*depth'),
         ({"aux_params": {"classes": 2, "pooling": "sum"}}, r"pooling must be one of \['avg', 'max'\], got 'sum'"),
     ],
 )

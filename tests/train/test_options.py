@@ -37,13 +37,20 @@ def test_k_fusion_and_rule_reach_every_layer(task, tmp_path):
     assert {(m.topk, m.fusion, m.selection) for m in layers} == {(3, "refine", "mass")}
 
 
-def test_the_rivals_have_no_pst_and_the_same_data_and_recipe(tmp_path):
-    rivals = {"classify": {"model": "test_resnet"}, "detect": {"neck": "fpn"}, "segment": {"neck": "fpn"}}
-    for task, rival in rivals.items():
-        run = train(task, tmp_path / task, **rival)
-        assert [row["topk"] for row in sweep(run)] == [0]  # has no k to sweep
-        with pytest.raises(ValueError, match="has no PST layer: topk must be 0, got 4"):
-            evaluate(run, topk=4)
+@pytest.mark.parametrize(
+    ("task", "rival"),
+    [
+        ("classify", {"model": "test_resnet"}),
+        ("detect", {"neck": "fpn"}),
+        ("segment", {"neck": "fpn"}),
+        ("segment", {"neck": "none"}),
+    ],
+)
+def test_the_rivals_have_no_pst_and_the_same_data_and_recipe(task, rival, tmp_path):
+    run = train(task, tmp_path, **rival)
+    assert [row["topk"] for row in sweep(run)] == [0]  # has no k to sweep
+    with pytest.raises(ValueError, match="has no PST layer: topk must be 0, got 4"):
+        evaluate(run, topk=4)
 
 
 def test_the_gate_alone(tmp_path):

@@ -222,7 +222,7 @@ class SegmentConfig(Config):
     Attributes:
         encoder: Any timm backbone with feature maps, "hf:NAME" for one of transformers, or in a YAML file a mapping,
             transformers' configuration; see `pst.backbones.build_body`.
-        neck: "pst", or "fpn" for the usual one.
+        neck: "pst", "fpn", or "none" for a 1×1 convolution of each map alone.
         finest: Reduction of the finest level: 4, 8 or 16.
         backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
             ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
@@ -231,7 +231,7 @@ class SegmentConfig(Config):
     """
 
     encoder: str | dict[str, Any] = "resnet18"
-    neck: Literal["pst", "fpn"] = "pst"
+    neck: Literal["pst", "fpn", "none"] = "pst"
     finest: int = 4
     backbone_weights: str | None = None
     imgsz: int = 512

@@ -12,7 +12,24 @@ from torch import Tensor, nn
 from pst.modules import PSTPyramid
 from pst.modules.conv import ConvNormAct
 
-Neck = Literal["pst", "fpn"]
+Neck = Literal["pst", "fpn", "none"]
+
+
+class Laterals(nn.Module):
+    """No neck: a 1×1 convolution of each map, and nothing from one to another.
+
+    Args:
+        in_channels: Of the maps.
+        out_channels: Of every result.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(ConvNormAct(c, out_channels) for c in in_channels)
+
+    def forward(self, maps: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+        """Maps, finest first -> as many of ``out_channels`` channels, each of its own size."""
+        return OrderedDict((name, conv(x)) for conv, (name, x) in zip(self.convs, maps.items(), strict=True))
 
 
 class SegmentationDecoder(nn.Module):
@@ -23,7 +40,7 @@ class SegmentationDecoder(nn.Module):
         channels: Of the encoder's maps.
         pyramid_channels: Width of the pyramid.
         out_channels: Width of the sum.
-        neck: "pst" or "fpn".
+        neck: "pst", "fpn" or "none".
         finest: Reduction of the finest map that is decoded.
         options: More arguments of the neck.
 
@@ -48,6 +65,8 @@ class SegmentationDecoder(nn.Module):
         self.names, self.out_channels = list(used), out_channels
         if neck == "pst":
             self.neck: nn.Module = PSTPyramid(list(used.values()), pyramid_channels, **options)
+        elif neck == "none":
+            self.neck = Laterals(list(used.values()), pyramid_channels)
         else:
             from torchvision.ops import FeaturePyramidNetwork
 
@@ -68,6 +87,8 @@ def decoder_options(neck: str, topk: int | Sequence[int], options: Mapping[str, 
     """``topk`` and the others in one, where they fit the neck."""
     if neck not in get_args(Neck):
         raise ValueError(f"neck must be one of {list(get_args(Neck))}, got {neck!r}")
-    if neck == "fpn" and topk != 0:
-        raise ValueError(f'topk is an option of neck="pst"; neck="fpn" has no attention, got topk={topk}')
+    if neck != "pst" and topk != 0:
+        raise ValueError(f'topk is an option of neck="pst"; neck="{neck}" has no attention, got topk={topk}')
+    if neck == "none" and options:
+        raise ValueError(f'neck="none" has no options, got neck_options={dict(options)}')
     return ({"topk": topk} if neck == "pst" else {}) | ({} if options is None else dict(options))

@@ -41,7 +41,8 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         decoder_segmentation_channels: Common width of the head.
         aux_params: Adds a classifier of the image on the coarsest map, and a second result: ``classes``, and optionally
             ``pooling`` ("avg", "max"), ``dropout`` and ``activation``.
-        neck: "pst", or "fpn" for torchvision's FeaturePyramidNetwork: the same model with its usual neck.
+        neck: "pst", "fpn" for torchvision's FeaturePyramidNetwork, or "none" for a 1×1 convolution of each map alone,
+            which found more on a frozen encoder at equal cost; see ``docs/frozen.md``.
         topk: k of the PST layers, see `pst.PSTPyramid`; change it later with `pst.set_topk`.
         neck_options: More arguments of `pst.PSTPyramid` or FeaturePyramidNetwork.
         encoder_options: More arguments of `pst.backbones.build_body` and ``timm.create_model``, e.g. ``frozen`` of a
@@ -57,7 +58,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
 
     Raises:
         FileNotFoundError: ``backbone_weights`` names no file.
-        ValueError: The backbone is unknown or no hierarchy, an option is unknown, ``topk`` is given with an FPN, or
+        ValueError: The backbone is unknown or no hierarchy, an option is unknown, ``topk`` is given without PST, or
             ``backbone_weights`` are another network's or given beside ``encoder_weights``.
 
     Examples:
