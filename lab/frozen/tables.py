@@ -55,7 +55,7 @@ def segmentation(results: Results, group: str, latency: Mapping[str, Mapping[str
     first = FIRST[group]
     rows = [name for name in results if ROWS[name].group == group]
     rows.sort(key=lambda name: -value(_of(results, name, "val"), "k0").mean)
-    header = ["neck", "val mIoU", "test mIoU", f"test − {title(first)}", "parameters, k", "GFLOPs", "seeds"]
+    header = ["neck", "val mIoU", "test mIoU", f"test − {title(first)}", "parameters, 1000s", "GFLOPs", "seeds"]
     devices = [device for device in latency if any(name in latency[device] for name in rows)]
     lines = []
     for name in rows:

@@ -38,11 +38,13 @@ def measure(path: str | Path, out: str | Path, *, device: str = "cpu", batch: in
         The file, ``latency-STUDY-DEVICE-bBATCH.json``: image size -> model -> variant -> milliseconds per image.
 
     Raises:
-        ValueError: The study is of a made task.
+        ValueError: The study is of a synthetic task.
     """
     study = load_study(path)
     if any(cell.runner == "retrieval" for cell in study.cells):
-        raise ValueError(f"{path} is a study of a made task, which has no latency to measure apart: its cells time it")
+        raise ValueError(
+            f"{path} is a study of a synthetic task, which has no latency to measure apart: its cells time it"
+        )
     sizes = dict.fromkeys(int(cell.settings["data"]["train"]["imgsz"]) for cell in study.cells)
     timed: dict[str, dict[str, dict[str, float]]] = {}
     for imgsz in sizes:

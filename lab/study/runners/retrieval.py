@@ -1,4 +1,4 @@
-"""Cells of the made task: does a trained PST layer fetch with its fine attention what the coarse map has lost?
+"""Cells of the synthetic task: does a trained PST layer fetch with its fine attention what the coarse map has lost?
 
 A cell takes seconds, so one that was interrupted is begun anew. Everything is drawn from the cell's seed, and the
 images that models are evaluated on from a seed of their own. On one machine the same cell gives the same figures.

@@ -1,4 +1,4 @@
-"""The model that solves the made task of `retrieval_task`: a PST layer, and what it cannot do without."""
+"""The model that solves the synthetic task of `retrieval_task`: a PST layer, and what it cannot do without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A made task whose answer is known beforehand: fetch from another cell what a coarse map may have lost.
+"""A synthetic task whose answer is known beforehand: fetch from another cell what a coarse map may have lost.
 
 An image is a fine grid of 16 × 16 positions and its coarse grid of 8 × 8 cells, four children each. Every cell has a
 random key, every child adds one of four fixed codes to it, and has a content: a part that it shares with its siblings,

@@ -16,7 +16,7 @@ def add_parser(verbs: Verbs) -> None:
         help="train, evaluate and report, on embedded data or your own",
         examples=["demo", "demo --data my-data.yaml --epochs 50 --out runs/mine"],
         description="Train YOLO11n-PST with coarse attention alone, evaluate it with fine attention switched on, and "
-        "write report.html. Ctrl+C and the same command again go on where it stopped.",
+        "write report.html. After Ctrl+C the same command continues where it stopped.",
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--data", type=Path, metavar="YAML", help="dataset in the Ultralytics layout (embedded digits)")

@@ -18,7 +18,7 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "explore",
         help="a local page: models, pictures, k, selected tokens, attention",
-        description="Open a page of this machine, in the browser: drop a picture, two, or a short video, move k and "
+        description="Open a local page in the browser: drop one or two pictures, or a short video, move k and "
         "the other settings, and see results, selected tokens and the attention of a position. Without a MODEL it "
         "has the demo's, if there is one, and propagation. Models: checkpoints of Ultralytics (.pt, .safetensors), run "
         "folders of pst train and their weights, and folders of save_pretrained.",

@@ -39,13 +39,13 @@ def add_parser(verbs: Verbs) -> None:
         nargs="?",
         const="",
         metavar="TEXT",
-        help="list the models for Ultralytics, with true GFLOPs, instead; only those with TEXT in the name",
+        help="list the Ultralytics models, attention counted in GFLOPs; only those with TEXT in the name",
     )
     parser.add_argument(
         "--timm",
         nargs="*",
         metavar="NAME",
-        help="sizes of these timm backbones with PST instead, next to the plain ones; without a NAME, of the ResNets",
+        help="list these timm backbones, with PST and plain; without a NAME, the ResNets",
     )
     parser.add_argument(
         "--transformers",

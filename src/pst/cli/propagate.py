@@ -24,7 +24,7 @@ def add_parser(verbs: Verbs) -> None:
         help="masks and points of a few frames, carried through a video",
         description="Carry masks and points from annotated frames to all frames of a clip, forward and backward, by "
         "attention between frames. Nothing is trained. A mask is a PNG of the frame's size whose values are labels, "
-        "255 unlabelled. Run the same command again after an interruption: it goes on where it was.",
+        "255 unlabelled. After an interruption the same command continues where it stopped.",
         examples=_EXAMPLES,
     )
     parser.add_argument("clip", type=Path, help="video, folder of images, or folder of such clips")
@@ -43,7 +43,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--topk", type=natural, metavar="K", help="coarse positions that are looked at finely")
     parser.add_argument("--size", type=positive, metavar="N", help="longer side of frames for the features, in pixels")
     parser.add_argument(
-        "--threshold", type=share, metavar="T", help="pixels whose label is less sure become 255, unknown"
+        "--threshold", type=share, metavar="T", help="pixels whose label has less than T of the attention become 255"
     )
     parser.add_argument("--memory", type=natural, metavar="N", help="last frames that are remembered")
     parser.add_argument("--device", default="cpu", help="where to compute, as torch names it (%(default)s)")

@@ -60,13 +60,11 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--max-tokens", type=bound_list, metavar="N,…", help="most coarse tokens, e.g. 16,100,all (the model's own)"
     )
-    parser.add_argument(
-        "--selection", default="mean", metavar="RULE", help="of a run: rule of the tokens (%(default)s)"
-    )
-    parser.add_argument("--split", default="val", help="of a run: split of the data (%(default)s)")
+    parser.add_argument("--selection", default="mean", metavar="RULE", help="for a run: selection rule (%(default)s)")
+    parser.add_argument("--split", default="val", help="for a run: data split (%(default)s)")
     parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size (that of the run; .pt: 640)")
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (that of the run; .pt: 16)")
-    parser.add_argument("--device", help="cpu, 0, … (the best there is)")
+    parser.add_argument("--device", help="cpu; for a .pt also 0, … (the best available)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (runs/val/ and the model's name)")
     add_trust(parser)
     parser.set_defaults(run=run)

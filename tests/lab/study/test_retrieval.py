@@ -1,4 +1,4 @@
-"""The made task: what is known of it, its model, and a committed cell run again."""
+"""The synthetic task: what is known of it, its model, and a committed cell run again."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def run(folder: Path, old: str = "", new: str = "", *, say: Any = lambda _: None
 
 
 def test_latency_of_a_made_task_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"retrieval\.yaml is a study of a made task"):
+    with pytest.raises(ValueError, match=r"retrieval\.yaml is a study of a synthetic task"):
         latency.measure(STUDY, tmp_path)
 
 

@@ -224,7 +224,7 @@ def test_two_studies_with_different_cells_of_one_name_are_refused(tmp_path, monk
 
 
 def test_only_data_sets_of_files_are_looked_for(tmp_path, monkeypatch):
-    """The made task has no data set, and other runners look for theirs themselves."""
+    """The synthetic task has no data set, and other runners look for theirs themselves."""
     paths, _ = two_studies(tmp_path, monkeypatch)
     monkeypatch.undo()
     monkeypatch.setattr(run, "_run_all", lambda *_: None)
