@@ -174,6 +174,37 @@ def test_interrupt_exits_as_shells_expect(raising, capsys):
     assert capsys.readouterr().err == "pst: interrupted\n"
 
 
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pst.train.fit", stop)
+    assert main(["train", "classify", f"data={tmp_path}", f"out={tmp_path / 'run'}"]) == 130
+    assert capsys.readouterr().err.endswith("pst: interrupted; the same command with --resume continues\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["val", "--model", "best.pt", "--tokp", "8"],
+            "there is no --tokp here: did you mean '--topk'? (pst val --help",
+        ),
+        (["train", "detect", "--epochs", "1"], "there is no --epochs here: settings are written without --, epochs=…"),
+        (["doctor", "x"], "there is no x here (pst doctor --help"),
+        (["propagate", "clip", "--topk", "-1"], "argument --topk: expected an integer ≥ 0, got '-1'"),
+        (["reproduce", "coco", "--scale"], "argument --scale: expected one argument (pst reproduce coco --help"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith(f"pst: error: {message}")
+    assert error.count("\n") == 1
+
+
 def test_the_installed_command_reports_a_missing_model_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     result = run_command("val", "--model", "none.pt", "--data", "none.yaml", cwd=tmp_path)

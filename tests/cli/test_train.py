@@ -44,6 +44,9 @@ def test_overrides_and_switches_reach_the_run(runs):
         (["train", "segment"], "'data' is missing"),
         (["val", "--model", "none.safetensors"], "none.safetensors"),
         (["predict", "--model", "none.safetensors", "a.png"], "none.safetensors"),
+        (["predict", "--model", "best.pt", "a.png"], "pst yolo predict model=best.pt source=a.png"),
+        (["val", "--model", "best.onnx", "--data", "d.yaml"], "exported files run with pst yolo val"),
+        (["export", "--model", "."], ". is a folder: expected a .pt"),
     ],
 )
 def test_a_mistake_is_one_line(argv, message, capsys, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -56,7 +56,7 @@ def test_defaults(calls):
                 "topk": [0, 4, 8, 16],
                 "fusion": ["gate", "refine"],
                 "max_tokens": None,
-                "imgsz": 640,
+                "imgsz": None,
                 "batch": 16,
                 "device": None,
                 "project": Path("runs/val/best"),
@@ -126,6 +126,24 @@ def test_files_hold_every_row_and_where_it_was_measured():
         table = list(csv.DictReader(file))
     assert table == [{name: str(value) for name, value in row._asdict().items()} for row in ROWS]
     assert sorted(p.name for p in Path("out").iterdir()) == ["val.csv", "val.json"]  # no partial file is left
+
+
+@pytest.mark.usefixtures("calls")
+def test_no_earlier_result_is_replaced_unless_its_folder_is_named():
+    for _ in range(3):
+        assert main(ARGV) == 0
+    assert sorted(path.name for path in Path("runs/val").iterdir()) == ["best", "best-2", "best-3"]
+    for _ in range(2):
+        assert main([*ARGV, "--out", "out"]) == 0
+    assert json.loads(Path("out/val.json").read_text())["model"] == "weights/best.pt"
+
+
+@pytest.mark.usefixtures("calls")
+def test_sizes_without_objects_have_no_figure(monkeypatch, capsys):
+    row = SimpleNamespace(_asdict=lambda: {"fusion": "none", "topk": 0, "map_small": -1.0, "latency_ms": 1.0})
+    monkeypatch.setattr(sys.modules["pst.integrations.ultralytics"], "sweep", lambda *_, **__: iter([row]))
+    assert main(ARGV) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["none", "0", "–", "1.00"]
 
 
 def test_an_interrupted_sweep_keeps_the_rows_it_has(calls, monkeypatch):

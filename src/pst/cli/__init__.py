@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pst import __version__
 from pst._moved import GONE
 from pst.cli import convert, demo, doctor, explore, export, info, predict, propagate, reproduce, train, val, yolo
+from pst.cli._common import VerbParser
 from pst.cli._run import add_debug, run
 from pst.cli._waiting import wait_briefly
 
@@ -44,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Parser of the whole command; parsed arguments carry the verb's handler as ``run``."""
     parser = argparse.ArgumentParser(prog="pst", description="Pyramid Sparse Transformer for vision models.")
     parser.add_argument("--version", action="version", version=f"pst {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=VerbParser)
     for verb in (demo, explore, yolo, train, val, predict, propagate, reproduce, export, convert, info, doctor):
         verb.add_parser(verbs)
     add_debug(parser, verbs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -10,11 +12,33 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from pst.io.files import WriteError, write_failure
+from pst.io.names import nearest
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class VerbParser(argparse.ArgumentParser):
+    """Of one verb: a mistake is one sentence, with the option that was meant, instead of the whole usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse, but what no verb knows is refused here, where the verb's options are known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"there is no {unknown[0]} here{self._meant(unknown[0])}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the options are listed."""
+        self.exit(2, f"pst: error: {message} ({self.prog} --help lists what it takes)\n")
+
+    def _meant(self, unknown: str) -> str:
+        name = unknown.partition("=")[0]
+        if "KEY=VALUE" in (self.usage or "") and name.startswith("--"):
+            return f": settings are written without --, {name.removeprefix('--')}=…"
+        return nearest(name, re.findall(r"--[\w-]+", self.format_help()), 0.6) if name.startswith("-") else ""
 
 
 def add_verb(verbs: Verbs, name: str, description: str, examples: Sequence[str], **options: Any) -> Any:
@@ -100,8 +124,22 @@ def require(module: str, extra: str) -> None:
 
 def check_suffix(path: Path) -> None:
     """Raise ValueError for what cannot be a checkpoint of Ultralytics, by its name."""
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder: expected a .pt or .safetensors file of Ultralytics; a run of "
+            "pst train is exported from Python, by pst.export"
+        )
     if path.suffix not in (".pt", ".safetensors"):
-        raise ValueError(f"{path} is no checkpoint: expected a .pt or .safetensors file")
+        raise ValueError(
+            f"{path} is no checkpoint: expected a .pt or .safetensors file; exported files run with "
+            f"pst yolo val model=… and pst yolo predict model=…"
+        )
+
+
+def free_folder(path: Path) -> Path:
+    """``path``, or with -2, -3, … behind it: the first that is not there, so that no earlier result is replaced."""
+    names = itertools.chain([path], (path.with_name(f"{path.name}-{i}") for i in itertools.count(2)))
+    return next(each for each in names if not each.exists())
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str], passed_on: Sequenc
         try:
             return args.run(args)
         except KeyboardInterrupt:
-            print("pst: interrupted", file=sys.stderr)
+            print(f"pst: interrupted{getattr(args, 'again', '')}", file=sys.stderr)
             return _INTERRUPTED
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)

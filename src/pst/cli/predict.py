@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
-from pst.cli._common import Verbs, add_verb, natural, require, share
+from pst.cli._common import Verbs, add_verb, free_folder, natural, require, share
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -33,7 +34,13 @@ def run(args: argparse.Namespace) -> int:
     require("accelerate", "train")
     from pst.train.predict import predict_images
 
-    out = Path("runs/predict") / args.model.stem if args.out is None else args.out
+    if args.model.suffix == ".pt":
+        source = " ".join(f"source={shlex.quote(str(image))}" for image in args.images[:1])
+        raise ValueError(
+            f"{args.model} is a checkpoint of Ultralytics, not of pst train: "
+            f"pst yolo predict model={shlex.quote(str(args.model))} {source}"
+        )
+    out = free_folder(Path("runs/predict") / args.model.stem) if args.out is None else args.out
     options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device")}
     entries = predict_images(args.model, args.images, out, **options)
     print(f"Written: {len(entries)} pictures and {out / 'predictions.json'}; open {out}")

@@ -52,7 +52,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="clips at a time (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace results made with something else")
     parser.add_argument("--no-video", action="store_true", help="write no overlay.mp4")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again="; the same command continues")
 
 
 def _pair(text: str) -> tuple[str, Path]:

@@ -46,7 +46,7 @@ def add_parser(verbs: Verbs) -> None:
         each.add_argument(
             "extra", nargs="*", type=_argument, metavar="ARG=VALUE", help="for Ultralytics; departs from the recipe"
         )
-        each.set_defaults(run=run)
+        each.set_defaults(run=run, again="; the same command continues")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,17 +23,17 @@ def add_parser(verbs: Verbs) -> None:
         help="train a classifier, detector or segmenter: pst train classify data=FOLDER model=pst_resnet18",
         examples=[
             "train detect data=blood.yaml model=fcos backbone=resnet18 out=runs/cells",
-            "train detect --resume data=blood.yaml out=runs/cells",
+            "train detect data=blood.yaml model=fcos backbone=resnet18 out=runs/cells --resume",
         ],
         description="Train a model. Every setting is key=value, or a line of a YAML file; docs/train.md lists them. "
         "Several processes: torchrun --nproc-per-node 2 -m pst train …",
     )
     parser.add_argument("task", choices=_TASKS, help="what the model does")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings in a file")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the folder `out`, if there is one")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder `out`, with its settings")
     parser.add_argument("--changed-data", action="store_true", help="resume although files, labels or classes changed")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be decoded")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again="; the same command with --resume continues")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from pst.cli._common import (
     bound_list,
     check_suffix,
     format_table,
+    free_folder,
     fusion_list,
     host_errors,
     positive,
@@ -38,7 +39,7 @@ _HEADER = {
     "peak_memory_mb": "peak MB",
 }
 _DIGITS = {"latency_ms": 2, "peak_memory_mb": 1, "gflops": 2}
-_IMGSZ, _BATCH = 640, 16  # where the checkpoint does not say
+_BATCH = 16  # of a .pt
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -55,14 +56,20 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--model", type=Path, required=True, metavar="MODEL", help="best.pt, a run, best.safetensors")
     parser.add_argument("--data", help="data set (that of the run); a YAML in the Ultralytics layout for a .pt")
-    parser.add_argument("--topk", type=topk_list, default="0,4,8,16", metavar="K,…", help="values of k (%(default)s)")
+    parser.add_argument(
+        "--topk",
+        type=topk_list,
+        default="0,4,8,16",
+        metavar="K,…",
+        help="values of k; more than there are tokens: all (%(default)s)",
+    )
     parser.add_argument("--fusion", type=fusion_list, default="gate,refine", metavar="NAME,…", help="(%(default)s)")
     parser.add_argument(
         "--max-tokens", type=bound_list, metavar="N,…", help="most coarse tokens, e.g. 16,100,all (the model's own)"
     )
     parser.add_argument("--selection", default="mean", metavar="RULE", help="for a run: selection rule (%(default)s)")
     parser.add_argument("--split", default="val", help="for a run: data split (%(default)s)")
-    parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size (that of the run; .pt: 640)")
+    parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size (that of the training)")
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (that of the run; .pt: 16)")
     parser.add_argument("--device", help="cpu; for a .pt also 0, … (the best available)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (runs/val/ and the model's name)")
@@ -80,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     require(*("accelerate", "train") if own else ("ultralytics", "ultralytics"))
     from pst.profile.environment import environment
 
-    out = Path("runs/val") / args.model.stem if args.out is None else args.out
+    out = free_folder(Path("runs/val") / args.model.stem) if args.out is None else args.out
     settings = {name: getattr(args, name) for name in ("topk", "fusion", "max_tokens", "imgsz", "batch", "device")}
     if own:
         settings |= {"selection": args.selection, "split": args.split}
@@ -107,8 +114,7 @@ def _ultralytics(args: argparse.Namespace, out: Path) -> Iterator[Row]:
     """Rows of a checkpoint of Ultralytics."""
     from pst.integrations.ultralytics import sweep
 
-    imgsz, batch = _IMGSZ if args.imgsz is None else args.imgsz, _BATCH if args.batch is None else args.batch
-    sizes = {"imgsz": imgsz, "batch": batch, "device": args.device}
+    sizes = {"imgsz": args.imgsz, "batch": _BATCH if args.batch is None else args.batch, "device": args.device}
     with host_errors(f"validate {args.model} on {args.data}"):
         asked = {"topk": args.topk, "fusion": args.fusion, "max_tokens": args.max_tokens}
         for row in sweep(args.model, args.data, **asked, **sizes, project=out, trust=args.trust):
@@ -146,4 +152,6 @@ def _table(rows: Sequence[Row]) -> str:
 def _cell(name: str, value: object) -> str:
     if value is None:
         return "all"
+    if value == -1 and "map" in name:  # COCO's sign: no object of this kind
+        return "–"
     return f"{value:.{_DIGITS.get(name, 4)}f}" if isinstance(value, float) else str(value)

@@ -25,7 +25,7 @@ def add_parser(verbs: Verbs) -> None:
         add_help=False,
         usage="pst yolo TASK MODE ARG=VALUE … [--trust]",
         help="the yolo command, with PST, e.g. pst yolo detect train model=yolo11n-pst.yaml data=coco8.yaml",
-    ).set_defaults(run=run)
+    ).set_defaults(run=run, again="; a training continues with pst yolo TASK train resume=True model=…/weights/last.pt")
 
 
 def run(args: argparse.Namespace) -> int:

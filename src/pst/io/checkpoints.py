@@ -79,13 +79,15 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no safetensors file at {path}")
+        raise FileNotFoundError(f"no safetensors file at {path}: check the path")
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata = f.metadata()
             return {name: f.get_tensor(name) for name in f.keys()}, {} if metadata is None else metadata  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {first_line(error)}") from error
+        raise ValueError(
+            f"{path} is not a safetensors file: {first_line(error)}; if it should be one, it is damaged"
+        ) from error
 
 
 def _rename(

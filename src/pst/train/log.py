@@ -41,12 +41,17 @@ class Logger:
             for name, value in row.items():
                 self._board.add_scalar(name, value, step)
             self._board.flush()
-        LOG.info("  ".join(f"{name} {value:.4g}" for name, value in row.items() if "iou_" not in name))
+        LOG.info("  ".join(f"{name} {value:.4g}" for name, value in row.items() if _is_shown(name, value)))
 
     def close(self) -> None:
         """Close TensorBoard's files."""
         if self._board is not None:
             self._board.close()
+
+
+def _is_shown(name: str, value: float) -> bool:
+    """Not the IoU of single classes, nor COCO's −1 for sizes of which there is no object."""
+    return "iou_" not in name and not ("map" in name and value == -1)
 
 
 def _csv(history: Sequence[Mapping[str, float]]) -> str:

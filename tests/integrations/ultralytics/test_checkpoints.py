@@ -461,3 +461,28 @@ YOLO({str(trained)!r}).train(**{args}, epochs=1, amp=False)
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["yolo11n-pst-neck.yaml", "yolo26n-pst-neck.yaml", "yolo11n-pst-neck-seg.yaml"])
+def test_a_head_that_kept_the_width_of_pretrained_weights_is_opened(name: str, tmp_path: Path) -> None:
+    """Ultralytics' load makes the class branch as wide as that of the weights: 80 for COCO's, not 64."""
+    coco, mine = YOLO(name), YOLO(name)
+    mine.model = type(mine.model)(copy.deepcopy(mine.model.yaml) | {"nc": 3}, verbose=False)
+    before = mine.model.model[-1].cv3[0][2].in_channels
+    mine.model.load(coco.model, verbose=False)
+    width = mine.model.model[-1].cv3[0][2].in_channels
+    if width == before:
+        pytest.skip("this Ultralytics leaves the branch as it is")
+    mine.model.names = NAMES
+    x = torch.rand(1, 3, 64, 64)
+    expected = mine.model.eval()(x)
+    for opened in (own(mine.model, tmp_path / "best.pt"), tmp_path / "best.safetensors"):
+        if opened.suffix == ".safetensors":
+            convert_checkpoint(tmp_path / "best.pt", opened)
+        found = YOLO(opened).model
+        assert found.model[-1].cv3[0][2].in_channels == width
+        torch.testing.assert_close(_tensors(found.eval()(x)), _tensors(expected), rtol=1e-2, atol=1e-2)
+
+
+def _tensors(found: Any) -> torch.Tensor:
+    return found if isinstance(found, torch.Tensor) else _tensors(found[0])

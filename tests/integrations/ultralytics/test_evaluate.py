@@ -30,6 +30,18 @@ def test_rows_are_those_of_single_validations_k_0_first(trained: Path, boxes_dat
         assert row.peak_memory_mb > 100  # the interpreter and torch alone hold more
 
 
+def test_the_size_is_that_of_the_training_and_nothing_is_left_lying_about(
+    trained: Path, boxes_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (own,) = sweep(trained, boxes_data, topk=(0,), project="here", batch=4, device="cpu")
+    (given,) = sweep(trained, boxes_data, topk=(0,), project="here", **ARGS)
+    assert own.gflops == given.gflops
+    assert (own.map50_95, own.map50) == (given.map50_95, given.map50)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert {path.name for path in tmp_path.rglob("*")} <= {"here"}
+
+
 def test_bad_arguments_fail_before_any_work(trained: Path, boxes_data: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nothing\.pt"):
         sweep(tmp_path / "nothing.pt", boxes_data)

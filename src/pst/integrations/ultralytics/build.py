@@ -52,13 +52,33 @@ def _empty(checkpoint: Checkpoint) -> tuple[Any, str]:
     if described > 2 * held + 1_000_000:  # found out before memory is taken
         raise ValueError(f"its YAML describes {described:,} weights, and it holds {held:,}")
     kind: Any = getattr(host_tasks, checkpoint.model_class)
-    model = kind(copy.deepcopy(cfg), ch=cfg["channels"], verbose=False)
+
+    def make(cfg: dict[str, Any]) -> Any:
+        return kind(copy.deepcopy(cfg), ch=cfg["channels"], verbose=False)
+
+    model = make(cfg)
+    if width := _class_width(model, wanted):
+        model.load(make({**cfg, "nc": width}), verbose=False)
     unlike = difference(shapes(model.state_dict()), wanted)
     if unlike and not any(name.endswith(".bn.weight") for name in wanted):  # it may have been saved after fuse()
         fused = copy.deepcopy(model).fuse(verbose=False)
         if not difference(shapes(fused.state_dict()), wanted):
             return fused, ""
     return model, unlike
+
+
+def _class_width(model: Any, wanted: Mapping[str, Any]) -> int | None:
+    """Width of the class branch in a checkpoint, where it is not the one that the number of classes gives.
+
+    Training that starts from pretrained weights keeps their width: Ultralytics' ``load`` makes the branch as wide as
+    that of the model it is given, whose width is its number of classes, 100 at most.
+    """
+    own = shapes(model.state_dict())
+    for branch in ("cv3", "one2one_cv3"):
+        name = f"model.{len(model.model) - 1}.{branch}.0.2.weight"
+        if name in own and len(wanted.get(name, ())) == 4 and own[name][1] != wanted[name][1] <= 100:
+            return wanted[name][1]
+    return None
 
 
 def _without_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import torch
 from pst.control import attention_layers
 from pst.functional.attention import Fusion
 from pst.integrations.ultralytics.flops import gflops
-from pst.integrations.ultralytics.yolo import YOLO
+from pst.integrations.ultralytics.yolo import YOLO, trained_size
 from pst.profile.sweep import Evaluated, check_bounds, grid, run_sweep
 
 _VAL_DEFAULTS = {"plots": False, "verbose": False, "exist_ok": True}
@@ -52,7 +53,7 @@ def sweep(
     topk: Sequence[int] = (0, 4, 8, 16),
     fusion: Sequence[Fusion] = ("gate", "refine"),
     max_tokens: Sequence[int | None] | None = None,
-    imgsz: int = 640,
+    imgsz: int | None = None,
     batch: int = 16,
     device: str | None = None,
     project: str | Path = "runs/val",
@@ -67,7 +68,7 @@ def sweep(
         topk: Values of k.
         fusion: Fusions; "gate" needs a model that was built with it.
         max_tokens: Bounds on the coarse tokens, None among them for no bound; None alone leaves the model its own.
-        imgsz: Image size in pixels.
+        imgsz: Image size in pixels; None takes that of the training.
         batch: Images in a batch.
         device: As in Ultralytics; None picks one.
         project: Folder for what Ultralytics writes.
@@ -90,18 +91,22 @@ def sweep(
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
     yolo = YOLO(model, trust=trust)
     attention_layers(yolo)
-    own = {"data": str(data), "imgsz": imgsz, "batch": batch, "device": device, "project": str(project)}
+    side: int = trained_size(yolo) if imgsz is None else imgsz
+    folder = str(Path(project).absolute())  # a relative one Ultralytics would put below its own
+    own = {"data": str(data), "imgsz": side, "batch": batch, "device": device, "project": folder}
     images: list[int] = []
     yolo.add_callback("on_val_end", lambda validator: images.append(validator.seen))
     evaluate = partial(_evaluate, yolo, images, {**_VAL_DEFAULTS, **val_args, **own})
     place = "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu"
     asked = {"topk": topk, "fusion": fusion, "max_tokens": max_tokens}
-    rows = run_sweep(yolo, evaluate, **asked, count=lambda: gflops(yolo, imgsz), device=place)
+    rows = run_sweep(yolo, evaluate, **asked, count=lambda: gflops(yolo, side), device=place)
     return (SweepRow(**row.flat()) for row in rows)
 
 
 def _evaluate(yolo: YOLO, images: list[int], args: dict[str, Any], name: str) -> Evaluated:
     """Ultralytics' own validation of the object as it is; it appends the number of images."""
     metrics = yolo.val(name=name, **args)
+    with suppress(OSError):  # it makes a folder though it writes nothing
+        Path(metrics.save_dir).rmdir()
     found = {"map50_95": float(metrics.box.map), "map50": float(metrics.box.map50)}
     return Evaluated(found, metrics.speed["inference"], images[-1])

@@ -25,7 +25,7 @@ from pst.integrations.ultralytics.export_write import (
     write_host,
     write_program,
 )
-from pst.integrations.ultralytics.yolo import YOLO
+from pst.integrations.ultralytics.yolo import YOLO, trained_size
 from pst.modules.settings import Settings
 
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ def _check_options(format: str, opset: int | None, int8: bool) -> None:
 
 
 def _size(yolo: Any, imgsz: int | Sequence[int] | None, stride: int) -> tuple[int, int]:
-    args = yolo.model.args if isinstance(yolo.model.args, dict) else vars(yolo.model.args)
-    imgsz = args.get("imgsz", 640) if imgsz is None else imgsz
+    imgsz = trained_size(yolo) if imgsz is None else imgsz
     sides = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"imgsz must be one side or (height, width) in pixels, got {imgsz!r}")

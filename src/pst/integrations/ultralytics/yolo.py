@@ -148,3 +148,9 @@ class _YOLOE(Guarded, YOLOE):
 
 
 _KINDS = {RTDETR: _RTDETR, YOLOWorld: _YOLOWorld, YOLOE: _YOLOE}  # what a YOLO object becomes with such a model
+
+
+def trained_size(yolo: Any) -> Any:
+    """Image size that a model was trained at, a side or (height, width); 640 where it does not say."""
+    args = yolo.model.args if isinstance(yolo.model.args, dict) else vars(yolo.model.args)
+    return args.get("imgsz", 640)
