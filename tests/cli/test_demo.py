@@ -1,5 +1,7 @@
 """`pst demo` hands on exactly the options that were given."""
 
+import inspect
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +26,40 @@ def calls(monkeypatch):
     return recorded
 
 
-def test_defaults_are_left_to_the_demo(calls, capsys):
+def test_the_help_says_the_defaults(capsys):
+    for library in ("jinja2", "matplotlib"):
+        pytest.importorskip(library, reason="the demo extra is not installed")
+    from pst.demo.pipeline import run
+
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    defaults = {name: p.default for name, p in inspect.signature(run).parameters.items()}
+    for name in ("imgsz", "epochs", "batch", "out", "device", "workers", "seed"):
+        assert re.search(rf"--{name} [^-]*\({defaults[name]}\)", text), name
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in the checkout", "elsewhere"])
+@pytest.mark.usefixtures("calls")
+def test_without_gradio_the_last_line_says_what_to_install_first(monkeypatch, capsys, tmp_path, inside):
+    checkout, elsewhere = tmp_path / "my checkout", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    checkout.mkdir()
+    python = checkout / ".venv" / "bin" / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr("pst.cli.demo.find_spec", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.chdir(checkout if inside else elsewhere)
+    assert main(["demo"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    pip = ".venv/bin/python -m pip" if inside else f"'{python}' -m pip"
+    pst = ".venv/bin/pst" if inside else f"'{python.with_name('pst')}'"
+    assert said.startswith(f"Next: {pip} install 'pyramid-sparse-transformer[explore]', then {pst} explore, to play")
+
+
+def test_defaults_are_left_to_the_demo(calls, monkeypatch, capsys):
+    monkeypatch.setattr("pst.cli.demo.find_spec", lambda _: object())
+    monkeypatch.setattr("shutil.which", lambda _: "/bin/pst")
     assert main(["demo"]) == 0
     assert calls == [{}]
     assert capsys.readouterr().out.startswith("Report: open runs/demo/report.html\nNext: pst explore")

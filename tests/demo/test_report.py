@@ -44,10 +44,10 @@ def views(image) -> TwoViews:
 
 
 @pytest.fixture(scope="module")
-def report(image, panels, views) -> str:
+def rows() -> list:
     from pst.integrations.ultralytics import SweepRow
 
-    rows = [
+    return [
         SweepRow(
             fusion=fusion,
             topk=k,
@@ -59,6 +59,10 @@ def report(image, panels, views) -> str:
         )
         for fusion, k in (("none", 0), ("gate", 4), ("refine", 16))
     ]
+
+
+@pytest.fixture(scope="module")
+def report(image, panels, views, rows) -> str:
     scenes = [Scene(f"<script>{i}</script>.jpg", image, image, panels) for i in range(5)]
     return render_report(
         headline={"mAP50": "0.123"},
@@ -119,6 +123,23 @@ def test_every_picture_is_embedded_whole(report):
     assert len(pictures) == 1 + 5 * 2 + 3 * 2 + 5  # curves, five pairs, three scenes of two heads, two and three views
     for picture in pictures:
         Image.open(io.BytesIO(picture)).load()
+
+
+def test_the_words_and_the_lesson_come_first(report):
+    lead, _, rest = " ".join(report.split()).partition('<div class="headline">')
+    for text in ("A token is one cell", "inside the k large ones that score highest", "k changes little or nothing"):
+        assert text in lead
+    assert '<a href="#views">photo pair below</a>' in lead
+    assert '<h2 id="views">What fine attention is for' in rest
+
+
+@pytest.mark.parametrize(("best", "says"), [(0.0, True), (0.0004, True), (0.0006, False), (0.5, False)], ids=str)
+def test_a_detector_that_learned_nothing_is_called_so(rows, views, best, says):
+    zeros = [row._replace(map50_95=0.0, map50=0.0) for row in rows]
+    zeros[-1] = zeros[-1]._replace(map50=best)
+    page = render_report(headline={}, rows=zeros, curves=b"", scenes=[], views=views, facts={})
+    assert ("This detector learned nothing" in page) is says
+    assert page.count("<tr>") == 1 + len(rows)
 
 
 def test_the_reader_is_warned(report):

@@ -33,6 +33,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield found[0]
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 130
+        assert server.wait(30) == 0  # Ctrl+C is its usual end
         assert server.stdout is not None
         server.stdout.close()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pst.explore import carrying
-from pst.explore.carrying import Carrying, show_carried
+from pst.explore.carrying import Carrying, show_carried, show_unmarked
 from pst.explore.clip import Clip
 from pst.explore.marks import Marks, draw_marks
 from tiny_clips import moving, patches
@@ -60,8 +60,24 @@ def test_pictures_with_and_without_a_position(clip):
     plain = show_carried(coarse, fine, 8, marks, 2, None, None)
     assert plain.attention is None
     assert plain.captions[0].startswith("k = 0:")
-    assert "1 box" in plain.captions[2]
+    assert plain.captions[2] == "First picture: 1 box."
     asked = show_carried(coarse, fine, 8, marks, 2, (0.3, 0.3), None)
     assert asked.attention is not None
     assert "8 of" in asked.captions[2]
+    assert asked.captions[2].endswith("selected. The strongest pink has the highest score.")
+    marks.click((0.5, 0.5), "box")
+    for place in (None, (0.3, 0.3)):
+        begun = show_carried(coarse, fine, 8, marks, 2, place, None)
+        assert begun.captions[2].endswith(". Now click on the opposite corner of the box.")
     assert np.any(np.asarray(asked.tokens) != np.asarray(draw_marks(clip, marks)))
+
+
+def test_every_picture_says_where_to_click_while_nothing_is_marked(clip):
+    marks = Marks()
+    captions = show_unmarked(clip, marks, 2).captions
+    assert captions[0] == captions[1] == "Nothing to carry yet: mark it in the first picture, below."
+    assert captions[2] == "First picture: click on it to mark what is to be carried."
+    marks.click((0.1, 0.1), "box")
+    begun = show_unmarked(clip, marks, 2).captions
+    assert begun[:2] == captions[:2]
+    assert begun[2] == "First picture: now click on the opposite corner of the box."

@@ -40,6 +40,12 @@ def test_the_tokens_cells_are_painted_and_nothing_else():
     np.testing.assert_array_equal(painted, expected)
 
 
+def test_the_first_token_is_the_strongest_pink():
+    picture = np.asarray(draw_tokens(seen(), [25, 40, 0], (20, 20)), int)
+    changed = [np.abs(picture[y, x] - 90).sum() for y, x in ((48, 176), (80, 16), (16, 16))]
+    assert changed[0] > changed[1] > changed[2] > 0
+
+
 def test_no_token_leaves_the_picture_as_it_is():
     assert (np.asarray(draw_tokens(seen(), [], (20, 20))) == 90).all()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pst.explore.marks import Marks
+from pst.explore.marks import Marks, hint
 
 
 def test_two_clicks_are_a_box_whatever_their_order():
@@ -25,13 +25,25 @@ def test_two_clicks_are_a_box_whatever_their_order():
     assert labels[0, 0] == 2
 
 
-def test_one_place_is_no_box():
+def test_one_place_is_no_box_and_the_first_corner_waits_on():
     marks = Marks()
     marks.click((0.5, 0.5), "box")
-    with pytest.raises(ValueError, match="opposite corners"):
+    with pytest.raises(ValueError, match="opposite corner"):
         marks.click((0.5, 0.501), "box")
-    assert marks.corner is None
     assert not marks.boxes
+    marks.click((0.75, 1.0), "box")
+    assert marks.boxes == [((0.5, 0.5), (0.75, 1.0))]
+
+
+def test_the_next_click_is_said_after_each():
+    marks = Marks()
+    said = [hint(marks)]
+    for place, kind in (((0.1, 0.1), "box"), ((0.5, 0.5), "box"), ((0.6, 0.6), "box"), ((0.7, 0.7), "point")):
+        marks.click(place, kind)
+        said.append(hint(marks))
+    corner = "now click on the opposite corner of the box."
+    assert said == ["click on it to mark what is to be carried.", corner, "", corner, ""]
+    assert marks.corner is None  # a point gives the begun box up
 
 
 def test_points_are_pixels():

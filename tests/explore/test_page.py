@@ -118,7 +118,10 @@ def test_labels_are_carried_through_a_video(page, tmp_path):
     page.wait(lambda: page.find("#kind label"))
     page.drop("#files", [write_video(moving(4), tmp_path / "clip.mp4")])
     page.wait(lambda: "mark" in page.text("#caption2"))
+    for caption in ("#caption0", "#caption1"):
+        assert "mark it in the first picture" in page.text(caption)
     page.click("#picture2 img", 0.05, 0.1)
+    page.wait(lambda: "opposite corner" in page.text("#caption2"))
     page.click("#picture2 img", 0.3, 0.4)
     page.wait(lambda: "1 box" in page.text("#caption2"))
     page.wait(lambda: "a frame" in page.text("#caption1"))

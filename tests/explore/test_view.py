@@ -12,7 +12,7 @@ from pst import PST
 from pst.explore.explorer import Explorer, Session, Wanted
 from pst.explore.models import PROPAGATION, Choice
 from pst.explore.networks import Found, Network
-from pst.explore.view import Asked, compute, duration, fusions_of, show
+from pst.explore.view import PINK, Asked, compute, duration, fusions_of, show
 
 
 class Tiny(nn.Module):
@@ -83,7 +83,7 @@ def test_what_is_drawn_has_the_pictures_shape_and_says_how_it_was_timed(network)
     assert [p and p.size for p in shown[:3]] == [(640, 320)] * 3
     assert shown.attention is None
     assert "measured here" in shown.captions[0]
-    assert "5 of 64 coarse tokens (8×8)" in shown.captions[2]
+    assert shown.captions[2] == f"5 of 64 coarse tokens (8×8) selected. {PINK}"
     clicked = show(computed, Asked(topk=5), "fuse.blocks.0.attn", 1, (0.5, 0.5))
     assert "row 4, column 8 of 16×16" in clicked.captions[3]
     assert clicked.attention is not None
@@ -92,10 +92,16 @@ def test_what_is_drawn_has_the_pictures_shape_and_says_how_it_was_timed(network)
     assert np.any(np.asarray(other.attention) != np.asarray(clicked.attention))
 
 
+def test_no_pink_is_explained_where_there_is_none(network):
+    asked = Asked(topk=0)
+    shown = show(compute(network, picture(), asked), asked, "fuse.blocks.0.attn", 0, None)
+    assert shown.captions[2] == "k = 0 selects none of the 64 coarse tokens (8×8)."
+
+
 def test_more_tokens_than_there_are_are_named_as_all(network):
     asked = Asked(topk=100)
     shown = show(compute(network, picture(), asked), asked, "fuse.blocks.0.attn", 0, None)
-    assert shown.captions[2] == "All 64 coarse tokens (8×8): there are no 100."
+    assert shown.captions[2] == f"All 64 coarse tokens (8×8): there are no 100. {PINK}"
 
 
 def test_a_model_without_pst_layers_is_refused():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from messages import says
 from pst.io.checkpoints import load_safetensors, save_safetensors
@@ -208,6 +208,14 @@ def test_the_sheet_shows_a_dozen_frames(video, masks, tmp_path):
         assert sheet.width > 4 * 300
         red = (np.array(sheet).astype(int) @ np.array([1, -1, -1])) > 150
         assert red.any()  # frames around annotated ones
+
+
+def test_the_sheet_numbers_frames_as_mask_does(video, masks, tmp_path, monkeypatch):
+    texts = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _self, _place, text, **_: texts.append(text))
+    carried(video, {0: masks[0], 6: masks[6]}, tmp_path / "out")
+    given = {0: ", given", 6: ", given"}
+    assert texts == [f"frame {i}{given.get(i, '')}" for i in range(len(masks))]
 
 
 def test_the_record_names_what_the_run_was_made_with(video, masks, tmp_path):

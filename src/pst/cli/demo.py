@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from pst.cli._common import Verbs, add_trust, add_verb, host_errors, natural, positive, require
@@ -20,18 +24,19 @@ def add_parser(verbs: Verbs) -> None:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--data", type=Path, metavar="YAML", help="dataset in the Ultralytics layout (embedded digits)")
-    parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size")
-    parser.add_argument("--epochs", type=positive, metavar="N", help="training epochs")
-    parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch")
+    parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size (192)")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="training epochs (14)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (8)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where everything is written (runs/demo)")
     parser.add_argument("--device", help="cpu, 0, … (cpu)")
-    parser.add_argument("--workers", type=natural, metavar="N", help="processes that load images")
-    parser.add_argument("--seed", type=natural, help="seed of data and training")
+    parser.add_argument("--workers", type=natural, metavar="N", help="processes that load images (4)")
+    parser.add_argument("--seed", type=natural, help="seed of data and training (0)")
     parser.add_argument("--restart", action="store_true", help="start again instead of going on")
     add_trust(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again="; the same command continues")
 
 
+_EXPLORE = "pyramid-sparse-transformer[explore]"
 _OPTIONS = ("data", "imgsz", "epochs", "batch", "out", "device", "workers", "seed", "restart", "trust")
 
 
@@ -46,5 +51,15 @@ def run(args: argparse.Namespace) -> int:
     with host_errors(f"train and validate on {getattr(args, 'data', 'the embedded digits')}"):
         report = run_demo(**{name: value for name, value in vars(args).items() if name in _OPTIONS})
     print(f"Report: open {report}")
-    print("Next: pst explore, to play with the model; pst demo --data data.yaml, to train on your own images")
+    first = "" if find_spec("gradio") else f"{_of_here('python')} -m pip install '{_EXPLORE}', then "
+    pst = "pst" if shutil.which("pst") else _of_here("pst")  # make runs it in an environment that the shell is not in
+    print(
+        f"Next: {first}{pst} explore, to play with the model; {pst} demo --data data.yaml, to train on your own images"
+    )
     return 0
+
+
+def _of_here(name: str) -> str:
+    """A program of this environment, which need not be the shell's. Its pip knows the extras of a checkout too."""
+    path = Path(sys.executable).with_name(name)
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

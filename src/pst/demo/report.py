@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _TEMPLATE = Path(__file__).with_name("report.html")
 _OVERLAYS = 3  # scenes whose selections are shown
 _PANEL = 384  # pixels of an enlarged overlay, about
+_NOTHING = 0.0005  # mAP50 below which the report's three decimals are zeros
 
 
 def render_report(
@@ -56,6 +57,7 @@ def render_report(
     return environment.get_template(_TEMPLATE.name).render(
         headline=headline,
         rows=rows,
+        nothing_learned=bool(rows) and all(row.map50 < _NOTHING for row in rows),
         curves=_data_uri(curves, "png"),
         scenes=scenes,
         views=views,

@@ -14,8 +14,8 @@ from torch import Tensor
 from pst.control import Selection
 from pst.explore.clip import Clip
 from pst.explore.draw import Place, enlarged, heat, marked
-from pst.explore.marks import Marks, describe, draw_marks
-from pst.explore.view import Shown, duration
+from pst.explore.marks import Marks, describe, draw_marks, hint
+from pst.explore.view import PINK, Shown, duration
 from pst.functional.grid import block_grid
 from pst.functional.selection import Window
 from pst.propagate import Features, Propagator, carry
@@ -90,6 +90,12 @@ class Carrying:
         return ones.grad[0, 0], tokens, coarse
 
 
+def show_unmarked(clip: Clip, marks: Marks, index: int) -> Shown:
+    """Frame ``index`` as it is, and where to click, while nothing is marked that could be carried to it."""
+    frame, said = enlarged(clip.frames[index]), "Nothing to carry yet: mark it in the first picture, below."
+    return Shown(frame, frame, draw_marks(clip, marks), None, (said, said, f"First picture: {hint(marks)}", ""))
+
+
 def show_carried(
     coarse: Carrying,
     fine: Carrying,
@@ -102,15 +108,15 @@ def show_carried(
     """Frame ``index`` with k = 0 and ``topk``, the marks, and where a place of the frame looks in the first one."""
     with_0, with_k = (c.picture(index, tell) for c in (coarse, fine))
     said_0, said_k = coarse.caption(0), fine.caption(topk)
-    first = draw_marks(coarse.clip, marks)
+    first, there, then = draw_marks(coarse.clip, marks), f"First picture: {describe(marks)}", hint(marks).capitalize()
     if place is None:
         said = "Click on a picture above to see where that position looks in the first one."
-        return Shown(with_0, with_k, first, None, (said_0, said_k, f"First picture: {describe(marks)}.", said))
+        return Shown(with_0, with_k, first, None, (said_0, said_k, f"{there}. {then}".strip(), said))
     weights, tokens, cells = fine.look(index, place)
     if tokens:
         first = selection_overlay(first, Selection(torch.tensor(tokens).view(1, 1, -1), cells, cells), 0)
-    chosen = f"First picture: {describe(marks)}; {len(tokens)} of {cells[0] * cells[1]} coarse positions selected."
+    chosen = f"{there}; {len(tokens)} of {cells[0] * cells[1]} coarse positions selected."
     heated = heat(enlarged(coarse.clip.frames[0]), weights)
     said = "Attention of the marked position in the first picture."
-    captions = (said_0, said_k, chosen, said)
+    captions = (said_0, said_k, " ".join(filter(None, (chosen, PINK if tokens else "", then))), said)
     return Shown(marked(with_0, place), marked(with_k, place), first, heated, captions)

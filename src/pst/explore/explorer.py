@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pst.explore.carrying import Carrying, Progress, show_carried
+from pst.explore.carrying import Carrying, Progress, show_carried, show_unmarked
 from pst.explore.clip import Clip, read_clip, read_labels
-from pst.explore.draw import Place, enlarged
-from pst.explore.marks import Marks, draw_marks
+from pst.explore.draw import Place
+from pst.explore.marks import Marks
 from pst.explore.models import PROPAGATION, Choice, load_model
 from pst.explore.networks import Network
 from pst.explore.view import Asked, Computed, Shown, compute, fusions_of, show
@@ -159,9 +159,7 @@ class Explorer:
             )
         index, topk = min(max(wanted.frame, 0), len(clip.frames) - 1), wanted.asked.topk
         if not marks.points and marks.labels(clip.frames[0].size) is None:
-            said = "First picture: click on it to mark what is to be carried."
-            frame = enlarged(clip.frames[index])
-            return Shown(frame, frame, draw_marks(clip, marks), None, ("", "", said, ""))
+            return show_unmarked(clip, marks, index)
         features = self._features = BackboneFeatures() if self._features is None else self._features
         before, marked = session.cache, marks.key()
         session.cache = {

@@ -35,14 +35,15 @@ class Marks:
     def click(self, place: Place, kind: str) -> None:
         """Mark a point, or a corner of a box."""
         if kind == "point":
+            self.corner = None
             self.points.append(place)
         elif self.corner is None:
             self.corner = place
         else:
             (left, right), (top, bottom) = (sorted(pair) for pair in zip(self.corner, place, strict=True))
+            if min(right - left, bottom - top) < _SMALLEST:  # the first corner stays, as the page shows it
+                raise ValueError("the two corners are too near to each other: click on the opposite corner of the box")
             self.corner = None
-            if min(right - left, bottom - top) < _SMALLEST:
-                raise ValueError("the two corners are too near to each other: click on opposite corners of a box")
             self.boxes.append(((left, top), (right, bottom)))
 
     def labels(self, size: tuple[int, int]) -> NDArray[np.uint8] | None:
@@ -83,3 +84,10 @@ def describe(marks: Marks) -> str:
     elif marks.boxes:
         parts.append(f"{len(marks.boxes)} box{'es' * (len(marks.boxes) != 1)}")
     return " and ".join(parts) or "nothing marked"
+
+
+def hint(marks: Marks) -> str:
+    """What is to be clicked on in the first picture now, after a colon; "" where nothing has to be."""
+    if marks.corner is not None:
+        return "now click on the opposite corner of the box."
+    return "" if marks.points or marks.boxes or marks.mask is not None else "click on it to mark what is to be carried."

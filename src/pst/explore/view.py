@@ -16,6 +16,7 @@ from pst.explore.passes import Pass, record_passes
 from pst.functional.selection import RULES
 from pst.profile.timing import Timing, interleave
 
+PINK = "The strongest pink has the highest score."  # of the selected tokens
 SELECTIONS = tuple(sorted(RULES.keys() - {"gumbel"}))  # which adds its noise while training alone
 _SECONDS, _RUNS = 0.5, 5
 
@@ -135,6 +136,6 @@ def _chosen(p: Pass, tokens: list[int], topk: int) -> str:
     if p.selection is None:
         return f"k = 0 selects none of the {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]})."
     if topk > count:
-        return f"All {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]}): there are no {topk}."
+        return f"All {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]}): there are no {topk}. {PINK}"
     of = "selected by one block of queries or another" if p.selection.index.ndim == 4 else "selected"
-    return f"{len(tokens)} of {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]}) {of}."
+    return f"{len(tokens)} of {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]}) {of}. {PINK}"

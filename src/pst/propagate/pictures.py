@@ -76,8 +76,8 @@ def _borders(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def write_sheet(frames: Frames, shown: Shown, given: Iterable[int], palette: Sequence[int], path: Path) -> None:
     """A JPEG of about a dozen frames, first, last and annotated ones among them, which are framed and say so."""
     given = sorted(given)
-    last, tile = len(frames) - 1, _tile(frames.size)
-    chosen = {round(i) for i in np.linspace(0, last, min(_SHOWN, len(frames)))} | set(given[:_SHOWN])
+    tile = _tile(frames.size)
+    chosen = {round(i) for i in np.linspace(0, len(frames) - 1, min(_SHOWN, len(frames)))} | set(given[:_SHOWN])
     columns = min(_COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
     sheet = Image.new("RGB", (columns * (tile[0] + 4), rows * (tile[1] + _TITLE + 4)), "white")
@@ -87,7 +87,7 @@ def write_sheet(frames: Frames, shown: Shown, given: Iterable[int], palette: Seq
         [frame] = frames.read(index, index + 1)
         picture = Image.fromarray(overlay(frame, *shown(index), palette)).resize(tile, Image.Resampling.BICUBIC)
         sheet.paste(picture, (left, top + _TITLE))
-        text = f"frame {index} of {last}" + (", given" if index in given else "")
+        text = f"frame {index}" + (", given" if index in given else "")
         draw.text((left + 2, top + 2), text, fill=(0, 0, 0), font=font)
         if index in given:
             draw.rectangle((left - 1, top + _TITLE - 1, left + tile[0], top + _TITLE + tile[1]), outline="red", width=2)
