@@ -23,7 +23,7 @@ from pst.data.images import Boxes
 from pst.integrations.torchvision import PyramidBackbone, fcos
 from pst.train.tasks.detection_metrics import coco_metrics, match
 
-WIDTH = 128  # of every neck, so that the head is the same
+WIDTH = 64  # of every neck, so that the head is the same; small enough for a CPU
 _MLP_RATIO = 2.0
 _AT_ONCE = 32
 

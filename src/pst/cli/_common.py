@@ -17,13 +17,13 @@ from typing import Any, NoReturn, TypeAlias
 from pst.io.files import WriteError, write_failure
 from pst.io.names import nearest
 
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Verbs: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
 class VerbParser(argparse.ArgumentParser):
     """Of one verb: a mistake is one sentence, with the option that was meant, instead of the whole usage."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in argparse, but what no verb knows is refused here, where the verb's options are known."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
