@@ -47,6 +47,8 @@ def test_overrides_and_switches_reach_the_run(runs):
         (["predict", "--model", "best.pt", "a.png"], "pst yolo predict model=best.pt source=a.png"),
         (["val", "--model", "best.onnx", "--data", "d.yaml"], "exported files run with pst yolo val"),
         (["export", "--model", "."], ". is a folder: expected a .pt"),
+        (["val", "--model", "."], ". is no run of pst train, for it has no best.safetensors"),
+        (["predict", "--model", ".", "a.png"], ". is no run of pst train, for it has no best.safetensors"),
     ],
 )
 def test_a_mistake_is_one_line(argv, message, capsys, tmp_path, monkeypatch):
@@ -124,3 +126,12 @@ def test_the_help_needs_no_heavy_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("verb", ["val", "predict", "export"])
+def test_a_run_of_ultralytics_is_answered_with_its_checkpoint(verb, tmp_path, capsys):
+    (tmp_path / "weights").mkdir()
+    best = tmp_path / "weights" / "best.pt"
+    best.touch()
+    assert main([verb, "--model", str(tmp_path), *(["a.png"] if verb == "predict" else [])]) == 2
+    assert f": give {best}" in capsys.readouterr().err

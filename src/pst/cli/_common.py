@@ -126,7 +126,7 @@ def check_suffix(path: Path) -> None:
     """Raise ValueError for what cannot be a checkpoint of Ultralytics, by its name."""
     if path.is_dir():
         raise ValueError(
-            f"{path} is a folder: expected a .pt or .safetensors file of Ultralytics; a run of "
+            f"{path} is a folder: expected a .pt or .safetensors file of Ultralytics{_best_of(path)}; a run of "
             "pst train is exported from Python, by pst.export"
         )
     if path.suffix not in (".pt", ".safetensors"):
@@ -134,6 +134,18 @@ def check_suffix(path: Path) -> None:
             f"{path} is no checkpoint: expected a .pt or .safetensors file; exported files run with "
             f"pst yolo val model=… and pst yolo predict model=…"
         )
+
+
+def check_run(path: Path) -> None:
+    """Raise ValueError for a folder that is no run of `pst train`."""
+    if path.is_dir() and not (path / "best.safetensors").is_file():
+        raise ValueError(f"{path} is no run of pst train, for it has no best.safetensors{_best_of(path)}")
+
+
+def _best_of(folder: Path) -> str:
+    """The checkpoint to give instead, where this is a run of Ultralytics."""
+    best = next((path for path in (folder / "weights/best.pt", folder / "best.pt") if path.is_file()), None)
+    return "" if best is None else f": give {best}"
 
 
 def free_folder(path: Path) -> Path:

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pst.cli._common import Verbs, add_verb, free_folder, natural, require, share
+from pst.cli._common import Verbs, add_verb, check_run, free_folder, natural, require, share
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model} is a checkpoint of Ultralytics, not of pst train: "
             f"pst yolo predict model={shlex.quote(str(args.model))} {source}"
         )
+    check_run(args.model)
     out = free_folder(Path("runs/predict") / args.model.stem) if args.out is None else args.out
     options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device")}
     entries = predict_images(args.model, args.images, out, **options)

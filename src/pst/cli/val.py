@@ -17,6 +17,7 @@ from pst.cli._common import (
     add_trust,
     add_verb,
     bound_list,
+    check_run,
     check_suffix,
     format_table,
     free_folder,
@@ -32,6 +33,7 @@ Row = dict[str, Any]
 _HEADER = {
     "topk": "k",
     "max_tokens": "tokens",
+    "imgsz": "px",
     "gflops": "GFLOPs",
     "map50_95": "mAP50-95",
     "map50": "mAP50",
@@ -80,6 +82,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sweep, write the files after each row so that an interrupted sweep keeps what it has, print the table."""
     own = args.model.is_dir() or args.model.suffix == ".safetensors"
+    check_run(args.model)
     if not own:
         check_suffix(args.model)
         if args.data is None:

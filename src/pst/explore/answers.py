@@ -43,10 +43,11 @@ def answer(
         keep: Whether the pictures stay after an error.
     """
     try:
-        if action is not None:
-            action(session, values)
-        wanted = _wanted(values)
-        shown = explorer.show(session, wanted, lambda done, of: progress((done, of), desc="pictures"))
+        with explorer.running():
+            if action is not None:
+                action(session, values)
+            wanted = _wanted(values)
+            shown = explorer.show(session, wanted, lambda done, of: progress((done, of), desc="pictures"))
         clip = session.clip
         says = empty(wanted.model) if clip is None else clip.names[min(wanted.frame, len(clip.names) - 1)]
         pictures, status = _pictures(session, shown), status_of(says)

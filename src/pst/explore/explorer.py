@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +84,31 @@ class Explorer:
         self.choices = {choice.name: choice for choice in choices}
         self._features = features
         self._loaded: tuple[str, Network] | None = None
+        self._running, self._closed = threading.Lock(), False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Work for the page, inside the with block; `close` waits for it.
+
+        Raises:
+            ValueError: It is closed.
+        """
+        with self._running:
+            self._check_open()
+            yield
+
+    def close(self) -> None:
+        """End the work that runs, after the picture that it is at, and begin none.
+
+        A thread that computes while Python ends would take the process down.
+        """
+        self._closed = True
+        with self._running:
+            pass
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the page was closed")
 
     def files(self) -> list[Path]:
         """The models', whose folders no message need name."""
@@ -122,11 +149,17 @@ class Explorer:
         Raises:
             ValueError: Nothing was dropped, or something does not fit; the message says what.
         """
+
+        def told(done: int, of: int) -> None:
+            self._check_open()
+            if progress is not None:
+                progress(done, of)
+
         network = self.network(wanted.model)
         frames = 1 if session.clip is None else len(session.clip.frames)
         if network is None:
             session.controls = Controls(_MOST_TOPK, (), (), 0, frames, carries=True)
-            return self._carried(session, wanted, progress)
+            return self._carried(session, wanted, told)
         session.controls = Controls(_MOST_TOPK, tuple(fusions_of(network)), (), 0, frames, carries=False)
         if session.clip is None:
             return Shown()
@@ -148,7 +181,7 @@ class Explorer:
             session.cache = {key: compute(network, session.clip.frames[frame], asked)}
         return session.cache[key]
 
-    def _carried(self, session: Session, wanted: Wanted, progress: Progress | None) -> Shown:
+    def _carried(self, session: Session, wanted: Wanted, progress: Progress) -> Shown:
         clip, marks = session.clip, session.marks
         if clip is None:
             return Shown()

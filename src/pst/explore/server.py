@@ -102,6 +102,7 @@ def served(
             yield str(page.local_url)
         finally:
             page.close(verbose=False)
+            explorer.close()
 
 
 def _quiet(folder: Path, host: str) -> None:

@@ -85,9 +85,8 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
             metadata = f.metadata()
             return {name: f.get_tensor(name) for name in f.keys()}, {} if metadata is None else metadata  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a safetensors file: {first_line(error)}; if it should be one, it is damaged"
-        ) from error
+        again = "if it should be one, it is damaged: download or save it again"
+        raise ValueError(f"{path} is not a safetensors file: {first_line(error)}; {again}") from error
 
 
 def _rename(

@@ -36,6 +36,7 @@ def test_the_size_is_that_of_the_training_and_nothing_is_left_lying_about(
     monkeypatch.chdir(tmp_path)
     (own,) = sweep(trained, boxes_data, topk=(0,), project="here", batch=4, device="cpu")
     (given,) = sweep(trained, boxes_data, topk=(0,), project="here", **ARGS)
+    assert own.imgsz == given.imgsz == 64
     assert own.gflops == given.gflops
     assert (own.map50_95, own.map50) == (given.map50_95, given.map50)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -33,6 +33,7 @@ class SweepRow(NamedTuple):
         images: Number of validation images.
         max_tokens: Bound on the coarse tokens; None for none, or where the layers' own differ.
         gflops: 10⁹ operations for one image of the given size; None in rows of earlier versions.
+        imgsz: That size, in pixels; None in rows of earlier versions.
     """
 
     fusion: str
@@ -44,6 +45,7 @@ class SweepRow(NamedTuple):
     images: int
     max_tokens: int | None = None
     gflops: float | None = None
+    imgsz: int | None = None
 
 
 def sweep(
@@ -100,7 +102,7 @@ def sweep(
     place = "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu"
     asked = {"topk": topk, "fusion": fusion, "max_tokens": max_tokens}
     rows = run_sweep(yolo, evaluate, **asked, count=lambda: gflops(yolo, side), device=place)
-    return (SweepRow(**row.flat()) for row in rows)
+    return (SweepRow(**row.flat(), imgsz=side) for row in rows)
 
 
 def _evaluate(yolo: YOLO, images: list[int], args: dict[str, Any], name: str) -> Evaluated:

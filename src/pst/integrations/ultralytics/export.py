@@ -140,10 +140,10 @@ def _check_options(format: str, opset: int | None, int8: bool) -> None:
 
 
 def _size(yolo: Any, imgsz: int | Sequence[int] | None, stride: int) -> tuple[int, int]:
-    imgsz = trained_size(yolo) if imgsz is None else imgsz
-    sides = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
+    asked: Any = trained_size(yolo) if imgsz is None else imgsz
+    sides = [asked, asked] if isinstance(asked, int) else list(asked)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"imgsz must be one side or (height, width) in pixels, got {imgsz!r}")
+        raise ValueError(f"imgsz must be one side or (height, width) in pixels, got {asked!r}")
     height, width = (math.ceil(side / stride) * stride for side in sides)
     return height, width
 
