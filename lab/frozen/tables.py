@@ -101,7 +101,7 @@ def boxes(results: Results) -> str:
         head = [title(name), level, points(value(own, "k0")), versus]
         lines.append([*head, *sizes, parameters, str(len(own))])
     header = ["neck", "finest level", "AP", f"AP − {title(first)}", *fields.values()]
-    return markdown([*header, "parameters of the neck, k", "seeds"], lines)
+    return markdown([*header, "parameters of the neck, 1000s", "seeds"], lines)
 
 
 def made(results: Sequence[Results]) -> str:

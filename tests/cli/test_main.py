@@ -192,6 +192,8 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
         ),
         (["train", "detect", "--epochs", "1"], "there is no --epochs here: settings are written without --, epochs=…"),
         (["doctor", "x"], "there is no x here (pst doctor --help"),
+        (["propogate", "clip"], "argument VERB: invalid choice: 'propogate' (choose from "),
+        ([], "the following arguments are required: VERB (pst --help"),
         (["propagate", "clip", "--topk", "-1"], "argument --topk: expected an integer ≥ 0, got '-1'"),
         (["reproduce", "coco", "--scale"], "argument --scale: expected one argument (pst reproduce coco --help"),
     ],
@@ -203,6 +205,7 @@ def test_a_wrong_option_is_one_sentence(argv, message, capsys):
     assert stop.value.code == 2
     assert error.startswith(f"pst: error: {message}")
     assert error.count("\n") == 1
+    assert ("did you mean 'propagate'?" in error) == (argv[:1] == ["propogate"])
 
 
 def test_the_installed_command_reports_a_missing_model_in_one_line(tmp_path, monkeypatch):

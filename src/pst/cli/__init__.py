@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Parser of the whole command; parsed arguments carry the verb's handler as ``run``."""
-    parser = argparse.ArgumentParser(prog="pst", description="Pyramid Sparse Transformer for vision models.")
+    parser = VerbParser(prog="pst", description="Pyramid Sparse Transformer for vision models.")
     parser.add_argument("--version", action="version", version=f"pst {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=VerbParser)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in (demo, explore, yolo, train, val, predict, propagate, reproduce, export, convert, info, doctor):
         verb.add_parser(verbs)
     add_debug(parser, verbs)

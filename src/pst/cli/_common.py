@@ -21,7 +21,7 @@ Verbs: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
 class VerbParser(argparse.ArgumentParser):
-    """Of one verb: a mistake is one sentence, with the option that was meant, instead of the whole usage."""
+    """Of the command or a verb: a mistake is one sentence, with what was meant, instead of the whole usage."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in argparse, but what no verb knows is refused here, where the verb's options are known."""
@@ -32,6 +32,8 @@ class VerbParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the options are listed."""
+        if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            message += nearest(choice[1], re.findall(r"[\w-]+", choice[2]), 0.6)
         self.exit(2, f"pst: error: {message} ({self.prog} --help lists what it takes)\n")
 
     def _meant(self, unknown: str) -> str:

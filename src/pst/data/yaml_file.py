@@ -68,7 +68,7 @@ def read_node(path: str | Path, kind: type[Strict], read: Callable[[Any, yaml.Ma
     """What ``read``, given the loader and its node, makes of a YAML file's mapping; errors as in `read_mapping`."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no YAML file at {path}")
+        raise FileNotFoundError(f"no YAML file at {path}: check the path")
     content = read_text(path, most=_MOST_BYTES)
     try:
         loader = kind(content)

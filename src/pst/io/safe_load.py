@@ -218,7 +218,7 @@ def check(data: bytes) -> None:
 def _read_pickle(path: Path) -> bytes:
     """The pickle in the archive, read by the reader that torch.load uses, so that both see the same."""
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        raise FileNotFoundError(f"no checkpoint at {path}: check the path")
     with path.open("rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
             raise ValueError("it is not in PyTorch's zip format, or PyTorch before 1.6 wrote it")

@@ -60,7 +60,10 @@ def find_clips(folder: Path) -> dict[str, Path]:
             )
         return {}
     if not clips:
-        raise FileNotFoundError(f"{folder} holds neither images nor videos, nor folders of images")
+        raise FileNotFoundError(
+            f"{folder} holds neither images nor videos, nor folders of images: give a video, a folder of images, or a "
+            "folder of such clips"
+        )
     found: dict[str, Path] = {}
     for clip in clips:
         name = clip.name if clip.is_dir() else clip.stem

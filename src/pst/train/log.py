@@ -31,6 +31,11 @@ class Logger:
 
             self._board = SummaryWriter(str(run), purge_step=step + 1)
 
+    def begin(self, train: int, val: int, steps: int) -> None:
+        """Say how many images there are, and how many steps are left, where any are."""
+        if self._enabled and steps:
+            LOG.info("%d images to train with, %d to validate with; %d steps to go", train, val, steps)
+
     def write(self, history: Sequence[Mapping[str, float]], step: int) -> None:
         """Report the last row of ``history`` and write all of it to the CSV file."""
         if not self._enabled:

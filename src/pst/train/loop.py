@@ -20,7 +20,7 @@ from pst.train.checks import check_batch, check_disk, check_folder, check_names
 from pst.train.config import Config
 from pst.train.evaluate import predict
 from pst.train.identity import identify
-from pst.train.log import LOG, Logger
+from pst.train.log import Logger
 from pst.train.losses import Step, stop_if_not_finite
 from pst.train.models import build, calibrate_run, restore
 from pst.train.schedule import make_optimizer, schedule
@@ -55,10 +55,8 @@ def fit(config: Config, *, resume: bool = False, changed_data: bool = False) -> 
     run = config.run_dir
     trainer = Trainer(config, resume=resume, changed_data=changed_data)
     progress = trainer.progress
-    if trainer.main and not trainer.done:
-        counts = len(trainer.train), len(trainer.val), trainer.steps - progress.step
-        LOG.info("%d images to train with, %d to validate with; %d steps to go", *counts)
     with closing(Logger(run, step=progress.step, tensorboard=config.tensorboard, enabled=trainer.main)) as logger:
+        logger.begin(len(trainer.train), len(trainer.val), trainer.steps - progress.step)
         while not trainer.done:
             trainer.train_epoch()
             trainer.finish_epoch()

@@ -96,7 +96,7 @@ def open_checkpoint(path: Path, *, trust: bool = False) -> tuple[Checkpoint, Any
     """What is in a file, and the model; raises what `convert_checkpoint` does."""
     check_suffix(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        raise FileNotFoundError(f"no checkpoint at {path}: check the path")
     if path.suffix == ".safetensors":
         checkpoint = from_metadata(*load_safetensors(path), path)
         return checkpoint, build(checkpoint, path)
