@@ -56,7 +56,7 @@ def fit(config: Config, *, resume: bool = False, changed_data: bool = False) -> 
     trainer = Trainer(config, resume=resume, changed_data=changed_data)
     progress = trainer.progress
     with closing(Logger(run, step=progress.step, tensorboard=config.tensorboard, enabled=trainer.main)) as logger:
-        logger.begin(len(trainer.train), len(trainer.val), trainer.steps - progress.step)
+        logger.begin(len(trainer.train), len(trainer.val), int(trainer.steps) - progress.step)
         while not trainer.done:
             trainer.train_epoch()
             trainer.finish_epoch()
