@@ -93,7 +93,8 @@ class AsTheyAre(nn.Module):
         return result
 
 
-Maps = Callable[[str, Tensor], OrderedDict[str, Tensor]]
+Source = Callable[[str, Tensor], OrderedDict[str, Tensor]]
+"""Split and indices of pictures -> their maps."""
 
 
 def run(
@@ -129,7 +130,7 @@ def run_trained(row: Row, data: Data, seed: int, recipe: Recipe, say: Callable[[
 def _run(
     row: Row,
     data: Data,
-    maps: Maps,
+    maps: Source,
     more: list[dict[str, Any]],
     seed: int,
     recipe: Recipe,
@@ -156,7 +157,7 @@ def _run(
     return {**parameters, "loss": losses, "val": evaluate(model, backbone, data, maps, row)}
 
 
-def evaluate(model: nn.Module, backbone: Cached, data: Data, maps: Maps, row: Row) -> dict[str, Any]:
+def evaluate(model: nn.Module, backbone: Cached, data: Data, maps: Source, row: Row) -> dict[str, Any]:
     """COCO's metrics, and those of the resamples."""
     weights = resample_weights(data.name, len(data.truth))
     evaluations, replicates = {}, []
@@ -173,7 +174,7 @@ def evaluate(model: nn.Module, backbone: Cached, data: Data, maps: Maps, row: Ro
     return {"evaluations": evaluations, "replicates": pack(replicates)}
 
 
-def _records(model: nn.Module, backbone: Cached, data: Data, maps: Maps) -> list[dict[str, Any]]:
+def _records(model: nn.Module, backbone: Cached, data: Data, maps: Source) -> list[dict[str, Any]]:
     device, sizes, records = data.network.device, data.pictures["val"].sizes, []
     for part in torch.arange(len(data.truth), device=device).split(_AT_ONCE):
         backbone.ready = maps("val", part)

@@ -472,7 +472,7 @@ def test_a_head_that_kept_the_width_of_pretrained_weights_is_opened(name: str, t
     mine.model.load(coco.model, verbose=False)
     width = mine.model.model[-1].cv3[0][2].in_channels
     if width == before:
-        pytest.skip("this Ultralytics leaves the branch as it is")
+        pytest.skip("this version of Ultralytics never keeps another width, so it writes no such checkpoint")
     mine.model.names = NAMES
     x = torch.rand(1, 3, 64, 64)
     expected = mine.model.eval()(x)
@@ -481,7 +481,7 @@ def test_a_head_that_kept_the_width_of_pretrained_weights_is_opened(name: str, t
             convert_checkpoint(tmp_path / "best.pt", opened)
         found = YOLO(opened).model
         assert found.model[-1].cv3[0][2].in_channels == width
-        torch.testing.assert_close(_tensors(found.eval()(x)), _tensors(expected), rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(_tensors(found.eval()(x)), _tensors(expected), rtol=1e-5, atol=1e-4)
 
 
 def _tensors(found: Any) -> torch.Tensor:

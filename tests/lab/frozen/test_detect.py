@@ -19,7 +19,7 @@ def squares(tmp_path_factory) -> Path:
 
 
 def run(data: Path, weights: Path, out: Path, *options: str) -> int:
-    pytest.importorskip("faster_coco_eval")
+    pytest.importorskip("faster_coco_eval", reason="the metrics of boxes need it: the train extra")
     recipe = ["--epochs", "1", "--batch", "4", "--network", "test_efficientnet", "--weights", str(weights)]
     return main(["frozen", "run", "--bccd", str(data), "--out", str(out), *recipe, "--seeds", "1", *options])
 
