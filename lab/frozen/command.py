@@ -60,7 +60,7 @@ def _add_run(actions: Verbs) -> None:
     run.add_argument("--weights", type=Path, metavar="FILE", help="of the network (the installed package's)")
     run.add_argument("--network", default="tf_efficientnet_lite0", help="timm's name of it (%(default)s)")
     run.add_argument("--row", action="append", metavar="NAME", help="only this one; may be repeated (all)")
-    run.add_argument("--seeds", type=positive, metavar="N", help="(5; 3 with --trained and for boxes)")
+    run.add_argument("--seeds", type=positive, metavar="N", help="(5; 3 with --trained)")
     run.add_argument("--trained", action="store_true", help="train the network as well")
     run.add_argument("--epochs", type=positive, default=12, help="(%(default)s)")
     run.add_argument("--batch", type=positive, default=8, help="(%(default)s)")

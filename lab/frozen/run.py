@@ -77,7 +77,7 @@ def cells(job: Job, rows: Sequence[str] | None, seeds: int | None) -> list[Cell]
     Args:
         job: What is asked for.
         rows: Names; None is all that the data set is for.
-        seeds: How many; None is 5, or 3 where the network is trained or boxes are found.
+        seeds: How many; None is 5, or 3 where the network is trained.
 
     Raises:
         ValueError: There is no such row, or it is not one of those that find boxes.
@@ -93,7 +93,7 @@ def _cells(job: Job, part: str, rows: Sequence[str] | None, seeds: int | None) -
         raise ValueError(f"there is no row {unknown[0]!r}: the rows are {', '.join(ROWS)}")
     if boxes and (other := sorted(set(names) - set(DETECTED))):
         raise ValueError(f"the row {other[0]!r} does not find boxes of {part}: choose of {', '.join(DETECTED)}")
-    count = (3 if boxes or job.trained else 5) if seeds is None else seeds
+    count = (3 if job.trained else 5) if seeds is None else seeds
     if importlib.util.find_spec("segmentation_models_pytorch") is None:
         if skipped := [name for name in names if ROWS[name].kind.startswith("smp-")]:
             print(f"Left out, as segmentation_models_pytorch is not installed: {', '.join(skipped)}", flush=True)
