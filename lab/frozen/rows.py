@@ -81,7 +81,7 @@ def _bound(start: str, group: str) -> list[Row]:
 
 def _fine() -> list[Row]:
     found = [Row(f"p2-pst-{name}", "P2", "pst", _WIRINGS[name]) for name in ("attention", "concat", "add", "aligned")]
-    rivals = [Row(f"p2-{name}", "P2", name) for name in ("fpn", "pan", "bifpn", "pooled-fpn")]
+    rivals = [Row(f"p2-{name}", "P2", name) for name in ("fpn", "pan", "bifpn", "pooled-fpn", "laterals")]
     return [*found, *_bound("p2-pst", "P2"), *rivals]
 
 
@@ -107,6 +107,7 @@ TRAINED = (
     "laterals",
     "p2-pst-add",
     "p2-fpn",
+    "p2-laterals",
     "smp-upernet",
 )  # rows that are trained with the backbone as well
 DETECTED = (
@@ -122,6 +123,7 @@ DETECTED = (
     "p2-pst-add-bound",
     "p2-fpn",
     "p2-bifpn",
+    "p2-laterals",
 )  # rows that find boxes, all of one width
 
 

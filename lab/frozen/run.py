@@ -222,10 +222,16 @@ def _is_done(job: Job, cell: Cell) -> bool:
     path = job.out / f"{cell.name}.json"
     if not path.is_file():
         return False
-    found, wanted = read_json(path), json.loads(json.dumps(_head(job, cell)))
+    found, wanted = _comparable(read_json(path)), _comparable(json.loads(json.dumps(_head(job, cell))))
     if changed := [key for key in wanted if found.get(key) != wanted[key]]:
         raise ValueError(f"{path} was made with other {', '.join(changed)}: remove it, or choose another --out")
     return True
+
+
+def _comparable(record: dict[str, Any]) -> dict[str, Any]:
+    """Without the device: both compute in whole float32, and which one it was stands in the hardware."""
+    settings = record.get("settings", {})
+    return {**record, "settings": {key: value for key, value in settings.items() if key != "device"}}
 
 
 @lru_cache(maxsize=1)  # of a process: cells of a data set follow one another

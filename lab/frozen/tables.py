@@ -52,8 +52,8 @@ def title(name: str) -> str:
 
 def segmentation(results: Results, group: str, latency: Mapping[str, Mapping[str, float]]) -> str:
     """Mean IoU on val and test, what lies between a row and the first, and costs; best on val first."""
-    first = FIRST[group]
     rows = [name for name in results if ROWS[name].group == group]
+    first = FIRST[group] if FIRST[group] in rows else rows[0]
     rows.sort(key=lambda name: -value(_of(results, name, "val"), "k0").mean)
     header = ["neck", "val mIoU", "test mIoU", f"test − {title(first)}", "parameters, 1000s", "GFLOPs", "seeds"]
     devices = [device for device in latency if any(name in latency[device] for name in rows)]
@@ -83,8 +83,8 @@ def fine(results: Results, split: str) -> str:
     for name, found in results.items():
         if ROWS[name].kind == "pst":
             own = [r[split] for r in found]
-            lines.append([title(name), *(signed(gain(own, variant)) for variant in FINE)])
-    return markdown([f"{split}: k = 8 against k = 0", *FINE.values()], lines)
+            lines.append([title(name), ROWS[name].group, *(signed(gain(own, variant)) for variant in FINE)])
+    return markdown([f"{split}: k = 8 against k = 0", "finest level", *FINE.values()], lines)
 
 
 def boxes(results: Results) -> str:
@@ -96,9 +96,8 @@ def boxes(results: Results) -> str:
         own = _of(results, name, "val")
         versus = NONE if name == first or first not in results else _difference(results, name, first, "val")
         sizes = [points(value(own, "k0", field)) for field in fields]
-        level = "P2" if ROWS[name].group == "P2" else "P3"
         parameters = f"{results[name][0]['neck_parameters'] / 1e3:.0f}"
-        head = [title(name), level, points(value(own, "k0")), versus]
+        head = [title(name), ROWS[name].group, points(value(own, "k0")), versus]
         lines.append([*head, *sizes, parameters, str(len(own))])
     header = ["neck", "finest level", "AP", f"AP − {title(first)}", *fields.values()]
     return markdown([*header, "parameters of the neck, 1000s", "seeds"], lines)

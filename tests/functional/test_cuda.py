@@ -125,8 +125,8 @@ def test_compiled_whole(impl, option):
 
 @impls
 def test_coarse_tokens_are_not_copied_for_each_block(impl):
-    copies = GRID**2 * math.prod(COARSE) * WIDTH * 4 / 1e6
-    assert added_memory_cuda(call(8, device=DEVICE, impl=impl)) < 0.7 * copies
+    keys = GRID**2 * math.prod(COARSE) * WIDTH * 4 / 1e6  # a copy of the coarse keys alone; the values are as many
+    assert added_memory_cuda(call(8, device=DEVICE, impl=impl)) < keys
 
 
 def _layer(impl: Any, option: dict[str, Any]) -> tuple[torch.nn.Module, tuple[Tensor, Tensor]]:

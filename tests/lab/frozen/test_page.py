@@ -51,9 +51,15 @@ def test_the_table_has_the_figures_of_the_files(results):
     assert lines[3][3] == lines[3][-1] == tables.NONE
 
 
+def test_without_the_first_row_of_its_group_the_first_there_is_compared_with(results):
+    table = tables.segmentation({"fpn": tables.load(results, "camvid")["fpn"]}, "P3", {})
+    assert "test − FPN" in table
+    assert "test − PST" not in table
+
+
 def test_fine_attention_has_a_column_for_each_rule(results):
     lines = tables.fine(tables.load(results, "camvid"), "test").splitlines()
-    assert [cell.strip() for cell in lines[0].split("|")[2:-1]] == ["mean", "window", "nearest", "random"]
+    assert [cell.strip() for cell in lines[0].split("|")[3:-1]] == ["mean", "window", "nearest", "random"]
     assert len(lines) == 3  # the FPN has no attention
 
 

@@ -72,6 +72,14 @@ def test_finished_cells_are_kept_and_others_are_refused(results, drawn, weights,
     assert "settings" in capsys.readouterr().err
 
 
+def test_a_cell_of_another_device_is_kept(results, drawn, weights, tmp_path, capsys):
+    record = json.loads((results / "camvid-pst-add-0.json").read_text(encoding="utf-8"))
+    record["settings"]["device"] = "cuda"
+    (tmp_path / "camvid-pst-add-0.json").write_text(json.dumps(record), encoding="utf-8")
+    assert run(drawn, weights, tmp_path, "--row", "pst-add", "--seeds", "1") == 0
+    assert "1 of 1 cells are there" in capsys.readouterr().out
+
+
 def test_a_cell_that_another_run_has_finished_meanwhile_is_left_alone(results, drawn, tmp_path):
     before = (results / "camvid-pst-add-0.json").stat().st_mtime_ns
     no_weights = tmp_path / "none.safetensors"  # so training would fail
