@@ -54,9 +54,10 @@ def test_the_defaults_are_this_machine_and_propagation(served, capsys):
     assert "password" not in out
 
 
-def test_what_is_given_is_handed_on(served, free_port, capsys):
+def test_what_is_given_is_handed_on(served, free_port, capsys, monkeypatch):
     port = str(free_port)
     Path("best.pt").touch()
+    monkeypatch.setattr("pst.explore.explorer.load_model", lambda path: path)
     assert main(["explore", "best.pt", "--host", "0.0.0.0", "--port", port, "--no-browser"]) == 0
     names, options = served[0]
     assert names[0] == "best.pt"
@@ -68,6 +69,20 @@ def test_a_missing_model_is_said_before_anything_is_served(served, capsys):
     assert main(["explore", "none.pt"]) == 2
     assert "no model at none.pt" in capsys.readouterr().err
     assert not served
+
+
+def test_a_damaged_model_is_said_before_anything_is_served(served, capsys):
+    Path("best.pt").write_bytes(b"no model")
+    assert main(["explore", "best.pt"]) == 2
+    assert "best.pt" in capsys.readouterr().err
+    assert not served
+
+
+def test_a_damaged_model_of_a_folder_is_left_to_the_page(served):
+    Path("runs").mkdir()
+    Path("runs/best.pt").write_bytes(b"no model")
+    assert main(["explore", "runs"]) == 0
+    assert served[0][0][0] == "runs/best.pt"
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,13 @@ def run(args: argparse.Namespace) -> int:
         require(module, "explore")
     from pst.explore.address import LOOPBACK, check_address
     from pst.explore.explorer import Explorer
-    from pst.explore.models import find_models
+    from pst.explore.models import find_models, is_model
 
     check_address(args.host, args.port)
-    explorer = Explorer(find_models(args.models))
+    choices = find_models(args.models)
+    explorer = Explorer(choices)
+    if args.models and is_model(args.models[0]):  # the page opens with it: what is wrong with it is said here
+        explorer.network(choices[0].name)
     from pst.explore.server import served  # gradio takes seconds, and what is wrong is said before
 
     with served(explorer, host=args.host, port=args.port, open_browser=not args.no_browser) as address:
