@@ -59,12 +59,12 @@ def test_defaults(calls):
                 "imgsz": None,
                 "batch": 16,
                 "device": None,
-                "project": Path("runs/val/best"),
+                "project": Path("runs/val") / f"{Path.cwd().name}-best",
                 "trust": False,
             },
         )
     ]
-    assert Path("runs/val/best/val.json").is_file()
+    assert Path("runs/val", f"{Path.cwd().name}-best", "val.json").is_file()
 
 
 def test_a_checkpoint_of_ultralytics_needs_its_data_named(calls, capsys):
@@ -132,7 +132,8 @@ def test_files_hold_every_row_and_where_it_was_measured():
 def test_no_earlier_result_is_replaced_unless_its_folder_is_named():
     for _ in range(3):
         assert main(ARGV) == 0
-    assert sorted(path.name for path in Path("runs/val").iterdir()) == ["best", "best-2", "best-3"]
+    run = Path.cwd().name  # the folder around weights/
+    assert sorted(path.name for path in Path("runs/val").iterdir()) == [f"{run}-best", f"{run}-best-2", f"{run}-best-3"]
     for _ in range(2):
         assert main([*ARGV, "--out", "out"]) == 0
     assert json.loads(Path("out/val.json").read_text())["model"] == "weights/best.pt"

@@ -150,10 +150,16 @@ def _best_of(folder: Path) -> str:
     return "" if best is None else f": give {best}"
 
 
-def free_folder(path: Path) -> Path:
-    """``path``, or with -2, -3, … behind it: the first that is not there, so that no earlier result is replaced."""
-    names = itertools.chain([path], (path.with_name(f"{path.name}-{i}") for i in itertools.count(2)))
-    return next(each for each in names if not each.exists())
+def free_folder(parent: Path, model: Path) -> Path:
+    """A folder below ``parent`` that is not there yet, so that no earlier result is replaced, named after a model.
+
+    ``best`` and ``last`` are what trainings call theirs: the name of the training's folder stands before them.
+    """
+    folder = model.absolute().parent
+    run = (folder.parent if folder.name == "weights" else folder).name  # Ultralytics keeps them in RUN/weights
+    name = f"{run}-{model.stem}" if model.stem in ("best", "last") and run else model.stem
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(parent / each for each in names if not (parent / each).exists())
 
 
 @contextmanager

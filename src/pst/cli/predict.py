@@ -20,7 +20,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="run folder or its .safetensors")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of images")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (runs/predict/ and the model's)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (runs/predict/ and the training's name)")
     parser.add_argument("--topk", type=natural, default=0, metavar="K", help="k of all PST layers (%(default)s)")
     parser.add_argument("--fusion", choices=("gate", "refine"), default="gate", help="(%(default)s)")
     parser.add_argument("--selection", default="mean", metavar="RULE", help="which tokens are refined (%(default)s)")
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             f"pst yolo predict model={shlex.quote(str(args.model))} {source}"
         )
     check_run(args.model)
-    out = free_folder(Path("runs/predict") / args.model.stem) if args.out is None else args.out
+    out = free_folder(Path("runs/predict"), args.model) if args.out is None else args.out
     options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device")}
     entries = predict_images(args.model, args.images, out, **options)
     print(f"Written: {len(entries)} pictures and {out / 'predictions.json'}; open {out}")
