@@ -128,6 +128,19 @@ def test_files_hold_every_row_and_where_it_was_measured():
     assert sorted(p.name for p in Path("out").iterdir()) == ["val.csv", "val.json"]  # no partial file is left
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("runs/detect/a/weights/best.pt", "a-best"),
+        ("runs/b/last.safetensors", "b-last"),
+        ("runs/b", "b"),
+        ("yolo11n-pst.pt", "yolo11n-pst"),
+    ],
+)
+def test_results_are_named_after_the_training(model, name):
+    assert free_folder(Path("out"), Path(model)) == Path("out", name)
+
+
 @pytest.mark.usefixtures("calls")
 def test_no_earlier_result_is_replaced_unless_its_folder_is_named():
     for _ in range(3):
