@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from pst.cli import main, val
+from pst.cli._common import free_folder
 
 
 class Row(NamedTuple):

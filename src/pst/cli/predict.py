@@ -20,7 +20,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="run folder or its .safetensors")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of images")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (runs/predict/ and the training's name)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(runs/predict/ and the training's name)")
     parser.add_argument("--topk", type=natural, default=0, metavar="K", help="k of all PST layers (%(default)s)")
     parser.add_argument("--fusion", choices=("gate", "refine"), default="gate", help="(%(default)s)")
     parser.add_argument("--selection", default="mean", metavar="RULE", help="which tokens are refined (%(default)s)")

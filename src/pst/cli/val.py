@@ -74,7 +74,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size (that of the training)")
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (that of the run; .pt: 16)")
     parser.add_argument("--device", help="cpu; for a .pt also 0, … (the best available)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (runs/val/ and the training's name)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(runs/val/ and the training's name)")
     add_trust(parser)
     parser.set_defaults(run=run)
 
