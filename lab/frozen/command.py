@@ -28,7 +28,7 @@ def add_parser(verbs: Verbs) -> None:
     latency.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="(%(default)s)")
     latency.add_argument("--seconds", type=positive, default=60, metavar="S", help="for all of them (%(default)s)")
     latency.set_defaults(run=_latency)
-    report = actions.add_parser("report", help="write the tables of docs/frozen.md")
+    report = actions.add_parser("report", help="write the tables and the picture of docs/frozen.md")
     report.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="their folder (%(default)s)")
     report.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="(%(default)s)")
     report.set_defaults(run=_report)
@@ -101,6 +101,7 @@ def _latency(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
+    require("matplotlib", "viz")
     check_folder(args.out)
     from lab.frozen.page import write_report
 

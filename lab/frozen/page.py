@@ -1,20 +1,22 @@
-"""Makes docs/frozen.md from the result files: tables between markers, the prose around them stays."""
+"""Makes docs/frozen.md from the result files: tables between markers and a picture; the prose around them stays."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lab.frozen import tables
+from lab.frozen.plots import found_against_time
 from lab.frozen.rows import ROWS
 from lab.page import replace_between
-from pst.io.files import read_json, write_text
+from pst.io.files import read_json, write_bytes, write_text
 
 PAGE = "frozen.md"
+PICTURE = "assets/frozen.png"
 NOT_RUN = "Not run yet."
 
 
 def write_report(results: Path, out: Path) -> list[Path]:
-    """Write the tables of the page.
+    """Write the tables of the page, and its picture where latency was measured.
 
     Args:
         results: Folder of the result files.
@@ -34,7 +36,12 @@ def write_report(results: Path, out: Path) -> list[Path]:
     for name, content in parts(results).items():
         text = replace_between(text, marks(name), content, page)
     write_text(page, text)
-    return [page]
+    if not (latency := _latency(results)):
+        return [page]
+    picture = out / PICTURE
+    picture.parent.mkdir(exist_ok=True)
+    write_bytes(picture, found_against_time(tables.load(results, "camvid"), latency))
+    return [page, picture]
 
 
 def marks(name: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lab.__main__ import main
 from lab.frozen import tables
@@ -74,6 +75,21 @@ def test_the_page_is_made_of_the_results_and_says_what_is_not_run(results, tmp_p
     page = (tmp_path / PAGE).read_text(encoding="utf-8")
     assert tables.segmentation(tables.load(results, "camvid"), "P3", {}) in page
     assert parts(results)["voc"] == "Not run yet."
+
+
+def test_the_picture_has_a_panel_for_each_device(results, tmp_path):
+    shutil.copy(ROOT / "docs" / PAGE, tmp_path / PAGE)
+    assert write_report(results, tmp_path) == [tmp_path / PAGE]  # no latency, no picture
+    measured = shutil.copytree(results, tmp_path / "results")
+    widths = []
+    for device in ("cpu", "cuda"):
+        record = {"device": device, "milliseconds": {"1": {"fpn": 1.0, "pst-attention": 2.0}}}
+        (measured / f"latency-{device}.json").write_text(json.dumps(record))
+        page, picture = write_report(measured, tmp_path)
+        assert page == tmp_path / PAGE
+        with Image.open(picture) as image:
+            widths.append(image.width)
+    assert widths[1] == 2 * widths[0]
 
 
 def test_a_page_without_markers_and_no_results_are_errors(results, tmp_path):
