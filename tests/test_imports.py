@@ -254,3 +254,21 @@ def test_a_fresh_interpreter_loads_no_host_library(statement):
     code = f"import sys; {statement}; print(*sorted({hosts} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "extra"),
+    [
+        ("integrations.ultralytics", "ultralytics", "ultralytics"),
+        ("integrations.timm", "timm", "timm"),
+        ("integrations.torchvision", "torchvision", "torchvision"),
+        ("integrations.segmentation", "huggingface_hub", "timm"),
+        ("propagate", "numpy", "propagate"),
+        ("train", "accelerate", "train"),
+    ],
+)
+def test_a_missing_library_is_named_with_the_extra_that_installs_it(package, module, extra):
+    code = f"import sys; sys.modules[{module!r}] = None; import pst.{package}"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    remedy = f"pip install 'pyramid-sparse-transformer[{extra}]'"
+    assert f"ImportError: pst.{package} needs {module}, which is not installed: {remedy}" in done.stderr

@@ -1,10 +1,27 @@
-"""Which versions of a host library fit; it is not imported to find out. And the error for one that does not."""
+"""Whether a library is there, and in a version that fits; it is not imported to find out."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
+
+
+def check_installed(user: str, module: str, extra: str) -> None:
+    """See whether a module can be imported, before something deeper fails without it.
+
+    Args:
+        user: What needs it, for the message.
+        module: Its name.
+        extra: Ours, which installs it.
+
+    Raises:
+        ImportError: It cannot; the message says what installs it.
+    """
+    if find_spec(module) is None:
+        remedy = f"pip install 'pyramid-sparse-transformer[{extra}]'"
+        raise ImportError(f"{user} needs {module}, which is not installed: {remedy}", name=module)
 
 
 class HostError(ImportError):

@@ -3,9 +3,13 @@
 Needs the extra "propagate" for its default features; everything else needs torch and NumPy.
 """
 
-from pst.propagate.carry import carry, with_place
-from pst.propagate.features import BackboneFeatures, Features
-from pst.propagate.memory import UNKNOWN
-from pst.propagate.propagator import Points, Propagator, Setting
+from pst.io.versions import check_installed
+
+check_installed("pst.propagate", "numpy", "propagate")
+
+from pst.propagate.carry import carry, with_place  # noqa: E402  # a clear error comes first
+from pst.propagate.features import BackboneFeatures, Features  # noqa: E402
+from pst.propagate.memory import UNKNOWN  # noqa: E402
+from pst.propagate.propagator import Points, Propagator, Setting  # noqa: E402
 
 __all__ = ["UNKNOWN", "BackboneFeatures", "Features", "Points", "Propagator", "Setting", "carry", "with_place"]

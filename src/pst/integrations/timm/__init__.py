@@ -5,9 +5,13 @@
 >>> extractor = timm.create_model("pst_resnet18", features_only=True, out_indices=(2, 3, 4))
 """
 
-from pst.integrations.timm.classifier import PSTClassifier
-from pst.integrations.timm.entrypoints import register
-from pst.integrations.timm.features import PSTFeatures
-from pst.integrations.timm.size import ModelSize, measure
+from pst.io.versions import check_installed
+
+check_installed("pst.integrations.timm", "timm", "timm")
+
+from pst.integrations.timm.classifier import PSTClassifier  # noqa: E402  # a clear error comes first
+from pst.integrations.timm.entrypoints import register  # noqa: E402
+from pst.integrations.timm.features import PSTFeatures  # noqa: E402
+from pst.integrations.timm.size import ModelSize, measure  # noqa: E402
 
 __all__ = ["ModelSize", "PSTClassifier", "PSTFeatures", "measure", "register"]
