@@ -180,7 +180,8 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr("pst.train.fit", stop)
     assert main(["train", "classify", f"data={tmp_path}", f"out={tmp_path / 'run'}"]) == 130
-    assert capsys.readouterr().err.endswith("pst: interrupted; the same command with --resume continues\n")
+    said = "pst: interrupted before anything was saved; the same command with --resume starts anew\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,10 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
         ),
         (["train", "detect", "--epochs", "1"], "there is no --epochs here: settings are written without --, epochs=…"),
         (["doctor", "x"], "there is no x here (pst doctor --help"),
+        (
+            ["train", "segment", "x"],
+            "there is no x here: settings are KEY=VALUE, without spaces around the = (pst train",
+        ),
         (["propogate", "clip"], "argument VERB: invalid choice: 'propogate' (choose from "),
         ([], "the following arguments are required: VERB (pst --help"),
         (["propagate", "clip", "--topk", "-1"], "argument --topk: expected an integer ≥ 0, got '-1'"),

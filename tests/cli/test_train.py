@@ -13,7 +13,8 @@ import yaml
 from PIL import Image
 
 from pst.cli import main
-from train_runs import TASKS, settings
+from pst.train import loop
+from train_runs import TASKS, settings, stopping
 
 COUNT = {"classify": 6, "detect": 4, "segment": 4}
 
@@ -135,3 +136,22 @@ def test_a_run_of_ultralytics_is_answered_with_its_checkpoint(verb, tmp_path, ca
     best.touch()
     assert main([verb, "--model", str(tmp_path), *(["a.png"] if verb == "predict" else [])]) == 2
     assert f": give {best}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("batches", "end"),
+    [
+        (1, " before anything was saved; the same command with --resume starts anew"),
+        (2, "; the same command with --resume goes on after step 2, in epoch 1"),
+        (3, "; the same command with --resume goes on after epoch 1"),
+    ],
+)
+def test_an_interrupt_says_what_was_saved(batches, end, tmp_path, monkeypatch, capsys):
+    def stop():
+        raise KeyboardInterrupt
+
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(settings("classify", tmp_path)))
+    monkeypatch.setattr(loop, "seed_step", stopping(loop.seed_step, batches, stop))
+    assert main(["train", "classify", "--config", str(file), "save_steps=2"]) == 130
+    assert capsys.readouterr().err.endswith(f"pst: interrupted{end}\n")

@@ -20,7 +20,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where `pst explore` answers; it was told to give out every file, as far as an environment variable can."""
     pytest.importorskip("gradio", reason="gradio is not installed: the extra explore")
     pytest.importorskip("ultralytics")
-    command = [sys.executable, "-m", "pst", "explore", LEGACY / "yolo.pt", LEGACY / "layer.pt", "--no-browser"]
+    models = [LEGACY / name for name in ("yolo.pt", "layer.pt", "run")]
+    command = [sys.executable, "-m", "pst", "explore", *models, "--no-browser"]
     server = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, text=True, cwd=tmp_path_factory.mktemp("explore"),
         env={**os.environ, "GRADIO_ALLOWED_PATHS": "/"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,26 @@ def test_settings_of_the_layers(page, file):
     choose(page, "#selection", "query")
     page.wait(lambda: "by one block" in page.text("#caption2"))
     page.wait(lambda: digest(page, 2) != before)
+
+
+def test_a_model_with_other_layers_is_chosen(page, file):
+    pytest.importorskip("timm")
+    page.drop("#files", [file])
+    page.wait(lambda: "objects" in page.text("#caption1"))
+    before = digest(page, 0)
+    steps = (
+        ("run", "#caption1", "a 0."),
+        ("propagation", "#status", "two images"),
+        ("yolo.pt", "#caption1", "objects"),
+        ("run", "#caption1", "a 0."),
+    )
+    for model, where, said in steps:
+        choose(page, "#model", model)
+        page.wait(lambda where=where, said=said: said in page.text(where))
+        time.sleep(1)  # the dropdown sends two events, of which the second was refused
+        assert not page.find(".toast-body")
+        assert not page.find("#picture0 .error, #picture1 .error")
+    assert digest(page, 0) not in ("", before)
 
 
 @pytest.mark.parametrize("name", [EVIL, "page.html", "picture.svg"])

@@ -7,6 +7,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -81,27 +82,67 @@ def test_an_address_in_place_of_a_file_is_not_fetched(address):
         def do_GET(self) -> None:
             asked.append(self.path)
 
-    def send(path: str, body: object) -> tuple[int, bytes]:
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{address}gradio_api{path}", json.dumps(body).encode(), headers)
-        status, _, content = ask(request)
-        return status, content
-
     config = json.loads(ask(f"{address}config")[2])
-    files = next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "files")
+    files = part_of(config, "files")
     drop = next(d for d in config["dependencies"] if [files, "change"] in d["targets"])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/a.png"
-        given = [None if i == files else default(config, i) for i in drop["inputs"]]
-        given[drop["inputs"].index(files)] = [{"path": url, "url": url, "meta": {"_type": "gradio.FileData"}}]
-        status, _ = send("/queue/join", {"data": given, "fn_index": drop["id"], "session_hash": "test"})
-        assert status == 200
-        with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=test", timeout=60) as stream:
-            events = b"".join(iter(stream.readline, b""))
+        file = {"path": url, "url": url, "meta": {"_type": "gradio.FileData"}}
+        events = send(address, config, drop, {files: [file]})
         server.shutdown()
-    assert b"addresses are not fetched" in events
+    assert "addresses are not fetched" in str(events)
     assert not asked
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        *(("layer", value) for value in ("no.such.layer", 3, [[]], {})),
+        *(("head", value) for value in (7, -1, "x", [0])),
+        *(("frame", value) for value in (10**30, -5, "x")),
+        *(("topk", value) for value in (10**30, -5, 2.5, None, "x", {})),
+        *(("max_tokens", value) for value in (10**30, -5, "x")),
+        *(("fusion", value) for value in ("none", None, {})),
+        *(("selection", value) for value in ("none", None, {})),
+        *(("model", value) for value in ("none", None, {})),
+        *(("kind", value) for value in ("none", None)),
+    ],
+)
+def test_any_value_is_answered(address, part, value):
+    """It may be one of the model before."""
+    config = json.loads(ask(f"{address}config")[2])
+    topk = part_of(config, "topk")
+    moved = next(d for d in config["dependencies"] if [topk, "input"] in d["targets"])
+    events = send(address, config, moved, {part_of(config, part): value})
+    last = next(e for e in events if e["msg"] == "process_completed")
+    assert last["success"], last
+    assert "bug of pst" not in json.dumps(last)
+
+
+def test_a_file_that_was_not_dropped_is_not_read(address):
+    config = json.loads(ask(f"{address}config")[2])
+    files = part_of(config, "files")
+    drop = next(d for d in config["dependencies"] if [files, "change"] in d["targets"])
+    path = {"path": str(Path(__file__)), "meta": {"_type": "gradio.FileData"}}
+    last = next(e for e in send(address, config, drop, {files: [path]}) if e["msg"] == "process_completed")
+    assert not last["success"]
+
+
+def part_of(config: dict[str, Any], name: str) -> int:
+    return next(part["id"] for part in config["components"] if part["props"].get("elem_id") == name)
+
+
+def send(address: str, config: dict[str, Any], event: dict[str, Any], values: dict[int, Any]) -> list[dict[str, Any]]:
+    """What the server says to an event, with these values by component and the others as they are at first."""
+    given = [values[part] if part in values else default(config, part) for part in event["inputs"]]
+    session = uuid.uuid4().hex
+    body = {"data": given, "fn_index": event["id"], "session_hash": session}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}gradio_api/queue/join", json.dumps(body).encode(), headers)
+    assert ask(request)[0] == 200
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={session}", timeout=60) as stream:
+        return [json.loads(line[6:]) for line in stream if line.startswith(b"data: ")]
 
 
 def default(config: dict[str, Any], part: int) -> Any:

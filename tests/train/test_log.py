@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import sys
 
-from pst.train import fit, load_config
-from pst.train.log import Logger
-from train_runs import settings
+import pytest
+
+from pst.train import fit, load_config, loop
+from pst.train.log import Logger, bar
+from train_runs import settings, stopping
 
 
 def test_a_run_says_first_what_it_trains_with(tmp_path, caplog):
@@ -23,3 +28,94 @@ def test_sizes_without_objects_and_single_classes_are_not_in_the_line(tmp_path, 
         )
     assert caplog.messages == ["epoch 1  val_map 0.25"]
     assert "-1.0" in (tmp_path / "results.csv").read_text()
+
+
+def interrupted(root, monkeypatch, batches):
+    """A classification of two epochs, three steps each, that is interrupted after so many batches."""
+
+    def stop():
+        raise KeyboardInterrupt
+
+    config = load_config("classify", overrides=settings("classify", root, save_steps=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "seed_step", stopping(loop.seed_step, batches, stop))
+        with pytest.raises(KeyboardInterrupt):
+            fit(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("batches", "start"),
+    [
+        (1, "nothing to resume, so it starts anew: 6 steps to go"),
+        (2, "resumed after step 2, in epoch 1: 4 steps to go"),
+        (3, "resumed after epoch 1: 3 steps to go"),
+    ],
+)
+def test_a_resumed_run_says_from_where(batches, start, tmp_path, monkeypatch, caplog):
+    config = interrupted(tmp_path, monkeypatch, batches)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="pst.train"):
+        fit(config, resume=True)
+    assert caplog.messages[0].endswith(f" to validate with; {start}")
+
+
+def test_a_finished_run_says_so(tmp_path, caplog):
+    config = load_config("classify", overrides=settings("classify", tmp_path, epochs=1))
+    fit(config)
+    caplog.clear()  # a test before this one may have turned its lines on
+    with caplog.at_level(logging.INFO, logger="pst.train"):
+        fit(config, resume=True)
+    assert caplog.messages == ["the run is finished already: all 3 steps are done"]
+
+
+class Terminal(io.StringIO):
+    """Standard errors on a terminal that does not say how wide it is, as in some containers."""
+
+    def __init__(self, number):
+        super().__init__()
+        self._number = number
+
+    def fileno(self):
+        return self._number
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal():
+    pty = pytest.importorskip("pty")  # not on Windows
+    ends = pty.openpty()
+    assert os.get_terminal_size(ends[1]).columns == 0
+    yield Terminal(ends[1])
+    for end in ends:
+        os.close(end)
+
+
+def test_an_epoch_has_a_bar_on_a_terminal_of_unknown_width(terminal, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal)
+    fit(load_config("classify", overrides=settings("classify", tmp_path, epochs=1)))
+    assert "epoch 1/1:   0%|" in terminal.getvalue()
+    assert "0/3 [" in terminal.getvalue()
+    assert terminal.getvalue().rpartition("\r")[2] == ""
+
+
+def test_the_bar_is_gone_when_a_run_is_interrupted(terminal, tmp_path, monkeypatch):
+    def stop():
+        assert "0/3 [" in terminal.getvalue()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(loop, "seed_step", stopping(loop.seed_step, 2, stop))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(load_config("classify", overrides=settings("classify", tmp_path)))
+    assert terminal.getvalue().rpartition("\r")[2] == ""
+    assert caught.tb is not None  # as for the command's message, the frames are still there
+
+
+def test_there_is_no_bar_in_a_pipe_nor_in_other_processes(terminal, monkeypatch):
+    for stream, enabled in [(terminal, False), (io.StringIO(), True)]:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert list(bar([1, 2], "epoch", total=2, done=0, enabled=enabled)) == [1, 2]
+        assert stream.getvalue() == ""

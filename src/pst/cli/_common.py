@@ -40,6 +40,8 @@ class VerbParser(argparse.ArgumentParser):
         name = unknown.partition("=")[0]
         if "KEY=VALUE" in (self.usage or "") and name.startswith("--"):
             return f": settings are written without --, {name.removeprefix('--')}=…"
+        if "KEY=VALUE" in (self.usage or ""):
+            return ": settings are KEY=VALUE, without spaces around the ="
         return nearest(name, re.findall(r"--[\w-]+", self.format_help()), 0.6) if name.startswith("-") else ""
 
 
@@ -125,7 +127,9 @@ def require(module: str, extra: str) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ValueError for what cannot be a checkpoint of Ultralytics, by its name."""
+    """Raise ValueError for what cannot be a checkpoint of Ultralytics by its name, FileNotFoundError for nothing."""
+    if not path.suffix and not path.exists():
+        raise FileNotFoundError(f"there is no {path}: give a .pt or .safetensors file, or a run folder of pst train")
     if path.is_dir():
         raise ValueError(
             f"{path} is a folder: expected a .pt or .safetensors file of Ultralytics{_best_of(path)}; a run of "

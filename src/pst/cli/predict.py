@@ -44,5 +44,5 @@ def run(args: argparse.Namespace) -> int:
     out = free_folder(Path("runs/predict"), args.model) if args.out is None else args.out
     options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device")}
     entries = predict_images(args.model, args.images, out, **options)
-    print(f"Written: {len(entries)} pictures and {out / 'predictions.json'}; open {out}")
+    print(f"Written: {len(entries)} picture{'s' * (len(entries) != 1)} and {out / 'predictions.json'}; open {out}")
     return 0

@@ -33,7 +33,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder `out`, with its settings")
     parser.add_argument("--changed-data", action="store_true", help="resume although files, labels or classes changed")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be decoded")
-    parser.set_defaults(run=run, again="; the same command with --resume continues")
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,8 +49,24 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.passed_on, *(["skip_corrupt=true"] if args.skip_corrupt else [])]
     from accelerate import PartialState
 
-    folder = fit(load_config(args.task, args.config, overrides), resume=args.resume, changed_data=args.changed_data)
+    config = load_config(args.task, args.config, overrides)
+    try:
+        folder = fit(config, resume=args.resume, changed_data=args.changed_data)
+    except KeyboardInterrupt:
+        args.again = _again(config.run_dir)
+        raise
     PartialState().destroy_process_group()
     print(f"Written: {folder}")
     print(f"Next: pst val --model {shlex.quote(str(folder))}")
     return 0
+
+
+def _again(folder: Path) -> str:
+    """What an interrupted run can go on from."""
+    from pst.train.state import STATE, check_state, read_state
+
+    file = folder / STATE
+    if not file.exists():
+        return " before anything was saved; the same command with --resume starts anew"
+    position = check_state(read_state(file), file).position
+    return f"; the same command with --resume goes on {position}"

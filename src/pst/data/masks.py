@@ -39,6 +39,8 @@ def read_masks(root: str | Path, split: str) -> Split:
     """
     root = Path(root)
     names = root / "classes.txt"
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}: expected one with classes.txt, images and masks")
     if not names.is_file():
         raise FileNotFoundError(f"no {names}: expected one class name a line, in the order of the values in the masks")
     classes = checked_names(read_lines(names), str(names))

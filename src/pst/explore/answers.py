@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pst.explore.view import Asked, Shown
 
 _update: Any = gr.update
 TITLES = ("k = 0", "k as chosen", "Selected tokens", "Attention of a position")  # of the four pictures
+MOST = 400  # end of the sliders
 FIRST = 2  # which of them labels are marked in, for propagation
 _CARRYING = (*TITLES[:2], "First picture: marks, selected positions", "Attention in the first picture")
 
@@ -27,6 +29,38 @@ Values = dict[str, Any]
 """Where the components stand, by name. An action may change them."""
 Action = Callable[[Session, Values], None]
 """What a control does before the pictures are made again."""
+
+
+def read(values: Iterable[tuple[str, Any]]) -> Values:
+    """What the browser sent for the components, by name, as text, whole numbers and paths.
+
+    A layer, a fusion or a number may be one that another model or clip had: `answer` takes the nearest that there is.
+    """
+    return {name: _READ.get(name, _text)(value) for name, value in values}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _whole(value: Any) -> int:
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return min(max(round(value), 0), MOST) if known else 0
+
+
+def _paths(value: Any) -> list[str]:
+    return [file["path"] for file in ([value] if isinstance(value, dict) else value or [])]
+
+
+def _path(value: Any) -> str | None:
+    return next(iter(_paths(value)), None)
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("topk", "max_tokens", "head", "frame"), _whole),
+    "files": _paths,
+    "mask": _path,
+}
 
 
 def answer(
@@ -37,7 +71,7 @@ def answer(
     Args:
         explorer: Computes.
         session: Of the visitor.
-        values: Where the components stand.
+        values: Where the components stand, see `read`.
         action: None makes the pictures again, no more.
         progress: gradio's.
         keep: Whether the pictures stay after an error.
@@ -52,7 +86,7 @@ def answer(
         says = empty(wanted.model) if clip is None else clip.names[min(wanted.frame, len(clip.names) - 1)]
         pictures, status = _pictures(session, shown), status_of(says)
     except Exception as error:
-        files = [*explorer.files(), *map(Path, as_list(values["files"])), *map(Path, as_list(values["mask"]))]
+        files = [*explorer.files(), *map(Path, filter(None, [*values["files"], values["mask"]]))]
         status = status_of(sentence(error, [file.parent for file in files]), alert=True)
         pictures = [gr.skip()] * 8 if keep else _pictures(session, Shown())
     return [session, *pictures, status, *_controls(session.controls, values, moved=action is not None)]
@@ -72,7 +106,7 @@ def click(session: Session, values: Values, number: int, index: Any) -> None:
 
 def drop(explorer: Explorer, session: Session, values: Values) -> None:
     """Take the files that were dropped."""
-    explorer.drop(session, as_list(values["files"]), values["mask"])
+    explorer.drop(session, values["files"], values["mask"])
     values["frame"] = _start(session, values)
 
 
@@ -102,21 +136,14 @@ def status_of(text: str, *, alert: bool = False) -> str:
     return f'<p class="pst-says"{" role=alert" if alert else ""}>{escape(text)}</p>'
 
 
-def as_list(files: Any) -> list[str]:
-    """Paths that gradio gives for one file, several or none."""
-    return [files] if isinstance(files, str) else list(files or [])
-
-
 def _start(session: Session, values: Values) -> int:
     carries = session.clip is not None and values["model"] == PROPAGATION
     return first_frame(session.clip) if carries and session.clip is not None else 0
 
 
 def _wanted(values: Values) -> Wanted:
-    asked = Asked(
-        int(values["topk"] or 0), int(values["max_tokens"] or 0) or None, values["fusion"], values["selection"]
-    )
-    return Wanted(values["model"], asked, values["layer"] or "", int(values["head"] or 0), int(values["frame"] or 0))
+    asked = Asked(values["topk"], values["max_tokens"] or None, values["fusion"], values["selection"])
+    return Wanted(values["model"], asked, values["layer"], values["head"], values["frame"])
 
 
 def _pictures(session: Session, shown: Shown) -> list[Any]:
@@ -134,21 +161,19 @@ def _controls(c: Controls | None, values: Values, *, moved: bool) -> list[Any]:
     fusions = c.fusions or ("gate", "refine")
     fusion = values["fusion"] if values["fusion"] in fusions else fusions[0]
     layer = values["layer"] if values["layer"] in c.layers else next(iter(c.layers), None)
-    head = min(int(values["head"] or 0), max(c.heads - 1, 0))
+    head = min(values["head"], max(c.heads - 1, 0))
     most = max(c.frames - 1, 1)
     model = _update(visible=not c.carries)
-    bound = _update(
-        maximum=c.topk, visible=not c.carries, **({"value": 0} if (values["max_tokens"] or 0) > c.topk else {})
-    )
+    bound = _update(maximum=c.topk, visible=not c.carries, **({"value": 0} if values["max_tokens"] > c.topk else {}))
     carries = _update(visible=c.carries)
     return [
-        _update(maximum=c.topk, **({"value": c.topk} if (values["topk"] or 0) > c.topk else {})),
+        _update(maximum=c.topk, **({"value": c.topk} if values["topk"] > c.topk else {})),
         bound,
         _update(choices=list(fusions), value=fusion, visible=not c.carries),
         model,
         _update(choices=list(c.layers), value=layer, visible=bool(c.layers)),
         _update(choices=list(range(max(c.heads, 1))), value=head, visible=c.heads > 1),
-        _update(maximum=most, visible=c.frames > 1, **({"value": min(values["frame"] or 0, most)} if moved else {})),
+        _update(maximum=most, visible=c.frames > 1, **({"value": min(values["frame"], most)} if moved else {})),
         carries,
         carries,
     ]

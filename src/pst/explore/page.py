@@ -13,13 +13,13 @@ import gradio as gr
 from gradio.themes.utils.fonts import LocalFont
 
 from pst.explore import answers
+from pst.explore.answers import MOST
 from pst.explore.explorer import Explorer, Session
 from pst.explore.models import PROPAGATION
 from pst.explore.view import SELECTIONS
 
 # gradio's own semi-bold file, which its default theme takes, lacks most letters
 FONT = [LocalFont("Source Sans Pro", weights=(400, 700)), "sans-serif"]
-MOST = 400  # end of the sliders
 CSS = """
 #status, #status > div { padding: 0; }
 .pst-says { min-height: 1.5em; margin: 0; overflow-wrap: anywhere; }
@@ -63,7 +63,8 @@ def build_page(explorer: Explorer) -> gr.Blocks:
         changing = [i.topk, i.max_tokens, i.fusion, i.selection, i.layer, i.head, i.frame, *marking]
         listen = partial(_listen, explorer, [session, *inputs], [session, *pictures, *captions, status, *changing])
         listen(page.load)
-        listen(i.model.input, answers.choose)
+        # not its input, which comes twice, and at times with the model before
+        listen(i.model.change, answers.choose, trigger_mode="always_last")
         listen(i.files.change, partial(answers.drop, explorer))
         listen(i.mask.change, partial(answers.drop_mask, explorer), keep=True)
         listen(marking[1].click, answers.clear)
@@ -138,10 +139,14 @@ def _listen(
     keep: bool = False,
     **options: Any,
 ) -> None:
-    """Answer an event; ``number`` is that of the picture that was clicked on."""
+    """Answer an event; ``number`` is that of the picture that was clicked on.
+
+    gradio does not check the values (``preprocess``): an event may have been sent before the choices and ends that the
+    one before it brings, as when a dropdown sends two at once. `answers.read` takes any value.
+    """
 
     def run(session: Session, values: Sequence[Any], own: answers.Action | None, progress: Any) -> list[Any]:
-        named = dict(zip(Inputs._fields, values, strict=True))
+        named = answers.read(zip(Inputs._fields, values, strict=True))
         return answers.answer(explorer, session, named, own, progress, keep=keep)
 
     def moved(session: Session, *values: Any, progress: Any = gr.Progress()) -> list[Any]:  # noqa: B008
@@ -152,5 +157,6 @@ def _listen(
 
     event(
         moved if number is None else clicked, given, outputs, concurrency_id="pst", concurrency_limit=1,
-        api_visibility="private", show_progress="minimal", show_progress_on=outputs[1:3], **options,
+        api_visibility="private", show_progress="minimal", show_progress_on=outputs[1:3],
+        preprocess=False, **options,
     )  # fmt: skip

@@ -80,6 +80,8 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"no safetensors file at {path}: check the path")
+    if Path(path).suffix == ".pt":
+        raise ValueError(f"{path} is a .pt file: expected a .safetensors file, such as the best.safetensors of a run")
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata = f.metadata()

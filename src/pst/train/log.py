@@ -1,15 +1,20 @@
-"""Where a run's figures go: a CSV file, TensorBoard, one line an epoch."""
+"""Where a run's figures go: a CSV file, TensorBoard, one line an epoch; a bar within the epoch."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from pst.io.files import write_text
-from pst.train.state import RESULTS
+from pst.train.state import RESULTS, Progress
 
 LOG = logging.getLogger("pst.train")
 
@@ -31,10 +36,17 @@ class Logger:
 
             self._board = SummaryWriter(str(run), purge_step=step + 1)
 
-    def begin(self, train: int, val: int, steps: int) -> None:
-        """Say how many images there are, and how many steps are left, where any are."""
-        if self._enabled and steps:
-            LOG.info("%d images to train with, %d to validate with; %d steps to go", train, val, steps)
+    def begin(self, train: int, val: int, progress: Progress, left: int, *, resume: bool) -> None:
+        """Say how many images there are, from where the run goes on, and that ``left`` steps are left, if any are."""
+        if not self._enabled:
+            return
+        if not left and not progress.batch:
+            LOG.info("the run is finished already: all %d steps are done", progress.step)
+            return
+        since = f"resumed {progress.position}: " if progress.step else "nothing to resume, so it starts anew: "
+        LOG.info(
+            "%d images to train with, %d to validate with; %s%d steps to go", train, val, since if resume else "", left
+        )
 
     def write(self, history: Sequence[Mapping[str, float]], step: int) -> None:
         """Report the last row of ``history`` and write all of it to the CSV file."""
@@ -52,6 +64,20 @@ class Logger:
         """Close TensorBoard's files."""
         if self._board is not None:
             self._board.close()
+
+
+def bar(batches: Iterable[Any], title: str, *, total: int, done: int, enabled: bool) -> tqdm[Any]:
+    """Batches with a progress bar, on a terminal only, that goes away at the end; ``done`` of ``total`` are behind."""
+    hidden = None if enabled else True  # None: shown on a terminal only
+    return tqdm(batches, title, total, initial=done, leave=False, disable=hidden, **_size())
+
+
+def _size() -> dict[str, Any]:
+    """Of a terminal that says 0, as in some containers and `script`: tqdm would draw nothing. It asks all others."""
+    try:
+        return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 24}
+    except (AttributeError, OSError, ValueError):  # no terminal
+        return {}
 
 
 def _is_shown(name: str, value: float) -> bool:

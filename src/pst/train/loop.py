@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import skip_first_batches
 from torch import nn
-from tqdm import tqdm
 
 from pst.data.dataset import Batch
 from pst.train.batches import Order, training_loader, worker_errors
@@ -20,7 +19,7 @@ from pst.train.checks import check_batch, check_disk, check_folder, check_names
 from pst.train.config import Config
 from pst.train.evaluate import predict
 from pst.train.identity import identify
-from pst.train.log import Logger
+from pst.train.log import Logger, bar
 from pst.train.losses import Step, stop_if_not_finite
 from pst.train.models import build, calibrate_run, restore
 from pst.train.schedule import make_optimizer, schedule
@@ -56,9 +55,11 @@ def fit(config: Config, *, resume: bool = False, changed_data: bool = False) -> 
     trainer = Trainer(config, resume=resume, changed_data=changed_data)
     progress = trainer.progress
     with closing(Logger(run, step=progress.step, tensorboard=config.tensorboard, enabled=trainer.main)) as logger:
-        logger.begin(len(trainer.train), len(trainer.val), int(trainer.steps) - progress.step)
+        left = int(trainer.steps) - progress.step
+        logger.begin(len(trainer.train), len(trainer.val), progress, left, resume=resume)
         while not trainer.done:
-            trainer.train_epoch()
+            with closing(trainer.batches()) as batches:  # its bar goes before an error is shown
+                trainer.train_epoch(batches)
             trainer.finish_epoch()
             logger.write(progress.history, progress.step)
     trainer.finish()
@@ -122,8 +123,8 @@ class Trainer:
         if self.scheduler is not None:
             self.scheduler.step_update(self.progress.step)
 
-    def train_epoch(self) -> None:
-        """Train on what is left of the epoch."""
+    def train_epoch(self, batches: Iterator[Batch]) -> None:
+        """Train on what is left of the epoch, see `batches`."""
         c, progress = self.config, self.progress
         if progress.step >= self.steps:
             return  # trained before the run was stopped, and not validated yet
@@ -131,7 +132,7 @@ class Trainer:
         sums: dict[str, Any] = dict(progress.sums)
         previous: Step | None = None
         began = time.perf_counter()
-        for batch in self._batches():
+        for batch in batches:
             seed_step(c.seed, progress.epoch, progress.batch, self.accelerator.process_index)
             with self.accelerator.accumulate(self.model):
                 inputs, targets = self.task.augment(batch.to(self.accelerator.device))
@@ -158,14 +159,13 @@ class Trainer:
         progress.sums = {name: float(value) for name, value in sums.items()}
         progress.seconds += time.perf_counter() - began
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch]:
         """The rest of the epoch, with a progress bar on a terminal."""
         done, self.order.epoch = self.progress.batch, self.progress.epoch
         loader = skip_first_batches(self.loader, done) if done else self.loader
-        hidden = None if self.main else True  # None: shown on a terminal only
         title = f"epoch {self.progress.epoch + 1}/{self.config.epochs}"
         with worker_errors():
-            yield from tqdm(loader, title, total=len(self.loader), initial=done, leave=False, disable=hidden)
+            yield from bar(loader, title, total=len(self.loader), done=done, enabled=self.main)
 
     def _check(self, step: Step | None) -> None:
         path = self.config.run_dir / f"bad-batch-{self.accelerator.process_index}.pt"

@@ -56,6 +56,11 @@ class Progress:
     calibrated: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
 
+    @property
+    def position(self) -> str:
+        """In words, what it goes on after."""
+        return f"after step {self.step}, in epoch {self.epoch + 1}" if self.batch else f"after epoch {self.epoch}"
+
 
 def read_state(path: Path) -> Any:
     """What `write_progress` wrote: dictionaries, numbers, texts and tensors; nothing in the file is executed.
