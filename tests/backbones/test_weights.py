@@ -217,3 +217,17 @@ def test_a_run_starts_from_them_once(kind, state, tmp_path):
     assert make_model(task, pretrained=False) is not None
     with pytest.raises(ValueError, match=says("pretrained=true … backbone_weights")):
         load_config(kind, overrides={**settings, "pretrained": True})
+
+
+def test_weights_that_cannot_be_fetched_are_asked_for_as_a_file(monkeypatch):
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("cannot find the requested files in the local cache\nand more")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    wanted = (
+        "the published weights of resnet18 cannot be fetched: cannot find … cache; … a local file … backbone_weights"
+    )
+    with pytest.raises(OSError, match=says(wanted)):
+        PSTSegmenter("resnet18", encoder_weights="imagenet")
+    with pytest.raises(OSError, match=r"^cannot find"):  # not of the network
+        PSTSegmenter("resnet18")

@@ -120,11 +120,12 @@ def test_any_value_is_answered(address, part, value):
     assert "bug of pst" not in json.dumps(last)
 
 
-def test_a_file_that_was_not_dropped_is_not_read(address):
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}, {"meta": {}}])
+def test_a_file_that_was_not_dropped_is_not_read(address, meta):
     config = json.loads(ask(f"{address}config")[2])
     files = part_of(config, "files")
     drop = next(d for d in config["dependencies"] if [files, "change"] in d["targets"])
-    path = {"path": str(Path(__file__)), "meta": {"_type": "gradio.FileData"}}
+    path = {"path": str(Path(__file__)), **meta}
     last = next(e for e in send(address, config, drop, {files: [path]}) if e["msg"] == "process_completed")
     assert not last["success"]
 

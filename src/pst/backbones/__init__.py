@@ -8,7 +8,8 @@ parameter is without a gradient. Each library is imported when one of its bodies
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union, get_args
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from pst.backbones.plain import REDUCTIONS
 from pst.backbones.stages import freeze_stages
 from pst.backbones.versions import TRANSFORMERS
 from pst.backbones.weights import Weights
+from pst.io.files import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -108,18 +110,33 @@ def build_body(
     given = {"pretrained": pretrained, "weights": weights, "coarsest": coarsest, "frozen_batchnorm": frozen_batchnorm}
     given["in_channels"] = asked_channels(in_channels, options)
     options.pop("in_chans", None)
-    if of_transformers:
-        TRANSFORMERS.check("a backbone of transformers")
-        from pst.backbones.transformers import transformers_body
+    with _fetching(name, fetched=bool(pretrained) and not of_transformers):
+        if of_transformers:
+            TRANSFORMERS.check("a backbone of transformers")
+            from pst.backbones.transformers import transformers_body
 
-        return transformers_body(name, finest=finest, **given, **options)
-    if library == "timm":
-        from pst.backbones.timm_plain import timm_body
+            return transformers_body(name, finest=finest, **given, **options)
+        if library == "timm":
+            from pst.backbones.timm_plain import timm_body
 
-        return timm_body(str(name), finest=finest, **given, **options)
-    from pst.backbones.torchvision import torchvision_body
+            return timm_body(str(name), finest=finest, **given, **options)
+        from pst.backbones.torchvision import torchvision_body
 
-    return torchvision_body(str(name), **given, **options)
+        return torchvision_body(str(name), **given, **options)
+
+
+@contextmanager
+def _fetching(name: object, *, fetched: bool) -> Iterator[None]:
+    """Say what to do where weights cannot be fetched: timm and torchvision tell of the network alone."""
+    try:
+        yield
+    except OSError as error:
+        if not fetched:
+            raise
+        raise OSError(
+            f"the published weights of {str(name)[:80]} cannot be fetched: {first_line(error)}; without a network give "
+            "a local file of them: backbone_weights, or --weights of pst propagate"
+        ) from error
 
 
 def levels_from(finest: int, coarsest: int = 32) -> list[int]:
