@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,7 @@ def fit(config: Config, *, resume: bool = False, changed_data: bool = False) -> 
         left = int(trainer.steps) - progress.step
         logger.begin(len(trainer.train), len(trainer.val), progress, left, resume=resume)
         while not trainer.done:
-            with closing(trainer.batches()) as batches:  # its bar goes before an error is shown
-                trainer.train_epoch(batches)
+            trainer.train_epoch()
             trainer.finish_epoch()
             logger.write(progress.history, progress.step)
     trainer.finish()
@@ -123,8 +122,8 @@ class Trainer:
         if self.scheduler is not None:
             self.scheduler.step_update(self.progress.step)
 
-    def train_epoch(self, batches: Iterator[Batch]) -> None:
-        """Train on what is left of the epoch, see `batches`."""
+    def train_epoch(self) -> None:
+        """Train on what is left of the epoch."""
         c, progress = self.config, self.progress
         if progress.step >= self.steps:
             return  # trained before the run was stopped, and not validated yet
@@ -132,34 +131,35 @@ class Trainer:
         sums: dict[str, Any] = dict(progress.sums)
         previous: Step | None = None
         began = time.perf_counter()
-        for batch in batches:
-            seed_step(c.seed, progress.epoch, progress.batch, self.accelerator.process_index)
-            with self.accelerator.accumulate(self.model):
-                inputs, targets = self.task.augment(batch.to(self.accelerator.device))
-                losses = self.task.losses(self.model, inputs, targets)
-                self.accelerator.backward(torch.stack(list(losses.values())).sum())
-                if c.clip_grad and self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(self.model.parameters(), c.clip_grad)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            self._check(previous)  # its loss has been computed by now, so that a GPU need not wait for this
-            previous = Step(losses, inputs, targets, batch.indices)
-            sums = {name: sums.get(name, 0.0) + value.detach().float() for name, value in losses.items()}
-            progress.batch += 1
-            if self.accelerator.sync_gradients:
-                progress.step += 1
-                self._set_rate()
-                if c.save_steps and progress.step % c.save_steps == 0:
-                    self._check(previous)
-                    progress.sums = {name: float(value) for name, value in sums.items()}
-                    self._save()
-                if progress.step >= self.steps:
-                    break
+        with closing(self._batches()) as batches:  # its bar goes before an error is shown
+            for batch in batches:
+                seed_step(c.seed, progress.epoch, progress.batch, self.accelerator.process_index)
+                with self.accelerator.accumulate(self.model):
+                    inputs, targets = self.task.augment(batch.to(self.accelerator.device))
+                    losses = self.task.losses(self.model, inputs, targets)
+                    self.accelerator.backward(torch.stack(list(losses.values())).sum())
+                    if c.clip_grad and self.accelerator.sync_gradients:
+                        self.accelerator.clip_grad_norm_(self.model.parameters(), c.clip_grad)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                self._check(previous)  # its loss has been computed by now, so that a GPU need not wait for this
+                previous = Step(losses, inputs, targets, batch.indices)
+                sums = {name: sums.get(name, 0.0) + value.detach().float() for name, value in losses.items()}
+                progress.batch += 1
+                if self.accelerator.sync_gradients:
+                    progress.step += 1
+                    self._set_rate()
+                    if c.save_steps and progress.step % c.save_steps == 0:
+                        self._check(previous)
+                        progress.sums = {name: float(value) for name, value in sums.items()}
+                        self._save()
+                    if progress.step >= self.steps:
+                        break
         self._check(previous)
         progress.sums = {name: float(value) for name, value in sums.items()}
         progress.seconds += time.perf_counter() - began
 
-    def batches(self) -> Generator[Batch]:
+    def _batches(self) -> Generator[Batch]:
         """The rest of the epoch, with a progress bar on a terminal."""
         done, self.order.epoch = self.progress.batch, self.progress.epoch
         loader = skip_first_batches(self.loader, done) if done else self.loader
