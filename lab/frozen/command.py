@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from pathlib import Path
 
@@ -129,9 +128,10 @@ def _weights(args: argparse.Namespace) -> int:
 
 def _widths(args: argparse.Namespace) -> int:
     del args
-    if importlib.util.find_spec("segmentation_models_pytorch") is None:
-        raise ImportError("the widths of all rows are searched together: pip install segmentation-models-pytorch")
+    from lab.frozen import smp
     from lab.frozen.widths import write_widths
 
+    if not smp.is_installed():
+        raise ImportError("the widths of all rows are searched together: pip install segmentation-models-pytorch")
     write_widths()
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 from collections import OrderedDict
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lab.frozen import smp
 from lab.frozen.rows import CHANNELS, ROWS, decoder_of
 from lab.frozen.widths import PADDED
 from pst.io.files import write_text
@@ -29,8 +29,7 @@ def measure(out: Path, device: str, seconds: float) -> Path:
     Returns:
         The file, ``latency-DEVICE.json``: batch -> row -> median milliseconds of one pass.
     """
-    lacking = importlib.util.find_spec("segmentation_models_pytorch") is None
-    rows = [row for row in ROWS.values() if not (lacking and row.kind.startswith("smp-"))]
+    rows = [row for row in ROWS.values() if smp.is_installed() or not row.kind.startswith("smp-")]
     timed: dict[str, dict[str, float]] = {}
     for batch in BATCHES:
         cases = {}

@@ -33,7 +33,7 @@ def found_against_time(results: Results, latency: Mapping[str, Mapping[str, floa
             if name in times:
                 row, found = ROWS[name], value([r["test"] for r in seeds], "k0")
                 spread = 0.0 if found.sd is None else 100 * found.sd
-                style = {"fmt": _MARKERS[row.group], "color": _COLOURS[family(row)], "elinewidth": 0.8, "alpha": 0.8}
+                style = {"fmt": _MARKERS[row.group], "color": _COLOURS[_family(row)], "elinewidth": 0.8, "alpha": 0.8}
                 axes.errorbar(times[name], 100 * found.mean, spread, **style)
         axes.set(xscale="log", xlabel=f"ms of one picture, {device}")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -48,7 +48,7 @@ def found_against_time(results: Results, latency: Mapping[str, Mapping[str, floa
     return png(figure)
 
 
-def family(row: Row) -> str:
+def _family(row: Row) -> str:
     """What the colour says."""
     if row.kind == "pst":
         return "PST"

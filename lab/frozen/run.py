@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from lab.described import described
-from lab.frozen import pack, segment
+from lab.frozen import pack, segment, smp
 from lab.frozen.maps import Network
 from lab.frozen.rows import DETECTED, ROWS, TRAINED, build_decoder, chosen
 from lab.frozen.schedule import Recipe
@@ -94,7 +93,7 @@ def _cells(job: Job, part: str, rows: Sequence[str] | None, seeds: int | None) -
     if boxes and (other := sorted(set(names) - set(DETECTED))):
         raise ValueError(f"the row {other[0]!r} does not find boxes of {part}: choose of {', '.join(DETECTED)}")
     count = (3 if job.trained else 5) if seeds is None else seeds
-    if importlib.util.find_spec("segmentation_models_pytorch") is None:
+    if not smp.is_installed():
         if skipped := [name for name in names if ROWS[name].kind.startswith("smp-")]:
             print(f"Left out, as segmentation_models_pytorch is not installed: {', '.join(skipped)}", flush=True)
         names = tuple(name for name in names if not ROWS[name].kind.startswith("smp-"))

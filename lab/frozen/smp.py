@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 
 KINDS = ("fpn", "pan", "upernet", "deeplabv3plus", "segformer")
 _SEGMENTATION = 64  # of FPN's second half, whose GroupNorms have 32 groups
+
+
+def is_installed() -> bool:
+    """Whether its rows can be built."""
+    return importlib.util.find_spec("segmentation_models_pytorch") is not None
 
 
 class Decoder(nn.Module):

@@ -60,7 +60,7 @@ def segmentation(results: Results, group: str, latency: Mapping[str, Mapping[str
     lines = []
     for name in rows:
         test = _of(results, name, "test")
-        versus = NONE if name == first or first not in results else _difference(results, name, first, "test")
+        versus = NONE if name == first else _difference(results, name, first, "test")
         cost = results[name][0]["widths"]
         lines.append(
             [

@@ -96,7 +96,7 @@ def test_settings_of_the_layers(page, file):
 
 
 def test_a_model_with_other_layers_is_chosen(page, file):
-    pytest.importorskip("timm")
+    pytest.importorskip("timm", reason="the trained run's network is one of timm's")
     page.drop("#files", [file])
     page.wait(lambda: "objects" in page.text("#caption1"))
     before = digest(page, 0)

@@ -80,14 +80,14 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"no safetensors file at {path}: check the path")
-    if Path(path).suffix == ".pt":
-        raise ValueError(f"{path} is a .pt file: expected a .safetensors file, such as the best.safetensors of a run")
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata = f.metadata()
             return {name: f.get_tensor(name) for name in f.keys()}, {} if metadata is None else metadata  # noqa: SIM118
     except SafetensorError as error:
         again = "if it should be one, it is damaged: download or save it again"
+        if Path(path).suffix == ".pt":
+            again = "expected a .safetensors file, such as the best.safetensors of a run"
         raise ValueError(f"{path} is not a safetensors file: {first_line(error)}; {again}") from error
 
 

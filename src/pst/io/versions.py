@@ -20,8 +20,11 @@ def check_installed(user: str, module: str, extra: str) -> None:
         ImportError: It cannot; the message says what installs it.
     """
     if find_spec(module) is None:
-        remedy = f"pip install 'pyramid-sparse-transformer[{extra}]'"
-        raise ImportError(f"{user} needs {module}, which is not installed: {remedy}", name=module)
+        raise ImportError(f"{user} needs {module}, which is not installed: {_remedy(extra)}", name=module)
+
+
+def _remedy(extra: str) -> str:
+    return f"pip install 'pyramid-sparse-transformer[{extra}]'"
 
 
 class HostError(ImportError):
@@ -58,7 +61,7 @@ class Range:
         Raises:
             ImportError: It is missing or another one; the message names the range and what installs it.
         """
-        remedy = f"pip install 'pyramid-sparse-transformer[{self.host}]'"
+        remedy = _remedy(self.host)
         try:
             found = metadata.version(self.host)
         except metadata.PackageNotFoundError:
