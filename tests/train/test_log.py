@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import os
 import sys
 
 import pytest
 
 from pst.train import fit, load_config, loop
-from pst.train.log import Logger, bar
+from pst.train.log import Logger
+from terminal import terminal_without_size
 from train_runs import settings, stopping
 
 
@@ -69,28 +68,10 @@ def test_a_finished_run_says_so(tmp_path, caplog):
     assert caplog.messages == ["the run is finished already: all 3 steps are done"]
 
 
-class Terminal(io.StringIO):
-    """Standard errors on a terminal that does not say how wide it is, as in some containers."""
-
-    def __init__(self, number):
-        super().__init__()
-        self._number = number
-
-    def fileno(self):
-        return self._number
-
-    def isatty(self):
-        return True
-
-
 @pytest.fixture
 def terminal():
-    pty = pytest.importorskip("pty")  # not on Windows
-    ends = pty.openpty()
-    assert os.get_terminal_size(ends[1]).columns == 0
-    yield Terminal(ends[1])
-    for end in ends:
-        os.close(end)
+    with terminal_without_size() as found:
+        yield found
 
 
 def test_an_epoch_has_a_bar_on_a_terminal_of_unknown_width(terminal, tmp_path, monkeypatch):
@@ -112,10 +93,3 @@ def test_the_bar_is_gone_when_a_run_is_interrupted(terminal, tmp_path, monkeypat
         fit(load_config("classify", overrides=settings("classify", tmp_path)))
     assert terminal.getvalue().rpartition("\r")[2] == ""
     assert caught.tb is not None  # as for the command's message, the frames are still there
-
-
-def test_there_is_no_bar_in_a_pipe_nor_in_other_processes(terminal, monkeypatch):
-    for stream, enabled in [(terminal, False), (io.StringIO(), True)]:
-        monkeypatch.setattr(sys, "stderr", stream)
-        assert list(bar([1, 2], "epoch", total=2, done=0, enabled=enabled)) == [1, 2]
-        assert stream.getvalue() == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import re
 import shutil
 import textwrap
@@ -118,6 +119,12 @@ def _integer(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"expected an integer ≥ {least}, got {text!r}")
     return int(text)
+
+
+def show_log() -> None:
+    """Print what the package logs about its progress, on standard errors."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("pst").setLevel(logging.INFO)
 
 
 def require(module: str, extra: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pst.cli._common import Verbs, add_verb, natural, positive, require, share
+from pst.cli._common import Verbs, add_verb, natural, positive, require, share, show_log
 from pst.cli._plain import printable
 
 _EXAMPLES = (
@@ -40,12 +40,17 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--points", type=Path, metavar="CSV", help="points to carry as well: frame,id,x,y")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument("--topk", type=natural, metavar="K", help="coarse positions that are looked at finely")
-    parser.add_argument("--size", type=positive, metavar="N", help="longer side of frames for the features, in pixels")
+    parser.add_argument("--topk", type=natural, metavar="K", help="coarse positions that are looked at finely (8)")
     parser.add_argument(
-        "--threshold", type=share, metavar="T", help="pixels whose label has less than T of the attention become 255"
+        "--size", type=positive, metavar="N", help="longer side that frames are resized to, in pixels (960)"
     )
-    parser.add_argument("--memory", type=natural, metavar="N", help="last frames that are remembered")
+    parser.add_argument(
+        "--threshold",
+        type=share,
+        metavar="T",
+        help="pixels whose label has less than T of the attention get 255 (0)",
+    )
+    parser.add_argument("--memory", type=natural, metavar="N", help="last frames that are remembered (1)")
     parser.add_argument("--device", default="cpu", help="where to compute, as torch names it (%(default)s)")
     parser.add_argument("--features", metavar="NAME", help="a network of timm to match frames by")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="its weights, .safetensors or of torch.save")
@@ -66,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry, and say where to look; 1 if one of many clips failed."""
     for module in ("PIL", "filelock", "numpy", "tqdm"):
         require(module, "propagate")
+    show_log()
     from pst.propagate.many import find_clips
     from pst.propagate.network import Network
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 from pathlib import Path
 
-from pst.cli._common import Verbs, add_verb, require
+from pst.cli._common import Verbs, add_verb, require, show_log
 
 _TASKS = ("classify", "detect", "segment")
 
@@ -44,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, "train")
     from pst.train import fit, load_config
 
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("pst").setLevel(logging.INFO)
+    show_log()
     overrides = [*args.passed_on, *(["skip_corrupt=true"] if args.skip_corrupt else [])]
     from accelerate import PartialState
 

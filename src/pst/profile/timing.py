@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
+
+from pst.profile.bar import bar
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ def interleave(
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
     order, draw = list(cases), random.Random(0)
-    with tqdm(
-        total=seconds, desc="  rounds", bar_format="{desc} {bar} {n:.0f}/{total:.0f} s", leave=False, disable=None
-    ) as bar:
+    with bar(None, "  rounds", total=seconds, bar_format="{desc} {bar} {n:.0f}/{total:.0f} s") as shown:
         begin = time.perf_counter()
         for i in range(1_000_000):
             if shuffled:
@@ -64,7 +63,7 @@ def interleave(
                 if i >= warmup:
                     times[name].append(elapsed * 1e3)
             passed = time.perf_counter() - begin
-            bar.update(min(passed, seconds) - bar.n)
+            shown.update(min(passed, seconds) - shown.n)
             if i >= warmup + min_runs - 1 and passed >= seconds:
                 break
     return {name: _summary(values) for name, values in times.items()}

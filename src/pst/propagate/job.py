@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from pst.profile.bar import bar
 from pst.propagate.masks import read_mask, write_mask
 from pst.propagate.network import Network
 from pst.propagate.points import Tracks, points_of, read_points, write_points
 from pst.propagate.propagator import Propagator, Setting
 from pst.propagate.run_folder import RunFolder
 from pst.propagate.sequence import Frames
+
+LOG = logging.getLogger("pst.propagate")
 
 
 class Job(NamedTuple):
@@ -80,10 +83,16 @@ def carry_through(job: Job, network: Network, setting: Setting, *, progress: boo
         mask, where = job.annotation(index)
         [frame] = job.frames.read(index, index + 1)
         propagator.add(frame, mask, points=where, index=index)
-    with tqdm(total=len(left), desc=_printable(job.frames.path.name), unit="frame", disable=not progress) as bar:
+    name, behind = _printable(job.frames.path.name), 0
+    with bar(None, name, total=len(left), unit="frame", enabled=progress) as shown:
         for way, at in zip(ways, starts, strict=True):
             for place in _carry_along(job, propagator, way, at):
-                bar.update(place >= at)
+                if place < at:
+                    continue
+                behind += 1
+                shown.update()
+                if progress and shown.disable and behind * 10 // len(left) > (behind - 1) * 10 // len(left):
+                    LOG.info("%s: %d of %d frames", name, behind, len(left))
     job.folder.state.unlink(missing_ok=True)
     return len(left)
 

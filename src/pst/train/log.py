@@ -1,17 +1,12 @@
-"""Where a run's figures go: a CSV file, TensorBoard, one line an epoch; a bar within the epoch."""
+"""Where a run's figures go: a CSV file, TensorBoard, one line an epoch."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
-import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from pst.io.files import write_text
 from pst.train.state import RESULTS, Progress
@@ -64,20 +59,6 @@ class Logger:
         """Close TensorBoard's files."""
         if self._board is not None:
             self._board.close()
-
-
-def bar(batches: Iterable[Any], title: str, *, total: int, done: int, enabled: bool) -> tqdm[Any]:
-    """Batches with a progress bar, on a terminal only, that goes away at the end; ``done`` of ``total`` are behind."""
-    hidden = None if enabled else True  # None: shown on a terminal only
-    return tqdm(batches, title, total, initial=done, leave=False, disable=hidden, **_size())
-
-
-def _size() -> dict[str, Any]:
-    """Of a terminal that says 0, as in some containers and `script`: tqdm would draw nothing. It asks all others."""
-    try:
-        return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 24}
-    except (AttributeError, OSError, ValueError):  # no terminal
-        return {}
 
 
 def _is_shown(name: str, value: float) -> bool:

@@ -14,12 +14,13 @@ from accelerate import skip_first_batches
 from torch import nn
 
 from pst.data.dataset import Batch
+from pst.profile.bar import bar
 from pst.train.batches import Order, training_loader, worker_errors
 from pst.train.checks import check_batch, check_disk, check_folder, check_names
 from pst.train.config import Config
 from pst.train.evaluate import predict
 from pst.train.identity import identify
-from pst.train.log import Logger, bar
+from pst.train.log import Logger
 from pst.train.losses import Step, stop_if_not_finite
 from pst.train.models import build, calibrate_run, restore
 from pst.train.schedule import make_optimizer, schedule
@@ -168,8 +169,8 @@ class Trainer:
             yield from bar(loader, title, total=len(self.loader), done=done, enabled=self.main)
 
     def _check(self, step: Step | None) -> None:
-        path = self.config.run_dir / f"bad-batch-{self.accelerator.process_index}.pt"
-        stop_if_not_finite(step, self.train.files, path)
+        file = f"bad-batch-{self.accelerator.process_index}.pt"
+        stop_if_not_finite(step, self.train.files, self.config.run_dir / file)
 
     def finish_epoch(self) -> None:
         """Write the checkpoint, then validate where that is due: what was trained outlives a validation that fails."""
@@ -206,7 +207,6 @@ class Trainer:
         """Weights first: a run that is killed in between writes them again."""
         if not self.main:
             return
-        scaler = self.accelerator.scaler
         if weights:
             save_weights(self.config.run_dir / LAST, self.bare, self.config, self.task.classes)
         write_progress(
@@ -216,5 +216,5 @@ class Trainer:
             data=self.data,
             model=self.bare.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            scaler=None if scaler is None else scaler.state_dict(),
+            scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         )
