@@ -17,7 +17,7 @@ from pst.train.models import load_trained, set_attention
 from pst.train.prediction_files import PREDICTIONS, list_images, plan_pictures, write_picture
 from pst.train.start import start
 from pst.visualize.boxes import draw_boxes
-from pst.visualize.classes import paint_classes
+from pst.visualize.classes import name_classes, paint_classes
 
 if TYPE_CHECKING:
     from pst.train.tasks.base import Record
@@ -37,6 +37,8 @@ def predict_images(
     **overrides: Any,
 ) -> list[Record]:
     """Predict, write one picture for each image and ``predictions.json``.
+
+    A segmented picture has a strip below it that names the colours.
 
     Args:
         source: Run folder, or a weights file from one.
@@ -120,7 +122,7 @@ def _draw_mask(
     mask: Tensor = found["mask"]
     shares = mask.flatten().bincount(minlength=len(classes)) / mask.numel()
     entry = {"shares": {name: share for name, share in zip(classes, shares.tolist(), strict=True) if share > 0}}
-    return paint_classes(_pil(image), mask.numpy()), entry
+    return name_classes(paint_classes(_pil(image), mask.numpy()), mask.numpy(), classes), entry
 
 
 def _pil(image: Tensor) -> Image.Image:
