@@ -75,7 +75,7 @@ def test_the_report_holds_every_row_and_loads_nothing(finished):
     for name in ROWS:
         row = json.loads((finished.root / "rows" / f"{name}.json").read_text())
         assert f"<td>{row['latency_ms']:.1f}</td>" in report
-    pictures = 1 + 2 * 3 + 3 * 3 + 5  # curves, 3 pairs, 3 × (2 heads of layer 11 and 1 of layer 14), the other view
+    pictures = 2 + 2 * 3 + 3 * 3 + 5  # curves, 3 pairs, 3 × (2 heads of layer 11 and 1 of layer 14), the other view
     assert report.count('<img src="data:image/') == report.count("<img") == pictures
     assert "http" not in re.sub(r"base64,[^\"]+", "", report)
     assert re.search(r"layer 11, block 0, head 1.*layer 14, block 0, head 0", report, re.DOTALL)

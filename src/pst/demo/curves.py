@@ -1,8 +1,9 @@
-"""Loss and mAP over the epochs, as one picture."""
+"""Loss and mAP over the epochs, a picture each: a narrow page shows one below the other."""
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,30 +15,37 @@ _METRICS = (
 )
 
 
-def draw_curves(columns: dict[str, list[float]]) -> bytes:
-    """PNG of the losses (train solid, val dashed) beside the val mAP, from Ultralytics' results.csv by column.
+def draw_curves(columns: dict[str, list[float]]) -> tuple[bytes, bytes]:
+    """Two PNGs, the losses (train solid, val dashed) and the val mAP, from Ultralytics' results.csv by column.
 
     Raises:
         KeyError: A column is missing.
     """
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, metrics = figure.subplots(1, 2)
     epochs = columns["epoch"]
+    losses, axes = _axes("loss (train solid, val dashed)")
     for name, label, color in _LOSSES:
-        losses.plot(epochs, columns[f"train/{name}"], color=color, label=label, marker=".")
-        losses.plot(epochs, columns[f"val/{name}"], color=color, linestyle="--", linewidth=1)
-    losses.set_ylabel("loss (train solid, val dashed)")
+        axes.plot(epochs, columns[f"train/{name}"], color=color, label=label, marker=".")
+        axes.plot(epochs, columns[f"val/{name}"], color=color, linestyle="--", linewidth=1)
+    metrics, axes = _axes("mAP on val, k = 0")
     for name, label, color in _METRICS:
-        metrics.plot(epochs, columns[name], color=color, label=label, marker=".")
-    metrics.set_ylabel("mAP on val, k = 0")
-    metrics.set_ylim(0, 1)
-    for axes in (losses, metrics):
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.plot(epochs, columns[name], color=color, label=label, marker=".")
+    axes.set_ylim(0, 1)
+    return _png(losses), _png(metrics)
+
+
+def _axes(what: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set(xlabel="epoch", ylabel=what)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    figure.axes[0].legend(frameon=False)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=160)
     return out.getvalue()

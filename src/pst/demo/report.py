@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pst.integrations.ultralytics import SweepRow
 
 _TEMPLATE = Path(__file__).with_name("report.html")
+_CURVES = ("Losses over the epochs", "Validation mAP over the epochs")
 _OVERLAYS = 3  # scenes whose selections are shown
 _PANEL = 384  # pixels of an enlarged overlay, about
 _NOTHING = 0.0005  # mAP50 below which the report's three decimals are zeros
@@ -27,7 +28,7 @@ def render_report(
     *,
     headline: Mapping[str, str],
     rows: Sequence[SweepRow],
-    curves: bytes,
+    curves: Sequence[bytes],
     scenes: Sequence[Scene],
     views: TwoViews,
     facts: Mapping[str, str],
@@ -37,7 +38,7 @@ def render_report(
     Args:
         headline: A few large figures by what they are.
         rows: Of the table, in its order.
-        curves: PNG.
+        curves: PNGs of the losses and of the mAP.
         scenes: Validation pictures; the first three show their selections too.
         views: A photo with its regions, and what was carried to another view of it.
         facts: What was run and on what, by name.
@@ -58,7 +59,7 @@ def render_report(
         headline=headline,
         rows=rows,
         nothing_learned=bool(rows) and all(row.map50 < _NOTHING for row in rows),
-        curves=_data_uri(curves, "png"),
+        curves=[(_data_uri(picture, "png"), what) for picture, what in zip(curves, _CURVES, strict=True)],
         scenes=scenes,
         views=views,
         overlays=_OVERLAYS,
