@@ -170,3 +170,16 @@ def test_an_interrupted_sweep_keeps_the_rows_it_has(calls, monkeypatch):
     assert main([*ARGV, "--out", "out"]) == 130
     assert [row["fusion"] for row in json.loads(Path("out/val.json").read_text())["rows"]] == ["none"]
     assert calls == []
+
+
+def test_the_metrics_of_both_trainers_have_the_same_names(calls, capsys, monkeypatch):
+    ours = {"fusion": "none", "topk": 0, "map": 0.5, "map50": 0.8, "map_small": 0.1}
+    monkeypatch.setattr(f"{__name__}.ROWS", [SimpleNamespace(_asdict=lambda: ours)])
+    assert main(ARGV) == 0
+    assert capsys.readouterr().out.splitlines()[0].split(maxsplit=4) == [
+        "fusion",
+        "k",
+        "mAP50-95",
+        "mAP50",
+        "mAP small",
+    ]

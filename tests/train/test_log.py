@@ -16,8 +16,10 @@ from train_runs import settings, stopping
 def test_a_run_says_first_what_it_trains_with(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="pst.train"):
         fit(load_config("classify", overrides=settings("classify", tmp_path, epochs=1, max_steps=2)))
+        fit(load_config("classify", overrides=settings("classify", tmp_path / "one", epochs=1, max_steps=1)))
     assert "images to train with" in caplog.messages[0]
-    assert caplog.messages[0].endswith("2 steps to go")
+    ends = [line.partition("; ")[2] for line in caplog.messages if "to train with" in line]
+    assert ends == ["2 steps to go", "1 step to go"]
 
 
 def test_sizes_without_objects_and_single_classes_are_not_in_the_line(tmp_path, caplog):

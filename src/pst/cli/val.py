@@ -35,8 +35,8 @@ _HEADER = {
     "max_tokens": "tokens",
     "imgsz": "px",
     "gflops": "GFLOPs",
-    "map50_95": "mAP50-95",
-    "map50": "mAP50",
+    **dict.fromkeys(("map50_95", "map"), "mAP50-95"),  # Ultralytics' name, and that of pst train
+    **{f"map{part}": f"mAP{part.replace('_', ' ')}" for part in ("50", "75", "_small", "_medium", "_large")},
     "latency_ms": "ms/image",
     "peak_memory_mb": "peak MB",
 }

@@ -40,8 +40,9 @@ class Logger:
             return
         since = f"resumed {progress.position}: " if progress.step else "nothing to resume, so it starts anew: "
         LOG.info(
-            "%d images to train with, %d to validate with; %s%d steps to go", train, val, since if resume else "", left
-        )
+            "%d image%s to train with, %d to validate with; %s%d step%s to go",
+            train, "s" * (train != 1), val, since if resume else "", left, "s" * (left != 1),
+        )  # fmt: skip
 
     def write(self, history: Sequence[Mapping[str, float]], step: int) -> None:
         """Report the last row of ``history`` and write all of it to the CSV file."""
