@@ -168,3 +168,15 @@ def test_shares_are_of_the_picture_without_the_rest(network):
     mask[32:] = 1
     assert network.shares(mask, (64, 32)).text == "<b>cat</b> 100%"
     assert isinstance(network.shares(mask, (64, 64)), Found)
+
+
+def test_classes_of_pixels_are_named_inside_their_regions(network):
+    mask = torch.zeros(64, 64, dtype=torch.int64)
+    mask[:, 10:50] = 1  # between two parts of the other, whose middle is no place of its own
+    found = network.shares(mask, (64, 64))
+    assert found.labels == [1, 0]
+    assert found.tags == [network.name_of(1), network.name_of(0)]
+    assert found.text.startswith(found.tags[0])
+    for (x, y, *_), label in zip(found.boxes, found.labels, strict=True):
+        assert mask[int(y), int(x)] == label
+    assert found.boxes[0] == (29, 31, 29, 31)

@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
     Attributes:
         text: One line.
-        boxes: n of (left, top, right, bottom).
+        boxes: n of (left, top, right, bottom); or points (x, y, x, y) at which classes of the mask are named.
         tags: n texts.
         labels: n class indices.
         mask: (S, S) uint8 class indices, `NOTHING` where there is none; or None.
@@ -104,13 +104,23 @@ class Network(ABC):
         """The class of each pixel, (S, S); ``size`` is that of the picture in it."""
         shown = mask[: size[1], : size[0]].flatten().bincount() / (size[0] * size[1])
         best = shown.argsort(descending=True)[:_BEST].tolist()
-        text = ", ".join(f"{self.name_of(i)} {shown[i]:.0%}" for i in best if shown[i] > 0)
-        return Found(text, mask=mask.to(torch.uint8).numpy())
+        best = [i for i in best if shown[i] > 0]
+        text = ", ".join(f"{self.name_of(i)} {shown[i]:.0%}" for i in best)
+        colours = mask.to(torch.uint8).numpy()
+        points = [2 * _middle(colours[: size[1], : size[0]] == i) for i in best]
+        return Found(text, points, [self.name_of(i) for i in best], best, colours)
 
     def scores(self, scores: Tensor) -> Found:
         """The best classes of the picture, of (classes) that sum to one."""
         best = scores.argsort(descending=True, stable=True)[:_BEST].tolist()
         return Found(", ".join(f"{self.name_of(i)} {scores[i]:.2f}" for i in best))
+
+
+def _middle(region: NDArray[np.bool_]) -> tuple[float, float]:
+    """The pixel (x, y) of a region that is nearest to its centre of gravity."""
+    places = np.argwhere(region)
+    row, column = places[((places - places.mean(0)) ** 2).sum(1).argmin()].tolist()
+    return column, row
 
 
 def centred(image: Tensor, edge: int) -> Seen:
