@@ -8,6 +8,7 @@ Writes ``picture.png``: pictures that it has not seen, the masks as drawn, the m
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     parser.add_argument("--epochs", type=int, default=6)
     args = parser.parse_args(argv)
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a line for each epoch
     write_data(args.out / "data")
     settings = [f"data={args.out / 'data'}", f"out={args.out / 'run'}", f"epochs={args.epochs}", "imgsz=64", "zoom=1"]
     run = fit(load_config("segment", overrides=[*settings, "cache=ram", "tensorboard=false"]))

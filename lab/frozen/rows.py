@@ -16,8 +16,8 @@ from typing import Any
 from torch import nn
 
 from lab.frozen import necks, smp
-from pst.integrations.segmentation.decoder import Laterals, SegmentationDecoder
-from pst.modules import PSTPyramid
+from pst.integrations.segmentation.decoder import SegmentationDecoder
+from pst.modules import Laterals, PSTPyramid
 
 HEAD = 64  # width of the segmenter's head
 DIM = 64  # of attention: two heads of 32

@@ -44,3 +44,6 @@ def test_fine_attention_carries_more_of_the_regions_than_coarse():
     assert coarse.right + 0.05 < eight.right
     assert eight.right > full.right - 0.03
     assert coarse.picture.size == SIZE
+    for row in (coarse, eight, full):
+        black = (np.asarray(row.picture) == 0).all(2).mean()
+        assert abs(black - (1 - row.right)) < 0.1  # of all pixels, while the share is of those that the photo shows

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pst.explore.draw import covered, draw_attention, draw_found, draw_tokens, heat, marked, position_of
+from pst.explore.draw import beside, covered, draw_attention, draw_found, draw_tokens, heat, marked, position_of
 from pst.explore.networks import NOTHING, Found, Seen
 
 
@@ -44,6 +44,12 @@ def test_the_first_token_is_the_strongest_pink():
     picture = np.asarray(draw_tokens(seen(), [25, 40, 0], (20, 20)), int)
     changed = [np.abs(picture[y, x] - 90).sum() for y, x in ((48, 176), (80, 16), (16, 16))]
     assert changed[0] > changed[1] > changed[2] > 0
+
+
+def test_tokens_in_what_fills_the_square_are_counted():
+    tokens = [0, 199, 200, 399]  # of 20 rows; the picture ends with row 9
+    assert beside(seen(), tokens, (20, 20)) == 2
+    assert beside(seen((640, 640)), tokens, (20, 20)) == 0
 
 
 def test_no_token_leaves_the_picture_as_it_is():

@@ -85,7 +85,7 @@ def test_what_is_drawn_has_the_pictures_shape_and_says_how_it_was_timed(network)
     assert "measured here" in shown.captions[0]
     assert shown.captions[2] == f"5 of 64 coarse tokens (8×8) selected. {PINK}"
     clicked = show(computed, Asked(topk=5), "fuse.blocks.0.attn", 1, (0.5, 0.5))
-    assert "row 4, column 8 of 16×16" in clicked.captions[3]
+    assert "row 4, column 8 (from 0) of 16×16" in clicked.captions[3]
     assert clicked.attention is not None
     assert clicked.attention.size == (640, 320)
     other = show(computed, Asked(topk=5), "fuse.blocks.0.attn", 0, (0.5, 0.5))

@@ -218,6 +218,13 @@ def test_the_sheet_numbers_frames_as_mask_does(video, masks, tmp_path, monkeypat
     assert texts == [f"frame {i}{given.get(i, '')}" for i in range(len(masks))]
 
 
+def test_the_sheet_names_images_of_a_folder_too(clip, masks, tmp_path, monkeypatch):
+    folder, texts = write_folder(clip, tmp_path / "frames"), []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _self, _place, text, **_: texts.append(text))
+    carried(folder, {0: masks[0]}, tmp_path / "out")
+    assert texts[:2] == ["frame 0: f1, given", "frame 1: f2"]
+
+
 def test_the_record_names_what_the_run_was_made_with(video, masks, tmp_path):
     carried(video, {0: masks[0]}, tmp_path / "out", topk=3)
     record = json.loads((tmp_path / "out/run.json").read_text())

@@ -32,7 +32,7 @@ class Row(NamedTuple):
         name: "k = 8".
         right: Share of the view's pixels that got their own region.
         seconds: Of the attention.
-        picture: The view with what was carried to it.
+        picture: The view with what was carried to it; what is wrong is black.
     """
 
     name: str
@@ -70,7 +70,8 @@ def carry_regions() -> TwoViews:
         found = full.argmax(0).numpy().astype(np.uint8)
         seen = truth != UNKNOWN
         right = float((found == truth)[seen].mean())
-        rows.append(Row(name, right, seconds, paint(view, np.where(seen, found, UNKNOWN))))
+        shown = paint(view, np.where(seen, found, UNKNOWN), wrong=seen & (found != truth))
+        rows.append(Row(name, right, seconds, shown))
     return TwoViews(paint(photo, regions), paint(view, truth), rows)
 
 
@@ -111,14 +112,16 @@ def homography(size: tuple[int, int]) -> list[float]:
     return [float(v) for v in (whole / whole[2, 2]).flatten()[:8]]
 
 
-def paint(image: Image.Image, regions: NDArray[np.uint8]) -> Image.Image:
-    """The picture with its regions in colours over it; unknown pixels stay as they are."""
+def paint(image: Image.Image, regions: NDArray[np.uint8], wrong: NDArray[np.bool_] | None = None) -> Image.Image:
+    """The picture with its regions in colours over it; unknown pixels stay as they are, wrong ones are black."""
     colors = np.zeros((256, 3), np.float64)
     for region in range(REGIONS):
         colors[region] = class_color(region)
     pixels = np.asarray(image, np.float64)
     mixed = pixels * (1 - _STRENGTH) + colors[regions] * _STRENGTH
     out = np.where((regions == UNKNOWN)[..., None], pixels, mixed)
+    if wrong is not None:
+        out[wrong] = 0
     return Image.fromarray(out.round().astype(np.uint8))
 
 

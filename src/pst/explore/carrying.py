@@ -15,7 +15,7 @@ from pst.control import Selection
 from pst.explore.clip import Clip
 from pst.explore.draw import Place, enlarged, heat, marked
 from pst.explore.marks import Marks, describe, draw_marks, hint
-from pst.explore.view import PINK, Shown, duration
+from pst.explore.view import PINK, Shown, duration, runs_of
 from pst.functional.grid import block_grid
 from pst.functional.selection import Window
 from pst.propagate import Features, Propagator, carry
@@ -66,7 +66,7 @@ class Carrying:
         if not self.seconds:
             return f"k = {topk}."
         took, of = duration(statistics.median(self.seconds)), len(self.seconds)
-        return f"k = {topk}: {took} a frame, features included (median of {of}, measured here just now)."
+        return f"k = {topk}: {took} a frame, features included ({runs_of(of)}, measured here just now)."
 
     def look(self, index: int, place: Place) -> tuple[Tensor, list[int], tuple[int, int]]:
         """Where a place of frame ``index`` looks in the first: weights (Hf, Wf), selected tokens, their map's size."""

@@ -91,6 +91,13 @@ def covered(edge: int, cells: int) -> int:
     return next((cells * r for r in _REDUCTIONS if -(-edge // r) == cells), edge)
 
 
+def beside(seen: Seen, tokens: Sequence[int], coarse_size: Size) -> int:
+    """How many of the coarse tokens lie in what fills the picture up to a square, which is not shown."""
+    height, width = (covered(seen.square.width, n) / n for n in coarse_size)
+    places = (divmod(token, coarse_size[1]) for token in tokens)
+    return sum(row * height >= seen.size[1] or column * width >= seen.size[0] for row, column in places)
+
+
 def _covered(square: Image.Image, cells: Size) -> Image.Image:
     """The square, with grey to its right and below it where the map of these cells covers more."""
     height, width = (covered(square.width, n) for n in cells)

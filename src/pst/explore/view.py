@@ -10,7 +10,7 @@ from PIL import Image
 from pst.control import set_options
 from pst.control.layers import find_attention
 from pst.explore.attention import attention_of, tokens_of
-from pst.explore.draw import Place, draw_attention, draw_found, draw_tokens, position_of
+from pst.explore.draw import Place, beside, draw_attention, draw_found, draw_tokens, position_of
 from pst.explore.networks import Found, Network, Seen
 from pst.explore.passes import Pass, record_passes
 from pst.functional.selection import RULES
@@ -92,7 +92,7 @@ def compute(network: Network, image: Image.Image, asked: Asked) -> Computed:
         network.forward(seen)
     ks = dict.fromkeys((0, asked.topk))
     cases = {str(k): (lambda k=k: run(k)) for k in ks}
-    times = interleave(cases, seconds=_SECONDS, min_runs=_RUNS, warmup=1)
+    times = interleave(cases, seconds=_SECONDS, min_runs=_RUNS, warmup=1, progress=False)
     using(asked.topk)
     return Computed(seen, coarse, fine, {p.name: p for p in passes}, {int(k): t for k, t in times.items()})
 
@@ -106,7 +106,7 @@ def show(computed: Computed, asked: Asked, layer: str, head: int, place: Place |
     if place is not None and position is not None:
         found = attention_of(p, head, position)
         attention = draw_attention(computed.seen, found.weights, place)
-        said = f"Where row {position[0]}, column {position[1]} of {p.size[0]}×{p.size[1]} looks"
+        said = f"Where row {position[0]}, column {position[1]} (from 0) of {p.size[0]}×{p.size[1]} looks"
         said += "." if found.share is None else f"; the gate gives the fine branch {found.share:.0%}."
     coarse, fine = (_result(f, computed.times, k) for f, k in ((computed.coarse, 0), (computed.fine, asked.topk)))
     return Shown(
@@ -114,14 +114,19 @@ def show(computed: Computed, asked: Asked, layer: str, head: int, place: Place |
         draw_found(computed.seen, computed.fine),
         draw_tokens(computed.seen, tokens, p.coarse_size, place),
         attention,
-        (coarse, fine, _chosen(p, tokens, asked.topk), said),
+        (coarse, fine, _chosen(p, tokens, asked.topk, beside(computed.seen, tokens, p.coarse_size)), said),
     )
 
 
 def _result(found: Found, times: dict[int, Timing], k: int) -> str:
     time = times[k]
     took = duration(time.median / 1e3)
-    return f"k = {k}: {found.text}. {took} a pass of the network (median of {time.runs}, measured here just now)."
+    return f"k = {k}: {found.text}. {took} a pass of the network ({runs_of(time.runs)}, measured here just now)."
+
+
+def runs_of(count: int) -> str:
+    """What a time is of."""
+    return "one run" if count == 1 else f"median of {count}"
 
 
 def duration(seconds: float) -> str:
@@ -131,11 +136,12 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def _chosen(p: Pass, tokens: list[int], topk: int) -> str:
+def _chosen(p: Pass, tokens: list[int], topk: int, hidden: int) -> str:
     count = p.coarse_size[0] * p.coarse_size[1]
     if p.selection is None:
         return f"k = 0 selects none of the {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]})."
     if topk > count:
         return f"All {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]}): there are no {topk}. {PINK}"
     of = "selected by one block of queries or another" if p.selection.index.ndim == 4 else "selected"
-    return f"{len(tokens)} of {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]}) {of}. {PINK}"
+    gone = f", {hidden} of them in the grey that fills the square and is not shown" if hidden else ""
+    return f"{len(tokens)} of {count} coarse tokens ({p.coarse_size[0]}×{p.coarse_size[1]}) {of}{gone}. {PINK}"

@@ -4,6 +4,7 @@ from pst.modules.attention import PyramidSparseAttention
 from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fusion import PST
+from pst.modules.laterals import Laterals
 from pst.modules.pyramid import PSTPyramid
 from pst.modules.settings import Settings
 from pst.modules.upsampling import DySample
@@ -13,6 +14,7 @@ __all__ = [
     "ConvFactory",
     "ConvNormAct",
     "DySample",
+    "Laterals",
     "PSTBlock",
     "PSTPyramid",
     "PyramidSparseAttention",

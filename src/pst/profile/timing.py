@@ -12,6 +12,8 @@ import torch
 
 from pst.profile.bar import bar
 
+_LOOK = "{desc} {bar} {n:.0f}/{total:.0f} s"
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -37,6 +39,7 @@ def interleave(
     min_runs: int = 5,
     warmup: int = 2,
     shuffled: bool = False,
+    progress: bool = True,
 ) -> dict[str, Timing]:
     """Time every case in turn, round after round.
 
@@ -47,13 +50,14 @@ def interleave(
         warmup: Rounds first that are not counted.
         shuffled: Draw the order anew for each round, with a seed, so that no case has the same one before it always:
             what ran before leaves its own data in the caches.
+        progress: Show a bar on a terminal.
 
     Returns:
         Name -> `Timing`, in the order of ``cases``.
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
     order, draw = list(cases), random.Random(0)
-    with bar(None, "  rounds", total=seconds, bar_format="{desc} {bar} {n:.0f}/{total:.0f} s") as shown:
+    with bar(None, "  rounds", total=seconds, enabled=progress, bar_format=_LOOK) as shown:
         begin = time.perf_counter()
         for i in range(1_000_000):
             if shuffled:

@@ -24,6 +24,7 @@ _SHOWN = 12  # frames of a sheet
 _COLUMNS = 4
 _THUMB = 320  # longer side of a frame on a sheet, in pixels
 _TITLE = 20
+_LETTERS = 24  # of a name that are shown
 _LEAST_SURE = 0.2  # confidence below which a point is drawn as a ring
 
 Shown = Callable[[int], tuple["NDArray[np.uint8] | None", "NDArray[np.float32] | None"]]
@@ -87,12 +88,18 @@ def write_sheet(frames: Frames, shown: Shown, given: Iterable[int], palette: Seq
         [frame] = frames.read(index, index + 1)
         picture = Image.fromarray(overlay(frame, *shown(index), palette)).resize(tile, Image.Resampling.BICUBIC)
         sheet.paste(picture, (left, top + _TITLE))
-        text = f"frame {index}" + (", given" if index in given else "")
+        text = _title(frames, index) + (", given" if index in given else "")
         draw.text((left + 2, top + 2), text, fill=(0, 0, 0), font=font)
         if index in given:
             draw.rectangle((left - 1, top + _TITLE - 1, left + tile[0], top + _TITLE + tile[1]), outline="red", width=2)
     with replacing(path) as part:
         sheet.save(part, format="JPEG", quality=90, subsampling=0)  # else thin red lines pale
+
+
+def _title(frames: Frames, index: int) -> str:
+    """Number and, of an image in a folder, its name, which the files made of it have."""
+    name = frames.names[index]
+    return f"frame {index}" if name == f"{index:06d}" else f"frame {index}: {name[:_LETTERS]}"
 
 
 def _tile(size: tuple[int, int]) -> tuple[int, int]:

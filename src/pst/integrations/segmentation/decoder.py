@@ -9,27 +9,10 @@ from typing import Any, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.modules import PSTPyramid
+from pst.modules import Laterals, PSTPyramid
 from pst.modules.conv import ConvNormAct
 
 Neck = Literal["pst", "fpn", "none"]
-
-
-class Laterals(nn.Module):
-    """No neck: a 1×1 convolution of each map, and nothing from one to another.
-
-    Args:
-        in_channels: Of the maps.
-        out_channels: Of every result.
-    """
-
-    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(ConvNormAct(c, out_channels) for c in in_channels)
-
-    def forward(self, maps: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-        """Maps, finest first -> as many of ``out_channels`` channels, each of its own size."""
-        return OrderedDict((name, conv(x)) for conv, (name, x) in zip(self.convs, maps.items(), strict=True))
 
 
 class SegmentationDecoder(nn.Module):
