@@ -221,13 +221,19 @@ def test_a_run_starts_from_them_once(kind, state, tmp_path):
 
 def test_weights_that_cannot_be_fetched_are_asked_for_as_a_file(monkeypatch):
     def offline(*_: Any, **__: Any) -> None:
-        raise OSError("cannot find the requested files in the local cache\nand more")
+        raise OSError("cannot find the files: make sure your Internet connection is on.\nand more")
 
     monkeypatch.setattr("timm.create_model", offline)
     wanted = (
-        "the published weights of resnet18 cannot be fetched: cannot find … cache; … a local file … backbone_weights"
+        "the published weights of resnet18 cannot be fetched: cannot find … connection is on; without a network give a "
+        "local file of them: {}=FILE"
     )
-    with pytest.raises(OSError, match=says(wanted)):
+    own = says(wanted.format("backbone_weights")) + "$"
+    with pytest.raises(OSError, match=own):
         PSTSegmenter("resnet18", encoder_weights="imagenet")
+    with pytest.raises(OSError, match=own):
+        pst_backbone("resnet18", pretrained=True)
+    with pytest.raises(OSError, match=says(wanted.format("weights") + ", or --weights FILE of pst propagate")):
+        build_body("resnet18", pretrained=True)
     with pytest.raises(OSError, match=r"^cannot find"):  # not of the network
         PSTSegmenter("resnet18")

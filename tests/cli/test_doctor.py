@@ -27,6 +27,16 @@ def test_prints_versions_devices_and_extras(capsys, monkeypatch):
     assert max(map(len, out.splitlines())) < 100
 
 
+def test_the_table_fits_a_narrow_terminal(capsys, monkeypatch):
+    packages = {"ncnn", "nncf", "onnx", "onnxruntime", "onnxscript", "onnxslim", "openvino"}
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(doctor, "missing_packages", lambda: dict.fromkeys(doctor.EXTRAS, packages))
+    assert main(["doctor"]) == 0
+    table = capsys.readouterr().out.partition("\nextra ")[2].splitlines()
+    assert max(map(len, table)) <= 80
+    assert all(sum(name in line for line in table) == len(doctor.EXTRAS) for name in ("onnxslim", "openvino"))
+
+
 def test_a_layer_that_gives_other_numbers_fails(capsys, monkeypatch):
     from pst import functional
 

@@ -66,6 +66,16 @@ def test_all_verbs_but_the_host_s_have_their_help_tested(capsys):
     assert set(listed) == {*VERBS, "yolo"}
 
 
+def test_the_help_of_every_verb_begins_on_its_line(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for verb in (*VERBS, "yolo"):
+        assert any(re.match(rf"    {verb}  +\S", line) for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
 def test_help_of_the_installed_command_takes_well_under_a_second():
     run_command("--help")  # compiles the modules on the first run
     before = os.times().children_user
@@ -192,6 +202,11 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
             "there is no --tokp here: did you mean '--topk'? (pst val --help",
         ),
         (["train", "detect", "--epochs", "1"], "there is no --epochs here: settings are written without --, epochs=…"),
+        (["val", "--modl", "best.pt"], "there is no --modl here: did you mean '--model'? (pst val --help"),
+        (["val", "--modl=best.pt", "--topk", "0"], "there is no --modl=best.pt here: did you mean '--model'?"),
+        (["val", "--dat", "d"], "the following arguments are required: --model"),
+        (["convert", "--", "--modl"], "the following arguments are required: DST"),
+        (["--nothing"], "there is no --nothing here (pst --help"),
         (["doctor", "x"], "there is no x here (pst doctor --help"),
         (
             ["train", "segment", "x"],

@@ -41,15 +41,30 @@ def test_overrides_and_switches_reach_the_run(runs):
     ("argv", "message"),
     [
         (["train", "classify", "data=d", "epoch=1"], "unknown key 'epoch' for classify: did you mean 'epochs'?"),
-        (["train", "detect", "data=none"], "no YAML file at none"),
+        (
+            ["train", "detect", "data=none"],
+            "there is nothing at none: give the folder of a data set, with data.yaml in it, or",
+        ),
+        (
+            ["train", "classify", "data=none"],
+            "there is nothing at none: give the folder of a data set, with train/CLASS/",
+        ),
+        (
+            ["train", "segment", "data=none"],
+            "there is nothing at none: give the folder of a data set, with classes.txt",
+        ),
+        (
+            ["train", "segment", "out=none", "--resume"],
+            "there is no run to resume in none: check out=…, or give data=…",
+        ),
         (["train", "segment"], "'data' is missing"),
         (["val", "--model", "none.safetensors"], "none.safetensors"),
         (["predict", "--model", "none.safetensors", "a.png"], "none.safetensors"),
         (["predict", "--model", "best.pt", "a.png"], "pst yolo predict model=best.pt source=a.png"),
         (["val", "--model", "best.onnx", "--data", "d.yaml"], "exported files run with pst yolo val"),
         (["export", "--model", "."], ". is a folder: expected a .pt"),
-        (["val", "--model", "."], ". is no run of pst train, for it has no best.safetensors"),
-        (["predict", "--model", ".", "a.png"], ". is no run of pst train, for it has no best.safetensors"),
+        (["val", "--model", "."], ". is not a run folder of pst train, since it has no best.safetensors: give a run"),
+        (["predict", "--model", ".", "a.png"], ". is not a run folder of pst train, since it has no best.safetensors"),
     ],
 )
 def test_a_mistake_is_one_line(argv, message, capsys, tmp_path, monkeypatch):
@@ -61,6 +76,27 @@ def test_a_mistake_is_one_line(argv, message, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_resume_takes_the_settings_of_the_run_where_none_are_given(runs, capsys, caplog):
+    out = f"out={runs['detect']}"
+    assert main(["train", "detect", out, "workers=0", "--resume"]) == 0
+    assert f"Written: {runs['detect']}" in capsys.readouterr().out
+    assert "the run is finished already: 2 steps are done" in caplog.text
+    assert main(["train", "detect", out, "lr=1", "--resume"]) == 2
+    assert "was started with lr=0.0005 (now 1.0)" in capsys.readouterr().err
+    assert main(["train", "segment", out, "--resume"]) == 2
+    assert "the settings are of the task 'detect', wanted 'segment'" in capsys.readouterr().err
+
+
+def test_export_says_the_same_of_a_run_and_of_its_weights(runs, capsys):
+    said = []
+    for model in (runs["classify"], runs["classify"] / "best.safetensors"):
+        assert main(["export", "--model", str(model)]) == 2
+        said.append(capsys.readouterr().err.replace(str(model), "MODEL"))
+    assert said[0] == said[1]
+    assert "exported from Python, with pst.export" in said[0]
+    assert "docs/train.md" in said[0]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_val_sweeps_k(task, runs, tmp_path, capsys):
     out = tmp_path / "out"
@@ -68,7 +104,7 @@ def test_val_sweeps_k(task, runs, tmp_path, capsys):
     header = capsys.readouterr().out.splitlines()[0].split()
     metric = {"classify": "top1", "detect": "map", "segment": "miou"}[task]
     assert header[:2] == ["fusion", "k"]
-    assert metric in header
+    assert {"map": "mAP50-95"}.get(metric, metric) in header
     assert not any(name.startswith("iou_") for name in header)
     result = json.loads((out / "val.json").read_text())
     assert [(row["fusion"], row["topk"]) for row in result["rows"]] == [("none", 0), ("refine", 2)]

@@ -70,6 +70,10 @@ def test_defaults(calls):
 
 def test_a_checkpoint_of_ultralytics_needs_its_data_named(calls, capsys):
     assert main(ARGV[:3]) == 2
+    assert "no checkpoint at weights/best.pt" in capsys.readouterr().err
+    Path("weights").mkdir()
+    Path("weights/best.pt").touch()
+    assert main(ARGV[:3]) == 2
     assert "--data is missing" in capsys.readouterr().err
     assert not calls
 

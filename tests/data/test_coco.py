@@ -41,7 +41,7 @@ def test_an_annotation_without_a_box_has_that_of_its_polygon_or_is_left_out(root
     change(root, lambda d: annotation(d).update(segmentation=[[]]))
     split = read_boxes(root, "train")
     assert [len(target.labels) for target in split.targets] == [1, 1, 0, 1, 1, 1, 1, 1]
-    assert "left out 1 annotations without a box, the first is" in caplog.text
+    assert "left out 1 annotation without a box, the first is" in caplog.text
     assert "train.json: annotation 3" in caplog.text
 
 
@@ -113,7 +113,7 @@ def test_a_box_beyond_the_image_is_clipped_and_one_outside_left_out(root, caplog
     assert read_boxes(root, "train").targets[2].boxes.tolist() == [[0.5, 0, 1, 0.25]]
     change(root, lambda d: annotation(d).update(bbox=[100, 10, 20, 20]))
     assert len(read_boxes(root, "train").targets[2].labels) == 0
-    assert "left out 1 boxes without an area" in caplog.text
+    assert "left out 1 box without an area" in caplog.text
 
 
 BIG = 10**400

@@ -102,7 +102,7 @@ def test_boxes_without_an_area_are_left_out_and_counted(tmp_path, caplog):
         file.write("1 0.5 0.5 0 0\n")
     split = read_boxes(root, "train")
     assert len(split.targets[3].boxes) == 1
-    assert "left out 1 boxes without an area" in caplog.text
+    assert "left out 1 box without an area" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_coco_crowds_and_unknown_ids(tmp_path):
     with pytest.raises(ValueError, match="annotation 4 has the unknown category 77"):
         read_boxes(root, "train")
     (root / "val" / "02.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 images that do not exist, the first is .*02\.png"):
+    with pytest.raises(FileNotFoundError, match=r"1 image that does not exist, the first is .*02\.png"):
         read_boxes(root, "val")
 
 
@@ -182,7 +182,7 @@ def test_lists_and_folders_of_masks_are_the_same(tmp_path):
 def test_missing_masks_lists_and_classes_are_refused(tmp_path):
     root = tiny_data.masks(tmp_path)
     (root / "masks" / "train3.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 names of train have no mask in .*: train3"):
+    with pytest.raises(FileNotFoundError, match=r"1 name of train has no mask in .*: train3"):
         read_masks(root, "train")
     with pytest.raises(FileNotFoundError, match="nothing says what test is"):
         read_masks(root, "test")

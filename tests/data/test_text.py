@@ -10,7 +10,7 @@ import pytest
 import tiny_data
 from pst.data.detection import read_boxes
 from pst.data.masks import read_masks
-from pst.data.text import listed, read_lines, read_text, shown
+from pst.data.text import counted, listed, read_lines, read_text, shown
 
 
 @pytest.mark.parametrize("text", ["a\nb\n", "a\r\nb\r\n", "a\rb", "\n  a \n\n\tb"])
@@ -66,6 +66,11 @@ def test_values_in_messages_are_short_and_obey_nothing():
     assert shown("\x1b[31mred\n") == repr("\x1b[31mred\n")
     assert len(shown("x" * 10_000)) < 70
     assert len(shown(json.loads("[" * 50 + "]" * 50))) < 70
+
+
+def test_one_is_singular():
+    assert [counted(n, "box", "boxes") for n in (0, 1, 2)] == ["0 boxes", "1 box", "2 boxes"]
+    assert [counted(n, "name") for n in (1, 3)] == ["1 name", "3 names"]
 
 
 def test_many_names_are_counted():

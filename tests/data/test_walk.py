@@ -68,7 +68,7 @@ def test_pipes_are_no_images_and_unread_pictures_are_counted(tmp_path, caplog):
     os.mkfifo(tmp_path / "b.png")
     (tmp_path / "c.HEIC").write_bytes(b"photo")
     assert names(list_images(tmp_path)) == ["a.PNG"]
-    assert "left out 1 pictures" in caplog.text
+    assert "left out 1 picture of a format that is not taken" in caplog.text
     assert "c.HEIC" in caplog.text
 
 

@@ -65,7 +65,7 @@ def test_lists_of_images(root, line, place, caplog):
     lines = [line.format(file.rsplit("/")[-1], root=root) for file in TRAIN]
     (root / place).write_bytes("\r\n".join([*lines, lines[0], ""]).encode())
     assert found(write(root, f"train: {place}\nval: images/val\n")) == TRAIN
-    assert "names 1 images again" in caplog.text
+    assert "names 1 image again" in caplog.text
 
 
 def test_several_folders_and_lists_count_each_image_once(root):

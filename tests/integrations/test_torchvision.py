@@ -174,8 +174,10 @@ def test_anchors_follow_the_levels():
         ({"name": "resnet81", "library": "torchvision"}, "no network 'resnet81'; names like it: .*resnet18"),
         ({"name": "vit_b_16", "library": "torchvision"}, "no feature maps of several resolutions"),
         ({"library": "keras"}, r"library must be one of \['timm', 'torchvision'\], got 'keras'"),
-        ({"neck": "pan"}, r"neck must be one of \['pst', 'fpn'\], got 'pan'"),
+        ({"neck": "pan"}, r"neck must be one of \['pst', 'fpn', 'none'\], got 'pan'"),
         ({"neck": "fpn", "topk": 8}, 'neck="fpn" has no attention, got topk=8'),
+        ({"neck": "none", "topk": 8}, 'neck="none" has no attention, got topk=8'),
+        ({"neck": "none", "neck_options": {"depth": 2}}, 'neck="none" has no options, got .*depth'),
         ({"returned_layers": (2, 2)}, r"rising stages from 1 .*got \[2, 2\]"),
         ({"returned_layers": (4, 5)}, r"rising stages from 1 .*got \[4, 5\]"),
         ({"extra_levels": "p6"}, "extra_levels must be one of .*got 'p6'"),
@@ -185,6 +187,30 @@ def test_anchors_follow_the_levels():
 def test_errors_say_what_was_wanted(options, message):
     with pytest.raises(ValueError, match=message):
         pst_backbone(**({"name": "resnet18"} | options))
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "options", "message"),
+    [
+        ("fcos", 0, {}, "num_classes must be at least 1, got 0"),
+        ("retinanet", -1, {}, "num_classes must be at least 1, got -1"),
+        ("faster_rcnn", 1, {}, "num_classes with the background, which counts as one, must be at least 2, got 1"),
+        ("mask_rcnn", 1, {}, "num_classes with the background, which counts as one, must be at least 2, got 1"),
+        ("fcos", 3, {"imgsz": 3}, "FCOS has no option 'imgsz': it takes min_size, max_size, "),
+        ("retinanet", 3, {"score_tresh": 0.5}, "RetinaNet has no option 'score_tresh': did you mean 'score_thresh'?"),
+        ("faster_rcnn", 3, {"min_sise": 64}, "FasterRCNN has no option 'min_sise': did you mean 'min_size'?"),
+        ("mask_rcnn", 3, {"mask_roi_pol": None}, "no option 'mask_roi_pol': did you mean 'mask_roi_pool'?"),
+        ("fcos", 3, {"pretrain": True}, "FCOS has no option 'pretrain': did you mean 'pretrained'?"),
+    ],
+)
+def test_too_few_classes_and_misspelt_options_are_refused(name, classes, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        BUILDERS[name]("resnet18", classes, **options)
+
+
+def test_options_of_torchvisions_transform_pass():
+    model = fcos("resnet18", 1, fixed_size=(64, 96), backbone_options={"out_channels": 64})
+    assert model.transform.fixed_size == (64, 96)
 
 
 def test_a_finished_backbone_takes_no_options():
@@ -218,7 +244,7 @@ def test_a_network_of_one_size_says_so():
 
 
 @every_detector
-@pytest.mark.parametrize("neck", ["pst", "fpn"])
+@pytest.mark.parametrize("neck", ["pst", "fpn", "none"])
 def test_a_step_trains_every_trainable_parameter(name, neck):
     model = detector(name, neck=neck, backbone_options={"trainable_layers": 3}).train()
     loss = torch.stack([*model(*pictures(2)).values()]).sum()
@@ -228,6 +254,15 @@ def test_a_step_trains_every_trainable_parameter(name, neck):
         assert (p.grad is not None) == p.requires_grad, key
         assert p.grad is None or p.grad.isfinite().all(), key
     assert any(not p.requires_grad for p in model.backbone.body.parameters())
+
+
+def test_without_a_neck_levels_do_not_meet():
+    backbone = pst_backbone("resnet18", neck="none", out_channels=64).eval()
+    image = torch.rand(1, 3, 128, 128, requires_grad=True)
+    maps = backbone(image)
+    finest = torch.autograd.grad(maps["0"][0, :, 0, 0].sum(), [*backbone.body.parameters()], allow_unused=True)
+    assert any(gradient is None for gradient in finest)  # of the deeper stages
+    assert {name: y.shape[1] for name, y in maps.items()} == dict.fromkeys(maps, 64)
 
 
 @every_detector

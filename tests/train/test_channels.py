@@ -58,7 +58,7 @@ def test_data_without_the_channels_stops_before_any_folder_is_made(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"in_chans": 0}, "in_chans must be ≥ 1, got 0"),
+        ({"in_chans": 0}, "in_chans must be from 1 to 4096, got 0"),
         ({"model_args": {"in_chans": 1}}, "model_args has in_chans.*set in_chans="),
         ({"model_args": {"backbone_options": {"in_channels": 1}}}, "model_args has in_channels.*set in_chans="),
     ],

@@ -57,6 +57,7 @@ def test_the_resolved_settings_are_a_configuration_again(task, tmp_path):
         (["data=d", "pretrained=1"], "pretrained must be true or false, got '1'"),
         (["data=d", "amp=fp8"], "amp must be one of none, fp16, bf16, got 'fp8'"),
         (["data=d", "epochs=0"], "epochs must be ≥ 1, got 0"),
+        (["data=d", "imgsz=3"], "imgsz must be from 16 to 16384, got 3"),
         (["data=d", "lr=-1"], "lr must be ≥ 0, got -1.0"),
         (["data=d", "lr=nan"], "lr must be ≥ 0, got nan"),
         (["data=d", "trainable=gate"], "trainable=gate needs topk > 0"),
@@ -203,7 +204,15 @@ def test_ranges_of_the_other_tasks(setting):
 
 
 def test_the_limits_themselves_are_in_range():
-    for setting in ("crop_scale=1", "smoothing=0", "momentum=0", "warmup_epochs=50", "seed=4294967295", "topk=100000"):
+    for setting in (
+        "crop_scale=1",
+        "smoothing=0",
+        "momentum=0",
+        "warmup_epochs=50",
+        "seed=4294967295",
+        "topk=100000",
+        "imgsz=16",
+    ):
         load_config("classify", overrides=["data=d", setting])
     load_config("segment", overrides=["data=d", "zoom=1", "jitter=1"])
 

@@ -42,6 +42,7 @@ def test_k_fusion_and_rule_reach_every_layer(task, tmp_path):
     [
         ("classify", {"model": "test_resnet"}),
         ("detect", {"neck": "fpn"}),
+        ("detect", {"neck": "none"}),
         ("segment", {"neck": "fpn"}),
         ("segment", {"neck": "none"}),
     ],

@@ -83,6 +83,7 @@ def test_as_many_classes_of_other_names_load_whole_and_are_said(tmp_path, caplog
         ("classify", "classify", {"in_chans": 1}, ("in_chans 3", "in_chans 1", "of another shape")),
         ("retinanet", "fcos", {}, ("model retinanet", "model fcos")),
         ("segment", "segment", {"neck": "fpn"}, ("neck pst", "neck fpn")),
+        ("fcos", "fcos", {"finest": 4}, ("task detect, the default finest, not", "task detect, finest 4")),
     ],
 )
 def test_weights_of_another_model_are_refused_by_name(source, name, more, parts, tmp_path):

@@ -59,6 +59,7 @@ def build_body(
     frozen_batchnorm: bool = False,
     in_channels: int | None = None,
     weights: Weights | None = None,
+    weights_name: str = "weights",
     **options: Any,
 ) -> nn.Module:
     """Build the body of a network.
@@ -84,6 +85,7 @@ def build_body(
             the library's own names. Every tensor of the library's classifier must be there and no other; its class
             layers alone may be missing or of other classes. Bodies of timm and transformers also take their own state
             dict.
+        weights_name: What ``weights`` are called where the user gives them, for messages.
         options: Passed to the library's constructor; transformers': fields of the configuration that replace its own.
             A plain transformer also has ``width`` (256), the channels of its levels, and ``frozen`` (False), which
             keeps it as it is, without gradients and in eval mode, while the levels train.
@@ -110,7 +112,7 @@ def build_body(
     given = {"pretrained": pretrained, "weights": weights, "coarsest": coarsest, "frozen_batchnorm": frozen_batchnorm}
     given["in_channels"] = asked_channels(in_channels, options)
     options.pop("in_chans", None)
-    with _fetching(name, fetched=bool(pretrained) and not of_transformers):
+    with _fetching(name, weights_name, fetched=bool(pretrained) and not of_transformers):
         if of_transformers:
             TRANSFORMERS.check("a backbone of transformers")
             from pst.backbones.transformers import transformers_body
@@ -126,16 +128,17 @@ def build_body(
 
 
 @contextmanager
-def _fetching(name: object, *, fetched: bool) -> Iterator[None]:
+def _fetching(name: object, weights_name: str, *, fetched: bool) -> Iterator[None]:
     """Say what to do where weights cannot be fetched: timm and torchvision tell of the network alone."""
     try:
         yield
     except OSError as error:
         if not fetched:
             raise
+        file = f"{weights_name}=FILE" + (", or --weights FILE of pst propagate" if weights_name == "weights" else "")
         raise OSError(
-            f"the published weights of {str(name)[:80]} cannot be fetched: {first_line(error)}; without a network give "
-            "a local file of them: backbone_weights, or --weights of pst propagate"
+            f"the published weights of {str(name)[:80]} cannot be fetched: {first_line(error).rstrip('.')}; "
+            f"without a network give a local file of them: {file}"
         ) from error
 
 

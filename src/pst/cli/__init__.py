@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pst import __version__
 from pst._moved import GONE
 from pst.cli import convert, demo, doctor, explore, export, info, predict, propagate, reproduce, train, val, yolo
-from pst.cli._common import VerbParser
+from pst.cli._common import HelpFormatter, VerbParser
 from pst.cli._run import add_debug, run
 from pst.cli._waiting import wait_briefly
 
@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Parser of the whole command; parsed arguments carry the verb's handler as ``run``."""
-    parser = VerbParser(prog="pst", description="Pyramid Sparse Transformer for vision models.")
+    parser = VerbParser(
+        prog="pst", description="Pyramid Sparse Transformer for vision models.", formatter_class=HelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"pst {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in (demo, explore, yolo, train, val, predict, propagate, reproduce, export, convert, info, doctor):

@@ -7,6 +7,7 @@ import itertools
 import logging
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,21 +22,49 @@ from pst.io.names import nearest
 Verbs: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Begins the help of every verb on the verb's line: argparse measures their names without the indent."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """As in argparse, with room for the names of the verbs below an action."""
+        super().add_argument(action)
+        for verb in self._iter_indented_subactions(action):
+            self._action_max_length = max(self._action_max_length, len(str(verb.metavar)) + self._current_indent)
+
+
 class VerbParser(argparse.ArgumentParser):
     """Of the command or a verb: a mistake is one sentence, with what was meant, instead of the whole usage."""
 
+    _given: Sequence[str] = ()  # what is being parsed
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in argparse, but what no verb knows is refused here, where the verb's options are known."""
+        self._given = sys.argv[1:] if args is None else list(args)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"there is no {unknown[0]} here{self._meant(unknown[0])}")
+            self.error(self._no(unknown[0]))
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the options are listed."""
         if choice := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             message += nearest(choice[1], re.findall(r"[\w-]+", choice[2]), 0.6)
+        if " are required: " in message and (unknown := self._unknown_option()) is not None:
+            message = self._no(unknown)  # what is missing may be what was misspelt
         self.exit(2, f"pst: error: {message} ({self.prog} --help lists what it takes)\n")
+
+    def _unknown_option(self) -> str | None:
+        """The first ``--option`` among the arguments that this parser does not have."""
+        options = [arg for arg in itertools.takewhile(lambda arg: arg != "--", self._given) if arg.startswith("--")]
+        return next((arg for arg in options if not self._has(arg.partition("=")[0])), None)
+
+    def _has(self, name: str) -> bool:
+        return any(
+            each == name or (self.allow_abbrev and each.startswith(name)) for each in self._option_string_actions
+        )
+
+    def _no(self, unknown: str) -> str:
+        return f"there is no {unknown} here{self._meant(unknown)}"
 
     def _meant(self, unknown: str) -> str:
         name = unknown.partition("=")[0]
@@ -61,7 +90,7 @@ def add_verb(verbs: Verbs, name: str, description: str, examples: Sequence[str],
         name,
         description=textwrap.fill(description, max(shutil.get_terminal_size().columns - 2, 40)),
         epilog="\n".join(["examples:" if len(lines) > 1 else "example:", *lines]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         **options,
     )
 
@@ -137,11 +166,12 @@ def check_suffix(path: Path) -> None:
     """Raise ValueError for what cannot be a checkpoint of Ultralytics by its name, FileNotFoundError for nothing."""
     if not path.suffix and not path.exists():
         raise FileNotFoundError(f"there is no {path}: give a .pt or .safetensors file, or a run folder of pst train")
+    if (path / "best.safetensors").is_file() and not _best_of(path):
+        from pst.io.checkpoints import of_pst_train
+
+        raise ValueError(of_pst_train(path))
     if path.is_dir():
-        raise ValueError(
-            f"{path} is a folder: expected a .pt or .safetensors file of Ultralytics{_best_of(path)}; a run of "
-            "pst train is exported from Python, by pst.export"
-        )
+        raise ValueError(f"{path} is a folder: expected a .pt or .safetensors file of Ultralytics{_best_of(path)}")
     if path.suffix not in (".pt", ".safetensors"):
         raise ValueError(
             f"{path} is no checkpoint: expected a .pt or .safetensors file; exported files run with "
@@ -150,9 +180,10 @@ def check_suffix(path: Path) -> None:
 
 
 def check_run(path: Path) -> None:
-    """Raise ValueError for a folder that is no run of `pst train`."""
+    """Raise ValueError for a folder that is not a run of `pst train`."""
     if path.is_dir() and not (path / "best.safetensors").is_file():
-        raise ValueError(f"{path} is no run of pst train, for it has no best.safetensors{_best_of(path)}")
+        wanted = _best_of(path) or ": give a run folder, or a .safetensors file from one"
+        raise ValueError(f"{path} is not a run folder of pst train, since it has no best.safetensors{wanted}")
 
 
 def _best_of(folder: Path) -> str:

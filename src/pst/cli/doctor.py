@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module, metadata
 
@@ -14,6 +16,8 @@ from pst.io.files import first_line
 _DISTRIBUTION = "pyramid-sparse-transformer"
 _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[([\w,-]+)\])?.*;.*\bextra == ['\"]([\w-]+)['\"]")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+_NARROWEST = 30  # of the last column of a table
 
 EXTRAS = {
     "ultralytics": ("YOLO models with PST, AGPL-3.0", ("pst.integrations.ultralytics",)),
@@ -56,14 +60,25 @@ def run(args: argparse.Namespace) -> int:
             print(f"{name:<15} {os.environ[name]}")
     devices = dict(_devices())
     print()
-    print(format_table(["device", "one PST layer"], [[*row] for row in devices.items()]))
+    _print_table(["device", "one PST layer"], [[*row] for row in devices.items()])
     states = {extra: _state(extra) for extra in EXTRAS}
     print()
-    print(format_table(["extra", "for", "state"], [[e, EXTRAS[e][0], state] for e, state in states.items()], left=3))
+    _print_table(["extra", "for", "state"], [[e, EXTRAS[e][0], state] for e, state in states.items()])
     lacking = [extra for extra, state in states.items() if state.startswith("lacks")]
     if lacking:
-        print(f"\nTo install an extra, for example {lacking[0]}: pip install '{_DISTRIBUTION}[{lacking[0]}]'")
+        print(f"\nTo install an extra, for example {lacking[0]}:\n  pip install '{_DISTRIBUTION}[{lacking[0]}]'")
     return int(any(text.startswith("fails") for text in [*devices.values(), *states.values()]))
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print a table whose last column goes on in further lines where the terminal is too narrow for it."""
+    before = sum(max(map(len, column)) + 2 for column in list(zip(header, *rows, strict=True))[:-1])
+    width = max(shutil.get_terminal_size().columns - before, _NARROWEST)
+    lines: list[list[str]] = []
+    for *first, last in rows:
+        parts = textwrap.wrap(last, width, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += [[*first, parts[0]], *([*("" for _ in first), part] for part in parts[1:])]
+    print(format_table(header, lines, left=len(header)))
 
 
 def _devices() -> Iterator[tuple[str, str]]:

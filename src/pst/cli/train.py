@@ -29,7 +29,11 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("task", choices=_TASKS, help="what the model does")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings in a file")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the folder `out`, with its settings")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in the folder out=…, without data=… by the settings it saved",
+    )
     parser.add_argument("--changed-data", action="store_true", help="resume although files, labels or classes changed")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be decoded")
     parser.set_defaults(run=run)
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.passed_on, *(["skip_corrupt=true"] if args.skip_corrupt else [])]
     from accelerate import PartialState
 
-    config = load_config(args.task, args.config, overrides)
+    config = load_config(args.task, _settings_file(args), overrides)
     try:
         folder = fit(config, resume=args.resume, changed_data=args.changed_data)
     except KeyboardInterrupt:
@@ -57,6 +61,22 @@ def run(args: argparse.Namespace) -> int:
     print(f"Written: {folder}")
     print(f"Next: pst val --model {shlex.quote(str(folder))}")
     return 0
+
+
+def _settings_file(args: argparse.Namespace) -> Path | None:
+    """The YAML that was given; without one, and without data=…, ``--resume`` takes the settings that the run saved."""
+    if args.config is not None or not args.resume or any(text.startswith("data=") for text in args.passed_on):
+        return args.config
+    from pst.train import load_config
+    from pst.train.state import CONFIG
+
+    out = [text for text in args.passed_on if text.startswith("out=")]
+    file = load_config(args.task, overrides=["data=.", *out]).run_dir / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"there is no run to resume in {file.parent}: check out=…, or give data=… for a new run"
+        )
+    return file
 
 
 def _again(folder: Path) -> str:

@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     if not own:
         check_suffix(args.model)
         if args.data is None:
+            if not args.model.is_file():
+                raise FileNotFoundError(f"no checkpoint at {args.model}: give the path of a trained model")
             raise ValueError("--data is missing: name a data set YAML in the Ultralytics layout")
     require(*("accelerate", "train") if own else ("ultralytics", "ultralytics"))
     from pst.profile.environment import environment

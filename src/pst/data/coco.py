@@ -14,7 +14,7 @@ import torch
 from pst.data import coco_values as values
 from pst.data.images import Boxes, Split
 from pst.data.paths import is_file, is_there, named, resolved
-from pst.data.text import checked_names, read_text, shown
+from pst.data.text import checked_names, counted, read_text, shown
 from pst.io.image_file import read_size
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ def read_coco(
         else:
             image.objects.append((annotation, box, category))
     if left_out:
-        _LOG.warning("left out %d annotations without a box, the first is %s", len(left_out), left_out[0])
+        those = counted(len(left_out), "annotation")
+        _LOG.warning("left out %s without a box, the first is %s", those, left_out[0])
     targets = [_boxes(image, file, segments=segments) for image in images.values()]
     return Split([image.file for image in images.values()], targets, names)
 
@@ -142,9 +143,8 @@ def _images(entries: list[Any], folder: Path, file: Path) -> dict[int | str, _Im
         else:
             missing.append(place)
     if missing:
-        raise FileNotFoundError(
-            f"{file} names {len(missing)} images that do not exist, the first is {named(missing[0])}"
-        )
+        those = counted(len(missing), "image that does", "images that do")
+        raise FileNotFoundError(f"{file} names {those} not exist, the first is {named(missing[0])}")
     if not images:
         raise FileNotFoundError(f"{file} names no images")
     return images

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from pst.data.coco import read_coco
 from pst.data.images import Boxes, Split
-from pst.data.paths import entry_of, root_of
-from pst.data.text import listed
+from pst.data.paths import absent, entry_of, is_there, root_of
+from pst.data.text import counted, listed
 from pst.data.yaml_file import read_mapping
 from pst.data.yolo import read_yolo
 
@@ -56,6 +56,8 @@ def read_boxes(
             has no object in the training split; the message names file and line, or the annotation.
     """
     path = Path(data)
+    if not is_there(path):
+        raise FileNotFoundError(absent(path, "the folder of a data set, with data.yaml in it, or a YAML file"))
     path = path / "data.yaml" if path.is_dir() else path
     spec = read_mapping(path, text=True)
     entry = entry_of(spec, split)
@@ -87,9 +89,10 @@ def _counted(split: Split, where: str) -> Split:
         empty += len(target.labels) - len(real.labels)
         again += len(real.labels) - len(targets[-1].labels)
     if empty:
-        _LOG.warning("%s: left out %d boxes without an area", where, empty)
+        _LOG.warning("%s: left out %s without an area", where, counted(empty, "box", "boxes"))
     if again:
-        _LOG.warning("%s: left out %d objects that are listed twice", where, again)
+        what = counted(again, "object that is", "objects that are")
+        _LOG.warning("%s: left out %s listed twice", where, what)
     return split._replace(targets=targets)
 
 

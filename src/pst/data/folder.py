@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pst.data.images import Split
+from pst.data.paths import absent, is_there
 from pst.data.text import checked_names, listed
 from pst.data.walk import list_folders, list_images
 
@@ -26,6 +27,8 @@ def read_folder(root: str | Path, split: str, classes: tuple[str, ...] | None = 
         ValueError: A folder belongs to no class, or two have one name but for case and spaces.
     """
     folder = Path(root) / split
+    if not is_there(Path(root)):
+        raise FileNotFoundError(absent(Path(root), f"the folder of a data set, with {split}/CLASS/IMAGE in it"))
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: expected {root}/{split}/CLASS/IMAGE")
     folders = {each.name: each for each in list_folders(folder)}

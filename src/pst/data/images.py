@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from pst.data.text import counted
 from pst.io.image_file import as_rgb, grey_bits, opened, orientation, upright
 
 GREY = 114
@@ -94,8 +95,10 @@ def decode(path: str | Path, *, channels: int = 3) -> Tensor:
         kept = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
         found = len(kept.getbands())
         if pages > 1 or found != channels:
-            what = f"{pages} pages" if pages > 1 else f"{found} channels ({image.mode})"
-            raise ValueError(f"it has {what}, wanted are images of {channels} channels: see in_chans in docs/train.md")
+            what = f"{pages} pages" if pages > 1 else f"{counted(found, 'channel')} ({image.mode})"
+            raise ValueError(
+                f"it has {what}, wanted are images of {counted(channels, 'channel')}: see in_chans in docs/train.md"
+            )
         return F.pil_to_tensor(upright(kept, orientation(image)))
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from pst.data.images import Split
-from pst.data.paths import named
-from pst.data.text import checked_names, read_lines
+from pst.data.paths import absent, is_there, named
+from pst.data.text import checked_names, counted, read_lines
 from pst.data.walk import list_images, unique
 from pst.io.image_file import read_indices
 
@@ -39,8 +39,10 @@ def read_masks(root: str | Path, split: str) -> Split:
     """
     root = Path(root)
     names = root / "classes.txt"
+    if not is_there(root):
+        raise FileNotFoundError(absent(root, "the folder of a data set, with classes.txt, images and masks in it"))
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}: expected one with classes.txt, images and masks")
+        raise FileNotFoundError(f"{root} is no folder: expected one with classes.txt, images and masks")
     if not names.is_file():
         raise FileNotFoundError(f"no {names}: expected one class name a line, in the order of the values in the masks")
     classes = checked_names(read_lines(names), str(names))
@@ -58,9 +60,8 @@ def read_masks(root: str | Path, split: str) -> Split:
     for kind, files in (("image", images), ("mask", masks)):
         missing = [name for name in wanted if name not in files]
         if missing:
-            raise FileNotFoundError(
-                f"{len(missing)} names of {split} have no {kind} in {root}, the first: {named(Path(missing[0]))}"
-            )
+            those = counted(len(missing), f"name of {split} has", f"names of {split} have")
+            raise FileNotFoundError(f"{those} no {kind} in {root}, the first: {named(Path(missing[0]))}")
     return Split([images[name] for name in wanted], [masks[name] for name in wanted], classes)
 
 

@@ -54,6 +54,11 @@ def named(place: Path, longest: int = 300) -> str:
     return text if len(text) <= longest and text.isprintable() else shown(text, longest)
 
 
+def absent(place: Path, wanted: str) -> str:
+    """Of a data set that is not there: what was given, and what it should be."""
+    return f"there is nothing at {named(place)}: give {wanted}"
+
+
 def is_there(path: Path) -> bool:
     """Whether a file or folder exists; text that can't be a path leads nowhere."""
     try:

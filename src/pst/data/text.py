@@ -64,6 +64,11 @@ def listed(names: Sequence[str], most: int = 8) -> str:
     )
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and what it counts, in a message: ``1 image``, ``2 images``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def checked_names(names: Iterable[object], where: str) -> tuple[str, ...]:
     """Names in the order of their indices as text; numbers count as their digits.
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pst.data.text import counted
 from pst.io.image_file import EXTENSIONS
 
 _LOG = logging.getLogger(__name__)
@@ -51,8 +52,10 @@ def list_images(folder: Path, *, recursive: bool = True) -> list[Path]:
         elif not path.exists():
             raise FileNotFoundError(f"{path} is a link to {path.readlink()}, which does not exist")
     if unread:
-        _LOG.warning("left out %d pictures that can't be read, the first is %s: save them as JPEG or PNG",
-                     len(unread), unread[0])  # fmt: skip
+        those = counted(len(unread), "picture")
+        _LOG.warning(
+            "left out %s of a format that is not taken, the first is %s: save them as JPEG or PNG", those, unread[0]
+        )
     return sorted(found)
 
 
@@ -63,7 +66,7 @@ def unique(files: Iterable[Path], where: str) -> list[Path]:
     for file in files:
         again += kept.setdefault(os.path.abspath(file), file) is not file  # noqa: PTH100 fast: links are not resolved
     if again:
-        _LOG.warning("%s names %d images again, each counts once", where, again)
+        _LOG.warning("%s names %s again: each counts once", where, counted(again, "image"))
     return list(kept.values())
 
 

@@ -11,7 +11,7 @@ import torch
 
 from pst.data.images import Boxes, Split
 from pst.data.paths import entry_of, is_file, is_there, named, resolved
-from pst.data.text import checked_names, read_lines, read_text, shown
+from pst.data.text import checked_names, counted, read_lines, read_text, shown
 from pst.data.walk import list_images, unique
 
 _MOST_CLASSES = 100_000
@@ -46,7 +46,7 @@ def _names(spec: Mapping[Any, Any], path: Path) -> Sequence[Any]:
     if not isinstance(names, list) or not names:
         raise ValueError(f"{path} must have names: a list, or a mapping from index to name")
     if count is not None and int(count) != len(names):
-        raise ValueError(f"{path} has nc: {count} and {len(names)} names: expected as many")
+        raise ValueError(f"{path} has nc: {count} and {counted(len(names), 'name')}: expected as many")
     return names
 
 
@@ -64,9 +64,8 @@ def _list_images(root: Path, entries: Sequence[str], path: Path) -> list[Path]:
         raise FileNotFoundError(f"no images in {', '.join(str(resolved(entry, root)) for entry in entries)}")
     missing = [image for image in images if not is_file(image)]
     if missing:
-        raise FileNotFoundError(
-            f"{path} names {len(missing)} images that do not exist, the first is {named(missing[0])}"
-        )
+        those = counted(len(missing), "image that does", "images that do")
+        raise FileNotFoundError(f"{path} names {those} not exist, the first is {named(missing[0])}")
     return _with_own_labels(unique(images, str(path)))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pst.io.files import check_parent, first_line, replacing
+from pst.io.files import check_parent, replacing
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -86,9 +86,17 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
             return {name: f.get_tensor(name) for name in f.keys()}, {} if metadata is None else metadata  # noqa: SIM118
     except SafetensorError as error:
         again = "if it should be one, it is damaged: download or save it again"
-        if Path(path).suffix == ".pt":
-            again = "expected a .safetensors file, such as the best.safetensors of a run"
-        raise ValueError(f"{path} is not a safetensors file: {first_line(error)}; {again}") from error
+        if Path(path).suffix != ".safetensors":
+            again = "give a .safetensors file, such as the best.safetensors of a run of pst train"
+        raise ValueError(f"{path} is not a safetensors file: {again}") from error
+
+
+def of_pst_train(path: str | Path) -> str:
+    """What is said of a run of `pst train`, or of its weights, where a checkpoint of Ultralytics is wanted."""
+    return (
+        f"{path} is of pst train, not of Ultralytics: pst val and pst predict take it, and it is exported from Python, "
+        'with pst.export, see "Export" in docs/train.md'
+    )
 
 
 def _rename(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pst.data.dataset import Images
+from pst.data.text import counted
 from pst.functional.selection import check_selection
 from pst.io import files
 from pst.io.names import nearest
@@ -77,7 +78,8 @@ def check_batch(task: Task[Any], model: nn.Module, images: Images, device: torch
     """
     c: Config = task.config
     batch = images.__getitems__(range(min(c.batch, len(images)))).to(device)
-    sizes = f"batch={c.batch} ({len(batch.indices)} images), imgsz={c.imgsz}, model_args={str(c.model_args)[:300]}"
+    count = counted(len(batch.indices), "image")
+    sizes = f"batch={c.batch} ({count}), imgsz={c.imgsz}, model_args={str(c.model_args)[:300]}"
     with files.explained(f"the model cannot be trained with {sizes}", passing=()), torch.no_grad():
         inputs, targets = task.augment(batch)
         task.losses(copy.deepcopy(model).train(), inputs, targets)

@@ -16,7 +16,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("lr", "min_lr", "weight_decay", "clip_grad"), (0, math.inf)),
     **dict.fromkeys(("crop_scale", "smoothing", "jitter", "momentum"), (0, 1)),
     **dict.fromkeys(("mixup", "cutmix"), (0, 1000)),
-    "imgsz": (1, 16384),
+    "imgsz": (16, 16384),
     "in_chans": (1, 4096),
     "max_tokens": (1, _MOST),
     "seed": (0, 2**32 - 1),
@@ -38,7 +38,7 @@ class Config:
         max_steps: Stop after so many optimizer steps; 0 never stops early.
         batch: Images per process and step of the loader.
         accumulate: Batches whose gradients make one optimizer step.
-        imgsz: Edge of the square images in pixels.
+        imgsz: Edge of the square images in pixels, at least 16.
         in_chans: Channels of the images: 3 reads any picture as colour, 1 as grey; with 2 (grey and alpha), 4 (colour
             and alpha, or the bands of a TIFF) or more (the pages of a TIFF) every file must have them.
         workers: Processes that read images; 0 reads in the training process, the best choice with ``cache: ram``.
@@ -194,7 +194,7 @@ class DetectConfig(Config):
         model: Detector of torchvision.
         backbone: Any timm backbone with feature maps, "hf:NAME" for one of transformers, or in a YAML file a mapping,
             transformers' configuration; see `pst.backbones.build_body`.
-        neck: "pst", or "fpn" for the usual one.
+        neck: "pst", "fpn" for the usual one, or "none" for a 1×1 convolution of each map alone.
         finest: Reduction of the finest level: 4, 8, 16 or 32; null takes 8, and 4 in a two-stage detector.
         backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
             ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
@@ -204,7 +204,7 @@ class DetectConfig(Config):
 
     model: Literal["retinanet", "fcos", "faster_rcnn", "mask_rcnn"] = "fcos"
     backbone: str | dict[str, Any] = "resnet18"
-    neck: Literal["pst", "fpn"] = "pst"
+    neck: Literal["pst", "fpn", "none"] = "pst"
     finest: int | None = None
     backbone_weights: str | None = None
     imgsz: int = 640
@@ -249,6 +249,8 @@ def _all_keys(mapping: dict[str, Any]) -> Iterator[str]:
 
 
 def _check_range(name: str, value: float, least: float, most: float) -> None:
+    if math.isfinite(most) and most != _MOST and name not in (*_ABOVE, *_BELOW) and not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, got {value}")
     too_small = value <= least if name in _ABOVE else not value >= least  # NaN is
     if too_small:
         raise ValueError(f"{name} must be {'>' if name in _ABOVE else '≥'} {least}, got {value}")

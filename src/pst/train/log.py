@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pst.data.text import counted
 from pst.io.files import write_text
 from pst.train.state import RESULTS, Progress
 
@@ -36,12 +37,12 @@ class Logger:
         if not self._enabled:
             return
         if not left and not progress.batch:
-            LOG.info("the run is finished already: all %d steps are done", progress.step)
+            LOG.info("the run is finished already: %s done", counted(progress.step, "step is", "steps are"))
             return
         since = f"resumed {progress.position}: " if progress.step else "nothing to resume, so it starts anew: "
         LOG.info(
-            "%d image%s to train with, %d to validate with; %s%d step%s to go",
-            train, "s" * (train != 1), val, since if resume else "", left, "s" * (left != 1),
+            "%s to train with, %d to validate with; %s%s to go",
+            counted(train, "image"), val, since if resume else "", counted(left, "step"),
         )  # fmt: skip
 
     def write(self, history: Sequence[Mapping[str, float]], step: int) -> None:

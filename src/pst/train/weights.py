@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from torch import nn
 
-from pst.data.text import listed
+from pst.data.text import counted, listed
 from pst.io.checkpoints import load_safetensors
 from pst.io.transfer import check_finite, class_entries, load_weights
 from pst.train.log import LOG
@@ -63,8 +63,8 @@ def _class_entries(task: Task[Any]) -> set[str]:
 
 def _report(path: Path, theirs: tuple[str, ...] | None, ours: tuple[str, ...], fresh: list[str]) -> None:
     if fresh:
-        count = "another number of" if theirs is None else len(theirs)
-        LOG.warning("%s has %s classes, the data %d: left fresh are %s", path, count, len(ours), ", ".join(fresh))
+        those = "another number of classes" if theirs is None else counted(len(theirs), "class", "classes")
+        LOG.warning("%s has %s, the data %d: left fresh are %s", path, those, len(ours), ", ".join(fresh))
     elif theirs is not None and theirs != ours:
         LOG.warning(
             "%s has the classes %s, the data %s: all weights are loaded, those of the class layers too",
@@ -77,4 +77,4 @@ def _report(path: Path, theirs: tuple[str, ...] | None, ours: tuple[str, ...], f
 def _named(settings: dict[str, Any], other: dict[str, Any] | None) -> str:
     """Task and model of a run in words, without what both have in common."""
     names = [n for n in _MODEL if n in settings and (other is None or settings[n] != other.get(n) or n == "task")]
-    return ", ".join(f"{name} {settings[name]}" for name in names)
+    return ", ".join(f"the default {n}" if settings[n] is None else f"{n} {settings[n]}" for n in names)

@@ -54,6 +54,35 @@ def test_bad_arguments_fail_before_any_work(trained: Path, boxes_data: Path, tmp
         sweep(plain(tmp_path), boxes_data)
 
 
+def test_data_of_another_number_of_classes_are_refused_before_any_work(
+    trained: Path, boxes_data: Path, tmp_path: Path
+) -> None:
+    data = renamed(boxes_data, tmp_path, "RBC", "WBC", "Platelets")
+    own = r"the model has 2 classes \(bright, dark\)"
+    with pytest.raises(ValueError, match=own + r", the data 3 \(RBC, WBC, Platelets\)"):
+        sweep(trained, data, project=tmp_path / "out", **ARGS)
+    assert not (tmp_path / "out").exists()
+    (row,) = sweep(trained, data, topk=(0,), project=tmp_path / "out", single_cls=True, **ARGS)
+    assert row.images == 8
+
+
+def test_other_names_of_as_many_classes_are_said(
+    trained: Path, boxes_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep(trained, boxes_data, project=tmp_path, **ARGS)
+    assert not caplog.records
+    sweep(trained, renamed(boxes_data, tmp_path, "dark", "bright"), project=tmp_path, **ARGS)
+    (record,) = caplog.records
+    assert "the model has the classes bright, dark, the data dark, bright" in record.getMessage()
+
+
+def renamed(data: Path, folder: Path, *names: str) -> Path:
+    file = folder / "data.yaml"
+    splits = "\n".join(f"{split}: {data.parent / 'images' / split}" for split in ("train", "val"))
+    file.write_text(f"{splits}\nnames: [{', '.join(names)}]\n")
+    return file
+
+
 def plain(folder: Path) -> Path:
     file = folder / "plain.pt"
     YOLO("yolo11n.yaml").save(file)

@@ -103,6 +103,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
             self.encoder_name,
             pretrained=_weights(encoder_weights),
             weights=backbone_weights,
+            weights_name="backbone_weights",
             finest=finest,
             coarsest=2**encoder_depth,
             in_channels=in_channels,

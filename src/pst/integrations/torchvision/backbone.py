@@ -17,9 +17,10 @@ from torchvision.ops.feature_pyramid_network import (
 
 from pst.backbones import Library, Name, Weights, build_body, freeze_stages, levels_from
 from pst.backbones.plain import PlainBody
-from pst.modules import PSTPyramid
+from pst.modules import Laterals, PSTPyramid
 
-Neck = Literal["pst", "fpn"]
+Neck = Literal["pst", "fpn", "none"]
+_NECKS: dict[str, Any] = {"pst": PSTPyramid, "fpn": FeaturePyramidNetwork, "none": Laterals}
 ExtraLevels = Literal["pool", "p6p7"]
 
 
@@ -28,7 +29,7 @@ class PyramidBackbone(nn.Module):
 
     Args:
         body: A `pst.backbones.Body`.
-        fpn: From an OrderedDict of maps to one of maps of ``out_channels`` each, `PSTPyramid` or FeaturePyramidNetwork.
+        fpn: From an OrderedDict of maps to one of maps of ``out_channels`` each: what ``neck`` of `pst_backbone` names.
         levels: Reductions of the maps that are fused, finest first.
         extra_reductions: Of the coarser maps that the neck adds.
         out_channels: Of every map.
@@ -84,7 +85,8 @@ def pst_backbone(
 
     Args:
         name: The library's name of the network, or another one that `pst.backbones.build_body` takes.
-        neck: "pst", or "fpn" for torchvision's FeaturePyramidNetwork: the same model with its usual neck.
+        neck: "pst"; "fpn" for torchvision's FeaturePyramidNetwork, the same model with its usual neck; or "none" for a
+            1×1 convolution of each map alone.
         library: "timm" or "torchvision", see `pst.backbones.build_body`.
         pretrained: Load the library's default weights, or those of this tag or name.
         backbone_weights: In their place: a local file or a state dict, see ``weights`` of `pst.backbones.build_body`.
@@ -107,13 +109,15 @@ def pst_backbone(
         The backbone; it has ``out_channels`` and yields an OrderedDict.
 
     Raises:
-        ValueError: An option is unknown, the network has no such stage, or ``topk`` is given with ``neck="fpn"``.
+        ValueError: An option is unknown, the network has no such stage, or ``topk`` is given without PST.
     """
     levels = _levels(finest, returned_layers)
     if neck not in get_args(Neck):
         raise ValueError(f"neck must be one of {list(get_args(Neck))}, got {neck!r}")
-    if neck == "fpn" and topk != 0:
-        raise ValueError(f'topk is an option of neck="pst"; neck="fpn" has no attention, got topk={topk}')
+    if neck != "pst" and topk != 0:
+        raise ValueError(f'topk is an option of neck="pst"; neck="{neck}" has no attention, got topk={topk}')
+    if neck == "none" and neck_options:
+        raise ValueError(f'neck="none" has no options, got neck_options={dict(neck_options)}')
     extra, extra_reductions = _extra(extra_levels, levels[-1], out_channels)
     trained = bool(pretrained) or backbone_weights is not None
     frozen = trained if frozen_batchnorm is None else frozen_batchnorm
@@ -122,6 +126,7 @@ def pst_backbone(
         library,
         pretrained=pretrained,
         weights=backbone_weights,
+        weights_name="backbone_weights",
         finest=levels[0],
         coarsest=levels[-1],
         frozen_batchnorm=frozen,
@@ -142,7 +147,7 @@ def pst_backbone(
     channels = [body.channels[body.reductions.index(r)] for r in levels]
     options: dict[str, Any] = {"topk": topk} if neck == "pst" else {}
     options |= {} if neck_options is None else neck_options
-    fpn = (PSTPyramid if neck == "pst" else FeaturePyramidNetwork)(channels, out_channels, extra, **options)
+    fpn = _NECKS[neck](channels, out_channels, extra, **options)
     return PyramidBackbone(body, fpn, levels, extra_reductions, out_channels)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
 from pst.backbones import Library, Name, Weights
 from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.integrations.torchvision.backbone import Neck, PyramidBackbone, pst_backbone
+from pst.io.names import nearest
 
 DEFAULTS = {
     "neck": "pst",
@@ -65,7 +68,7 @@ def retinanet(
             which the other arguments of backbones stay at their defaults.
         num_classes: Labels run from 0 to ``num_classes`` − 1. Data whose labels start at 1 need one more, as in
             torchvision.
-        neck: "pst", or "fpn" for torchvision's own.
+        neck: "pst"; "fpn" for torchvision's own; or "none" for a 1×1 convolution of each map alone.
         library: "timm" or "torchvision".
         pretrained: Load the backbone's weights, default or of this tag or name.
         backbone_weights: In their place: a local ``.safetensors`` file, one of ``torch.save``, or a state dict, by the
@@ -83,9 +86,10 @@ def retinanet(
         torchvision's model.
 
     Raises:
-        ValueError: An option is unknown, the network has no such stage, ``topk`` is given with ``neck="fpn"``, the
-            weights are another network's, or options are given beside a finished backbone.
+        ValueError: There are too few classes, an option is unknown, the network has no such stage, ``topk`` is given
+            without PST, the weights are another network's, or options are given beside a finished backbone.
     """
+    _check(RetinaNet, num_classes, options)
     body = _build(backbone, ONE_STAGE, neck, library, pretrained, backbone_weights, finest, topk, backbone_options)
     options.setdefault("anchor_generator", anchors(body, scale=4, octaves=3))
     return RetinaNet(body, num_classes, **_normalisation(body, options))
@@ -116,6 +120,7 @@ def fcos(
     Returns:
         torchvision's model.
     """
+    _check(FCOS, num_classes, options)
     body = _build(backbone, ONE_STAGE, neck, library, pretrained, backbone_weights, finest, topk, backbone_options)
     options.setdefault("anchor_generator", anchors(body, scale=1, ratios=(1.0,)))
     model = FCOS(body, num_classes, **_normalisation(body, options))
@@ -139,12 +144,13 @@ def faster_rcnn(
 ) -> FasterRCNN:
     """Faster R-CNN (arXiv 1506.01497, 1612.03144) on levels 2 to 6, RoIs from levels 2 to 5.
 
-    Arguments and errors as in `retinanet`, but ``num_classes`` counts the background, label 0. On level 2 PST has
-    H·W/16 queries: ``finest=8`` leaves it out.
+    Arguments and errors as in `retinanet`, but ``num_classes`` counts the background, label 0, and is at least 2.
+    On level 2 PST has H·W/16 queries: ``finest=8`` leaves it out.
 
     Returns:
         torchvision's model.
     """
+    _check(FasterRCNN, num_classes, options, background=True)
     body = _build(backbone, TWO_STAGE, neck, library, pretrained, backbone_weights, finest, topk, backbone_options)
     return FasterRCNN(body, num_classes, **_proposals(body, options))
 
@@ -167,9 +173,26 @@ def mask_rcnn(
     Returns:
         torchvision's model.
     """
+    _check(MaskRCNN, num_classes, options, background=True)
     body = _build(backbone, TWO_STAGE, neck, library, pretrained, backbone_weights, finest, topk, backbone_options)
     options.setdefault("mask_roi_pool", MultiScaleRoIAlign(body.fused, output_size=14, sampling_ratio=2))
     return MaskRCNN(body, num_classes, **_proposals(body, options))
+
+
+def _check(
+    kind: type[nn.Module], num_classes: int | None, options: Mapping[str, Any], *, background: bool = False
+) -> None:
+    """Refuse too few classes, and options that torchvision's ``**kwargs`` would swallow."""
+    least = 1 + background
+    if num_classes is not None and num_classes < least:  # with a predictor of one's own it is None
+        counted = " with the background, which counts as one," if background else ""
+        raise ValueError(f"num_classes{counted} must be at least {least}, got {num_classes}")
+    known = [*inspect.signature(kind).parameters, *inspect.signature(GeneralizedRCNNTransform).parameters]
+    known = [name for name in dict.fromkeys(known) if name not in ("backbone", "num_classes", "kwargs")]
+    for name in options:
+        if name not in known:
+            near = nearest(name, [*DEFAULTS, *known], 0.6) or f": it takes {', '.join(known)}"
+            raise ValueError(f"{kind.__name__} has no option {name!r}{near}")
 
 
 def _build(backbone: Name | PyramidBackbone, layout: Mapping[str, Any], *values: Any) -> PyramidBackbone:

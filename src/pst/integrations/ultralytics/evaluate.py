@@ -12,6 +12,7 @@ import torch
 
 from pst.control import attention_layers
 from pst.functional.attention import Fusion
+from pst.integrations.ultralytics.classes import check_classes
 from pst.integrations.ultralytics.flops import gflops
 from pst.integrations.ultralytics.yolo import YOLO, trained_size
 from pst.profile.sweep import Evaluated, check_bounds, grid, run_sweep
@@ -79,13 +80,14 @@ def sweep(
 
     Returns:
         An iterator that yields one row after each run: k = 0 first, then every k of each fusion. Arguments are
-        checked and the model is opened before it is returned.
+        checked, the model is opened and its classes are compared with those of the data before it is returned; a
+        warning is logged where only their names differ.
 
     Raises:
-        FileNotFoundError: ``model`` does not exist.
+        FileNotFoundError: ``model`` or ``data`` does not exist.
         TypeError: A k or a bound is not an integer.
-        ValueError: A k is negative, a bound < 1, a fusion unknown or not to be had with this model, or there is no PST
-            layer in it.
+        ValueError: A k is negative, a bound < 1, a fusion unknown or not to be had with this model, there is no PST
+            layer in it, or the data have another number of classes.
     """
     grid(topk, fusion)  # wrong ones are refused before anything is loaded
     check_bounds(max_tokens)
@@ -93,6 +95,7 @@ def sweep(
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
     yolo = YOLO(model, trust=trust)
     attention_layers(yolo)
+    check_classes(yolo, data, single_cls=bool(val_args.get("single_cls")))
     side: int = trained_size(yolo) if imgsz is None else imgsz
     folder = str(Path(project).absolute())  # a relative one Ultralytics would put below its own
     own = {"data": str(data), "imgsz": side, "batch": batch, "device": device, "project": folder}

@@ -12,6 +12,7 @@ from ultralytics.nn import tasks as host_tasks
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from pst.integrations.ultralytics.model_yaml import check_model_yaml
+from pst.io.checkpoints import of_pst_train
 from pst.io.files import first_line
 from pst.modules import Settings
 
@@ -109,7 +110,7 @@ def from_metadata(state: Mapping[str, Tensor], metadata: Mapping[str, str], path
         ValueError: A field is missing or malformed, or the YAML is refused.
     """
     if "pst_train" in metadata:
-        raise ValueError(f"{path} is of pst train, no checkpoint of Ultralytics: pst val and pst predict take it")
+        raise ValueError(of_pst_train(path))
     try:
         fields = {
             **{name: metadata[name] for name in ("model", "model_class", "source")},
