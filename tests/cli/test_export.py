@@ -63,6 +63,7 @@ def test_says_what_was_written_and_how_far_it_is(capsys, tmp_path):
     out = capsys.readouterr().out
     for part in ("8, fusion gate", "batch 1, 96×128 px, others too", "1.25 MB", str(tmp_path / "best.onnx")):
         assert part in out
+    assert out.splitlines()[-1] == f"Next: pst yolo predict model={tmp_path / 'best.onnx'} source=IMAGE"
     assert re.search(says("model.11.blocks.0.attn … 4 coarse tokens … k is 4"), out)
     assert re.search(says("max 0.00037 … mean 3.5e-06 … 631.6"), out)
 

@@ -22,10 +22,20 @@ def test_a_run_says_first_what_it_trains_with(tmp_path, caplog):
     assert ends == ["2 steps to go", "1 step to go"]
 
 
-def test_sizes_without_objects_and_single_classes_are_not_in_the_line(tmp_path, caplog):
+def test_sizes_and_single_classes_are_not_in_the_line(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="pst.train"):
         Logger(tmp_path, step=0, tensorboard=False, enabled=True).write(
-            [{"epoch": 1, "val_map": 0.25, "val_map_small": -1.0, "val_iou_sky": 0.5}], 1
+            [
+                {
+                    "epoch": 1,
+                    "val_map": 0.25,
+                    "val_map75": 0.2,
+                    "val_map_small": -1.0,
+                    "val_map_large": 0.3,
+                    "val_iou_sky": 0.5,
+                }
+            ],
+            1,
         )
     assert caplog.messages == ["epoch 1  val_map 0.25"]
     assert "-1.0" in (tmp_path / "results.csv").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pst.integrations.ultralytics.export import Exported
 
 _FORMATS = ("onnx", "openvino", "torchscript", "pt2", "ncnn", "litert", "coreml", "engine")
+_RUN_BY_HOST = ("onnx", "openvino", "torchscript", "ncnn")  # formats that Ultralytics runs as it runs a checkpoint
 _NOT_RUN = {"coreml": "Core ML runs on macOS only", "engine": "its own runtime was not started"}
 
 
@@ -70,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         numbers = f"max {gap.max:.2g}, mean {gap.mean:.2g} from the model's outputs of up to {gap.scale:.4g}"
         print(f"compared     {f'{gap.mean:.2%} of the pixels have another class' if exported.class_map else numbers}")
     print(f"Written: {exported.path}")
+    if args.format in _RUN_BY_HOST:
+        print(f"Next: pst yolo predict model={shlex.quote(str(exported.path))} source=IMAGE")
     return 0
 
 

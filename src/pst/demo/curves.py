@@ -38,7 +38,7 @@ def _axes(what: str) -> tuple[Figure, Any]:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set(xlabel="epoch", ylabel=what)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
