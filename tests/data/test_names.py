@@ -7,7 +7,8 @@ import pytest
 import tiny_data
 from pst.data.folder import read_folder
 from pst.data.masks import read_masks
-from pst.data.text import checked_names, listed
+from pst.data.text import checked_names
+from pst.io.names import listed
 
 
 def test_names_are_text_as_written():

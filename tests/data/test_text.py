@@ -10,7 +10,8 @@ import pytest
 import tiny_data
 from pst.data.detection import read_boxes
 from pst.data.masks import read_masks
-from pst.data.text import counted, listed, read_lines, read_text, shown
+from pst.data.text import read_lines, read_text, shown
+from pst.io.names import counted, listed
 
 
 @pytest.mark.parametrize("text", ["a\nb\n", "a\r\nb\r\n", "a\rb", "\n  a \n\n\tb"])

@@ -56,12 +56,11 @@ class VerbParser(argparse.ArgumentParser):
     def _unknown_option(self) -> str | None:
         """The first ``--option`` among the arguments that this parser does not have."""
         options = [arg for arg in itertools.takewhile(lambda arg: arg != "--", self._given) if arg.startswith("--")]
-        return next((arg for arg in options if not self._has(arg.partition("=")[0])), None)
+        known = self._options()
+        return next((arg for arg in options if not any(o.startswith(arg.partition("=")[0]) for o in known)), None)
 
-    def _has(self, name: str) -> bool:
-        return any(
-            each == name or (self.allow_abbrev and each.startswith(name)) for each in self._option_string_actions
-        )
+    def _options(self) -> list[str]:
+        return re.findall(r"--[\w-]+", self.format_help())
 
     def _no(self, unknown: str) -> str:
         return f"there is no {unknown} here{self._meant(unknown)}"
@@ -72,7 +71,7 @@ class VerbParser(argparse.ArgumentParser):
             return f": settings are written without --, {name.removeprefix('--')}=…"
         if "KEY=VALUE" in (self.usage or ""):
             return ": settings are KEY=VALUE, without spaces around the ="
-        return nearest(name, re.findall(r"--[\w-]+", self.format_help()), 0.6) if name.startswith("-") else ""
+        return nearest(name, self._options(), 0.6) if name.startswith("-") else ""
 
 
 def add_verb(verbs: Verbs, name: str, description: str, examples: Sequence[str], **options: Any) -> Any:

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from pst.cli._common import Verbs, add_verb, check_run, free_folder, natural, require, share
+from pst.io.names import counted
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -44,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
     out = free_folder(Path("runs/predict"), args.model) if args.out is None else args.out
     options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device")}
     entries = predict_images(args.model, args.images, out, **options)
-    print(f"Written: {len(entries)} picture{'s' * (len(entries) != 1)} and {out / 'predictions.json'}; open {out}")
+    print(f"Written: {counted(len(entries), 'picture')} and {out / 'predictions.json'}; open {out}")
     return 0

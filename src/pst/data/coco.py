@@ -14,8 +14,9 @@ import torch
 from pst.data import coco_values as values
 from pst.data.images import Boxes, Split
 from pst.data.paths import is_file, is_there, named, resolved
-from pst.data.text import checked_names, counted, read_text, shown
+from pst.data.text import checked_names, read_text, shown
 from pst.io.image_file import read_size
+from pst.io.names import counted
 
 _LOG = logging.getLogger(__name__)
 _LISTS = ("images", "annotations", "categories")

@@ -25,9 +25,9 @@ from torch import Tensor
 from pst.data.coco import read_coco
 from pst.data.images import Boxes, Split
 from pst.data.paths import absent, entry_of, is_there, root_of
-from pst.data.text import counted, listed
 from pst.data.yaml_file import read_mapping
 from pst.data.yolo import read_yolo
+from pst.io.names import counted, listed
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pst.data.images import Split
 from pst.data.paths import absent, is_there
-from pst.data.text import checked_names, listed
+from pst.data.text import checked_names
 from pst.data.walk import list_folders, list_images
+from pst.io.names import listed
 
 
 def read_folder(root: str | Path, split: str, classes: tuple[str, ...] | None = None) -> Split:

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from pst.data.text import counted
 from pst.io.image_file import as_rgb, grey_bits, opened, orientation, upright
+from pst.io.names import counted
 
 GREY = 114
 """Fills what a letterboxed image leaves free."""

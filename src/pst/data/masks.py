@@ -21,9 +21,10 @@ from torch import Tensor
 
 from pst.data.images import Split
 from pst.data.paths import absent, is_there, named
-from pst.data.text import checked_names, counted, read_lines
+from pst.data.text import checked_names, read_lines
 from pst.data.walk import list_images, unique
 from pst.io.image_file import read_indices
+from pst.io.names import counted
 
 IGNORE = 255
 """Value of pixels that have no class."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 _MARKS = {  # the longer ones first: that of UTF-16 is the beginning of that of UTF-32
@@ -55,18 +55,6 @@ def shown(value: object, longest: int = 60) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     text = repr(value[: longest + 1]) if isinstance(value, str) else repr(value)
     return text if len(text) <= longest else text[:longest] + "…"
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Names in a message, with commas between them; of many the first, and how many more there are."""
-    return ", ".join(f"{name:.60}" for name in names[:most]) + (
-        f" and {len(names) - most} more" if len(names) > most else ""
-    )
-
-
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number and what it counts, in a message: ``1 image``, ``2 images``."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def checked_names(names: Iterable[object], where: str) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pst.data.text import counted
 from pst.io.image_file import EXTENSIONS
+from pst.io.names import counted
 
 _LOG = logging.getLogger(__name__)
 _LEFT_BY_SYSTEMS = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"})

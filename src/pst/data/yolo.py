@@ -11,8 +11,9 @@ import torch
 
 from pst.data.images import Boxes, Split
 from pst.data.paths import entry_of, is_file, is_there, named, resolved
-from pst.data.text import checked_names, counted, read_lines, read_text, shown
+from pst.data.text import checked_names, read_lines, read_text, shown
 from pst.data.walk import list_images, unique
+from pst.io.names import counted
 
 _MOST_CLASSES = 100_000
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pst.explore.clip import Clip
 from pst.explore.draw import Place, enlarged, marked
+from pst.io.names import counted
 from pst.propagate.masks import palette_of
 from pst.propagate.pictures import overlay
 
@@ -78,11 +79,11 @@ def draw_marks(clip: Clip, marks: Marks) -> Image.Image:
 
 def describe(marks: Marks) -> str:
     """What is marked, in a few words."""
-    parts = [f"{len(marks.points)} point{'s' * (len(marks.points) != 1)}"] if marks.points else []
+    parts = [counted(len(marks.points), "point")] if marks.points else []
     if marks.mask is not None:
         parts.append("a mask")
     elif marks.boxes:
-        parts.append(f"{len(marks.boxes)} box{'es' * (len(marks.boxes) != 1)}")
+        parts.append(counted(len(marks.boxes), "box", "boxes"))
     return " and ".join(parts) or "nothing marked"
 
 

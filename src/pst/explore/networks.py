@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pst.control.layers import find_attention, inner_model
 from pst.data.images import fitted, letterbox
+from pst.io.names import counted
 
 SCORE = 0.3  # least of a box
 NOTHING = 255  # in a mask: of no class
@@ -97,7 +98,7 @@ class Network(ABC):
         keep = scores >= SCORE
         kept = labels[keep].long().tolist()
         tags = [f"{self.name_of(i)} {score:.2f}" for i, score in zip(kept, scores[keep].tolist(), strict=True)]
-        text = f"{len(kept)} object{'s' * (len(kept) != 1)} of a score of at least {SCORE}"
+        text = f"{counted(len(kept), 'object')} of a score of at least {SCORE}"
         return Found(text, boxes[keep].float().tolist(), tags, kept)
 
     def shares(self, mask: Tensor, size: tuple[int, int]) -> Found:

@@ -1,4 +1,4 @@
-"""Suggestions for a name that is not known."""
+"""Names and numbers in messages; suggestions for a name that is not known."""
 
 from __future__ import annotations
 
@@ -21,3 +21,15 @@ def nearest(name: Any, known: Sequence[str], cutoff: float = 0.0) -> str:
     """
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
     return f": did you mean {close[0]!r}?" if close else ""
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names in a message, with commas between them; of many the first, and how many more there are."""
+    return ", ".join(f"{name:.60}" for name in names[:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and what it counts, in a message: ``1 image``, ``2 images``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from pst.data.dataset import Images
-from pst.data.text import counted
 from pst.functional.selection import check_selection
 from pst.io import files
-from pst.io.names import nearest
+from pst.io.names import counted, nearest
 from pst.train.config import ClassifyConfig, Config
 from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
 from pst.train.tasks.base import Task

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pst.data.images import Split
-from pst.data.text import listed
+from pst.io.names import listed
 from pst.train.tasks.base import Task
 
 _SPLITS = ("train", "val")

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pst.data.text import counted
 from pst.io.files import write_text
+from pst.io.names import counted
 from pst.train.state import RESULTS, Progress
 
 LOG = logging.getLogger("pst.train")

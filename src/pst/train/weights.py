@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from torch import nn
 
-from pst.data.text import counted, listed
 from pst.io.checkpoints import load_safetensors
+from pst.io.names import counted, listed
 from pst.io.transfer import check_finite, class_entries, load_weights
 from pst.train.log import LOG
 from pst.train.state import BEST, describe_weights

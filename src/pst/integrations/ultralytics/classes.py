@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ultralytics.data import utils as host_data
-
 from pst.integrations.ultralytics.guard import protected, told
+from pst.integrations.ultralytics.host import check_det_dataset
+from pst.io.names import counted, listed
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,20 +27,16 @@ def check_classes(yolo: Any, data: str | Path, *, single_cls: bool = False) -> N
     if yolo.task == "classify" or single or Path(data).suffix == ".ndjson":
         return
     with told(), protected(not yolo.trust):
-        found = host_data.check_det_dataset(str(data))
+        found = check_det_dataset(str(data))
     ours, theirs = ([str(name) for name in names.values()] for names in (yolo.names, found["names"]))
     if len(ours) != len(theirs):
         raise ValueError(
-            f"the model has {len(ours)} class{'es' * (len(ours) != 1)} ({_shown(ours)}), the data {len(theirs)} "
-            f"({_shown(theirs)}): validate it on data of its own classes"
+            f"the model has {counted(len(ours), 'class', 'classes')} ({listed(ours)}), the data {len(theirs)} "
+            f"({listed(theirs)}): validate it on data of its own classes"
         )
     if ours != theirs:
         _LOG.warning(
             "the model has the classes %s, the data %s: they are compared in this order, whatever their names",
-            _shown(ours),
-            _shown(theirs),
+            listed(ours),
+            listed(theirs),
         )
-
-
-def _shown(names: list[str], most: int = 4) -> str:
-    return ", ".join(f"{name:.60}" for name in names[:most]) + (", …" if len(names) > most else "")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pst.data.dataset import Batch, Images
 from pst.data.images import Sample, Split
-from pst.data.text import listed
+from pst.io.names import listed
 from pst.train.config import Config
 
 C = TypeVar("C", bound=Config)

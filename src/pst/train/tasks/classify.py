@@ -19,7 +19,7 @@ from pst.backbones.channels import per_channel
 from pst.data.dataset import Batch
 from pst.data.folder import read_folder
 from pst.data.images import Sample, Split, centre_square, decode
-from pst.data.text import listed
+from pst.io.names import listed
 from pst.train import augment
 from pst.train.config import ClassifyConfig
 from pst.train.tasks.base import Record, Task

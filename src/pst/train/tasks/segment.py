@@ -19,7 +19,7 @@ from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.data.dataset import Batch
 from pst.data.images import Sample, Split, decode, fitted, letterbox
 from pst.data.masks import IGNORE, read_mask, read_masks, values_in
-from pst.data.text import listed
+from pst.io.names import listed
 from pst.train import augment
 from pst.train.config import SegmentConfig
 from pst.train.tasks.base import Record, Task
