@@ -11,6 +11,7 @@ from pst.io.files import check_folder
 
 RESULTS = Path("lab/results/frozen")
 SETS = ("camvid", "bccd", "voc")
+EPOCHS = {"camvid": 12, "bccd": 12, "voc": 6}  # VOC has four times the pictures
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -62,7 +63,7 @@ def _add_run(actions: Verbs) -> None:
     run.add_argument("--row", action="append", metavar="NAME", help="only this one; may be repeated (all)")
     run.add_argument("--seeds", type=positive, metavar="N", help="(5; 3 with --trained)")
     run.add_argument("--trained", action="store_true", help="train the network as well")
-    run.add_argument("--epochs", type=positive, default=12, help="(%(default)s)")
+    run.add_argument("--epochs", type=positive, metavar="N", help="(12; 6 on VOC)")
     run.add_argument("--batch", type=positive, default=8, help="(%(default)s)")
     run.add_argument("--lr", type=float, default=1e-3, help="(%(default)s)")
     run.add_argument("--limit", type=positive, metavar="N", help="only so many pictures of each split (all)")
@@ -84,9 +85,9 @@ def _run(args: argparse.Namespace) -> int:
     from lab.frozen.schedule import Recipe
 
     until = float("inf") if args.deadline is None else time.time() + args.deadline
-    recipe = Recipe(args.epochs, args.batch, args.lr)
+    recipes = {name: Recipe(args.epochs or EPOCHS[name], args.batch, args.lr) for name in sets}
     args.out.mkdir(parents=True, exist_ok=True)
-    job = Job(sets, args.out, args.device, recipe, args.weights, args.network, args.trained, args.limit, until)
+    job = Job(sets, args.out, args.device, recipes, args.weights, args.network, args.trained, args.limit, until)
     left = run(job, cells(job, args.row, args.seeds), args.jobs)
     print(f"{left} cells are left for the next run" if left else "All cells are done")
     return 0

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -36,7 +36,7 @@ class Job:
         sets: Folder or packed file by name of the data set.
         out: Folder of the results.
         device: "cpu" or "cuda".
-        recipe: Of every training.
+        recipes: Of every training, by name of the data set.
         weights: File of the network's weights; None is the installed package.
         network: timm's name of it.
         trained: Train the network as well.
@@ -47,7 +47,7 @@ class Job:
     sets: dict[str, Path]
     out: Path
     device: str
-    recipe: Recipe
+    recipes: Mapping[str, Recipe]
     weights: Path | None = None
     network: str = "tf_efficientnet_lite0"
     trained: bool = False
@@ -182,7 +182,7 @@ def _train_masks(job: Job, cell: Cell, say: Callable[[str], None]) -> dict[str, 
     data = _masks(job.sets[cell.part], job.device, job.weights, job.network, job.limit)
     decoder = partial(build_decoder, row, widths["width"], widths["mlp_ratio"], data.network.channels)
     train = segment.run_trained if cell.trained else segment.run
-    return train(row, decoder, data, cell.seed, job.recipe, say)
+    return train(row, decoder, data, cell.seed, job.recipes[cell.part], say)
 
 
 def _train_boxes(job: Job, cell: Cell, say: Callable[[str], None]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _train_boxes(job: Job, cell: Cell, say: Callable[[str], None]) -> dict[str, 
 
     data = _boxes(cell.part, job.sets[cell.part], job.device, job.weights, job.network, job.limit)
     train = detect.run_trained if cell.trained else detect.run
-    return train(ROWS[cell.row], data, cell.seed, job.recipe, say)
+    return train(ROWS[cell.row], data, cell.seed, job.recipes[cell.part], say)
 
 
 def _say(job: Job, cell: Cell, text: str) -> None:
@@ -208,7 +208,7 @@ def _head(job: Job, cell: Cell) -> dict[str, Any]:
         "options": dict(row.options),
         "widths": chosen(row) if cell.part == "camvid" else None,
         "settings": {
-            **job.recipe.plain(),
+            **job.recipes[cell.part].plain(),
             "network": job.network,
             "data": pack.describe(job.sets[cell.part]),
             "limit": job.limit,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pst.explore.marks import Marks, hint
+from pst.explore.marks import Marks, describe, hint
 
 
 def test_two_clicks_are_a_box_whatever_their_order():
@@ -56,3 +56,6 @@ def test_a_mask_comes_in_place_of_boxes():
     marks = Marks(boxes=[((0, 0), (1, 1))], mask=Image.fromarray(np.full((2, 3), 9, np.uint8)))
     assert (marks.labels((3, 2)) == 9).all()
     assert marks.key() != Marks(boxes=[((0, 0), (1, 1))]).key()
+    assert describe(marks) == "a mask in place of 1 box"
+    marks.boxes = []
+    assert describe(marks) == "a mask"

@@ -34,8 +34,8 @@ def window(address) -> Iterator[Browser]:
 def page(window, address) -> Browser:
     """The page as it is when it is opened, with its first model loaded."""
     window.open(address)
-    window.wait(lambda: "Drop an image to begin" in window.text("#status") and "refine" in window.text("#fusion"))
-    window.wait(lambda: "gate" not in window.text("#fusion"))  # which this model cannot do
+    window.wait(lambda: "Drop an image to begin" in window.text("#status"))
+    window.wait(lambda: fusions(window) == ["refine"])  # gate is what this model cannot do
     return window
 
 
@@ -44,6 +44,11 @@ def file(tmp_path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / EVIL)
     return tmp_path / EVIL
+
+
+def fusions(page: Browser) -> list[str]:
+    """Those that can be chosen."""
+    return page.run("return [...document.querySelectorAll('#fusion label')].map(e => e.innerText.trim())")
 
 
 def digest(page: Browser, number: int) -> str:

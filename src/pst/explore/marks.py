@@ -80,10 +80,11 @@ def draw_marks(clip: Clip, marks: Marks) -> Image.Image:
 def describe(marks: Marks) -> str:
     """What is marked, in a few words."""
     parts = [counted(len(marks.points), "point")] if marks.points else []
+    boxes = counted(len(marks.boxes), "box", "boxes") if marks.boxes else ""
     if marks.mask is not None:
-        parts.append("a mask")
-    elif marks.boxes:
-        parts.append(counted(len(marks.boxes), "box", "boxes"))
+        parts.append(f"a mask in place of {boxes}" if boxes else "a mask")
+    elif boxes:
+        parts.append(boxes)
     return " and ".join(parts) or "nothing marked"
 
 

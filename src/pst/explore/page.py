@@ -30,6 +30,11 @@ CSS = """
 _INTRO = """## pst explore
 Drop pictures, move k, and click on one of them to see where that position looks. Nothing leaves this machine."""
 
+_FUSION = "gate mixes coarse and fine attention by learned weights; refine puts fine tokens in place of the coarse one."
+_SELECTION = "The rule that chooses the k tokens."
+_LAYER = "The PST layer whose tokens and attention are shown below."
+_HEAD = "Each head of a layer selects its own tokens."
+
 
 class Inputs(NamedTuple):
     """The components that say what is wanted."""
@@ -83,10 +88,10 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     frame = gr.Slider(0, 1, 0, step=1, label="Picture of the clip", visible=False, elem_id="frame")
     topk = gr.Slider(0, MOST, 8, step=1, label="k: coarse tokens that are looked at finely", elem_id="topk")
     bound = gr.Slider(0, MOST, 0, step=1, label="max_tokens: coarse tokens at most, 0 for all", elem_id="max_tokens")
-    fusion = gr.Radio(["gate", "refine"], value="gate", label="Fusion", elem_id="fusion")
-    selection = gr.Dropdown(list(SELECTIONS), value="mean", label="Selection", elem_id="selection")
-    layer = gr.Dropdown([], label="Layer", visible=False, elem_id="layer")
-    head = gr.Dropdown([0], value=0, label="Head", visible=False, elem_id="head")
+    fusion = gr.Radio(["gate", "refine"], value="gate", label="Fusion", info=_FUSION, elem_id="fusion")
+    selection = gr.Dropdown(list(SELECTIONS), value="mean", label="Selection", info=_SELECTION, elem_id="selection")
+    layer = gr.Dropdown([], label="Layer", info=_LAYER, visible=False, elem_id="layer")
+    head = gr.Dropdown([0], value=0, label="Head", info=_HEAD, visible=False, elem_id="head")
     with gr.Column(visible=carries) as group:
         kind = gr.Radio(["box", "point"], value="box", label="Clicks on the first picture mark a", elem_id="kind")
         mask = gr.File(label="or drop a mask of it (PNG)", file_count="single", height=160, elem_id="mask")
