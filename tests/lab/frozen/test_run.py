@@ -83,7 +83,7 @@ def test_a_cell_of_another_device_is_kept(results, drawn, weights, tmp_path, cap
 def test_a_cell_that_another_run_has_finished_meanwhile_is_left_alone(results, drawn, tmp_path):
     before = (results / "camvid-pst-add-0.json").stat().st_mtime_ns
     no_weights = tmp_path / "none.safetensors"  # so training would fail
-    job = Job({"camvid": drawn}, results, "cpu", Recipe(1, 3), no_weights, "test_efficientnet")
+    job = Job({"camvid": drawn}, results, "cpu", {"camvid": Recipe(1, 3)}, no_weights, "test_efficientnet")
     run_cell(job, Cell("camvid", "pst-add", 0, trained=False))
     assert (results / "camvid-pst-add-0.json").stat().st_mtime_ns == before
     with pytest.raises(FileNotFoundError, match=says("none.safetensors")):
