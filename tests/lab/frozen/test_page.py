@@ -13,8 +13,9 @@ from PIL import Image
 
 from lab.__main__ import main
 from lab.frozen import tables
-from lab.frozen.command import RESULTS
+from lab.frozen.command import EPOCHS, RESULTS
 from lab.frozen.page import PAGE, marks, parts, write_report
+from lab.frozen.schedule import Recipe
 from lab.study.intervals import Estimate, difference, value
 
 ROOT = Path(__file__).parents[3]
@@ -105,3 +106,14 @@ def test_the_committed_page_is_what_the_committed_results_give(tmp_path):
     shutil.copy(ROOT / "docs" / PAGE, tmp_path / PAGE)
     write_report(COMMITTED, tmp_path)
     assert (tmp_path / PAGE).read_text(encoding="utf-8") == (ROOT / "docs" / PAGE).read_text(encoding="utf-8")
+
+
+def test_every_committed_cell_was_made_by_the_recipe_of_the_command():
+    paths = [path for path in COMMITTED.glob("*.json") if not path.name.startswith("latency-")]
+    assert len(paths) > 250
+    for path in paths:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        settings, recipe = found["settings"], Recipe(EPOCHS[found["cell"]["part"]]).plain()
+        assert {key: settings[key] for key in recipe} == recipe, path
+        assert settings["network"] == "tf_efficientnet_lite0", path
+        assert settings["limit"] is None, path
