@@ -202,6 +202,7 @@ def test_encoder_weights_are_timms(weights, monkeypatch):
         ({"neck": "fpn", "topk": 4}, 'neck="fpn" has no attention, got topk=4'),
         ({"neck": "none", "topk": 4}, 'neck="none" has no attention, got topk=4'),
         ({"neck": "none", "neck_options": {"depth": 2}}, 'neck="none" has no options, got .*depth'),
+        ({"neck": "fpn", "neck_options": {"max_tokens": 9}}, 'neck="fpn" has the option norm_layer alone'),
         ({"aux_params": {"classes": 2, "pooling": "sum"}}, r"pooling must be one of \['avg', 'max'\], got 'sum'"),
     ],
 )

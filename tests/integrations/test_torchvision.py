@@ -178,6 +178,7 @@ def test_anchors_follow_the_levels():
         ({"neck": "fpn", "topk": 8}, 'neck="fpn" has no attention, got topk=8'),
         ({"neck": "none", "topk": 8}, 'neck="none" has no attention, got topk=8'),
         ({"neck": "none", "neck_options": {"depth": 2}}, 'neck="none" has no options, got .*depth'),
+        ({"neck": "fpn", "neck_options": {"max_tokens": 9}}, 'neck="fpn" has the option norm_layer alone'),
         ({"returned_layers": (2, 2)}, r"rising stages from 1 .*got \[2, 2\]"),
         ({"returned_layers": (4, 5)}, r"rising stages from 1 .*got \[4, 5\]"),
         ({"extra_levels": "p6"}, "extra_levels must be one of .*got 'p6'"),

@@ -95,7 +95,7 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     with gr.Column(visible=carries) as group:
         kind = gr.Radio(["box", "point"], value="box", label="Clicks on the first picture mark a", elem_id="kind")
         mask = gr.File(label="or drop a mask of it (PNG)", file_count="single", height=160, elem_id="mask")
-    button = gr.Button("Clear the marks", visible=carries, elem_id="clear")
+    button = gr.Button("Clear points and boxes", visible=carries, elem_id="clear")
     for part in (files, mask):
         _fetch_nothing(part)
     return Inputs(model, files, topk, bound, fusion, selection, layer, head, frame, kind, mask), [group, button]

@@ -74,4 +74,6 @@ def decoder_options(neck: str, topk: int | Sequence[int], options: Mapping[str, 
         raise ValueError(f'topk is an option of neck="pst"; neck="{neck}" has no attention, got topk={topk}')
     if neck == "none" and options:
         raise ValueError(f'neck="none" has no options, got neck_options={dict(options)}')
+    if neck == "fpn" and set(options or {}) - {"norm_layer"}:
+        raise ValueError(f'neck="fpn" has the option norm_layer alone, got neck_options={dict(options or {})}')
     return ({"topk": topk} if neck == "pst" else {}) | ({} if options is None else dict(options))

@@ -118,6 +118,8 @@ def pst_backbone(
         raise ValueError(f'topk is an option of neck="pst"; neck="{neck}" has no attention, got topk={topk}')
     if neck == "none" and neck_options:
         raise ValueError(f'neck="none" has no options, got neck_options={dict(neck_options)}')
+    if neck == "fpn" and set(neck_options or {}) - {"norm_layer"}:
+        raise ValueError(f'neck="fpn" has the option norm_layer alone, got neck_options={dict(neck_options or {})}')
     extra, extra_reductions = _extra(extra_levels, levels[-1], out_channels)
     trained = bool(pretrained) or backbone_weights is not None
     frozen = trained if frozen_batchnorm is None else frozen_batchnorm
