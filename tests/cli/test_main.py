@@ -1,5 +1,6 @@
 """The frame: verbs, help, errors, exit codes."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import pst
 import pst.io.checkpoints
 from pst.cli import build_parser, main
 from pst.cli._common import host_errors
+from pst.train.config import CONFIGS
 
 PST = Path(sys.executable).with_name("pst")
 
@@ -202,6 +204,10 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
             "there is no --tokp here: did you mean '--topk'? (pst val --help",
         ),
         (["train", "detect", "--epochs", "1"], "there is no --epochs here: settings are written without --, epochs=…"),
+        (["train", "detect", "--resum"], "there is no --resum here: did you mean '--resume'? (pst train --help"),
+        (["train", "detect", "--skip_corrupt"], "there is no --skip_corrupt here: did you mean '--skip-corrupt'?"),
+        (["train", "detect", "--data", "d"], "there is no --data here: settings are written without --, data=…"),
+        (["train"], "the following arguments are required: TASK (pst train --help"),
         (["val", "--modl", "best.pt"], "there is no --modl here: did you mean '--model'? (pst val --help"),
         (["val", "--modl=best.pt", "--topk", "0"], "there is no --modl=best.pt here: did you mean '--model'?"),
         (["val", "--dat", "d"], "the following arguments are required: --model"),
@@ -226,6 +232,29 @@ def test_a_wrong_option_is_one_sentence(argv, message, capsys):
     assert error.startswith(f"pst: error: {message}")
     assert error.count("\n") == 1
     assert ("did you mean 'propagate'?" in error) == (argv[:1] == ["propogate"])
+
+
+def test_no_setting_of_a_training_is_taken_for_a_flag(capsys):
+    fields = {field.name for kind in CONFIGS.values() for field in dataclasses.fields(kind)} - {"skip_corrupt"}
+    for name in fields:
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", "detect", f"--{name}"])
+        assert f"settings are written without --, {name}=…" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_first_line_of_help_has_every_option(verb, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    usage, _, rest = capsys.readouterr().out.partition("\n\n")
+    listed = re.findall(r"^  (?:-h, )?(--[\w-]+)", rest, re.MULTILINE)
+    assert listed
+    assert [name for name in listed if f"[{name}" not in usage and name not in ("--help", *_required(verb))] == []
+    assert "[-h]" in usage
+
+
+def _required(verb: str) -> list[str]:
+    return {"val": ["--model"], "predict": ["--model"], "export": ["--model"], "propagate": ["--out"]}.get(verb, [])
 
 
 def test_the_installed_command_reports_a_missing_model_in_one_line(tmp_path, monkeypatch):

@@ -68,7 +68,8 @@ class VerbParser(argparse.ArgumentParser):
     def _meant(self, unknown: str) -> str:
         name = unknown.partition("=")[0]
         if "KEY=VALUE" in (self.usage or "") and name.startswith("--"):
-            return f": settings are written without --, {name.removeprefix('--')}=…"
+            without = f": settings are written without --, {name.removeprefix('--')}=…"
+            return nearest(name, self._options(), 0.75) or without  # no setting is so like a flag that is another thing
         if "KEY=VALUE" in (self.usage or ""):
             return ": settings are KEY=VALUE, without spaces around the ="
         return nearest(name, self._options(), 0.6) if name.startswith("-") else ""

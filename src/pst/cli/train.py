@@ -17,8 +17,8 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "train",
         allow_abbrev=False,  # what follows --config is known by that name
-        usage="pst train {classify,detect,segment} [KEY=VALUE …] [--config YAML] [--resume [--changed-data]] "
-        "[--skip-corrupt]",
+        usage="pst train [-h] [--config YAML] [--resume [--changed-data]] [--skip-corrupt] [--debug] "
+        "TASK [KEY=VALUE …]",
         help="train a classifier, detector or segmenter: pst train classify data=FOLDER model=pst_resnet18",
         examples=[
             "train detect data=blood.yaml model=fcos backbone=resnet18 out=runs/cells",
@@ -27,12 +27,12 @@ def add_parser(verbs: Verbs) -> None:
         description="Train a model. Every setting is key=value, or a line of a YAML file; docs/train.md lists them. "
         "Several processes: torchrun --nproc-per-node 2 -m pst train …",
     )
-    parser.add_argument("task", choices=_TASKS, help="what the model does")
+    parser.add_argument("task", metavar="TASK", choices=_TASKS, help=f"what the model does: {', '.join(_TASKS)}")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings in a file")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in the folder out=…, without data=… by the settings it saved",
+        help="continue the run in out=…; without data=… and --config it takes the settings that the run saved",
     )
     parser.add_argument("--changed-data", action="store_true", help="resume although files, labels or classes changed")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be decoded")
