@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tiny_data
+from messages import says
 from pst.train import fit, load_config, loop
 from pst.train.identity import differences, identify
 from pst.train.state import STATE
@@ -40,9 +41,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_refused_resume_writes_nothing(stopped):
     before = contents(stopped / "run")
-    with pytest.raises(ValueError, match=r"lr=0.001 \(now 0.5\)"):
+    with pytest.raises(ValueError, match=says("lr=0.001 (now 0.5): continue it with that, or choose … out=…")):
         fit(config("classify", stopped, save_steps=1, lr=0.5), resume=True)
+    with pytest.raises(ValueError, match=says("seed=0 (now 1), lr=0.001 (now 0.5): continue it with those, or")):
+        fit(config("classify", stopped, save_steps=1, lr=0.5, seed=1), resume=True)
     assert contents(stopped / "run") == before
+
+
+def test_who_wants_to_train_longer_is_told_how(stopped):
+    last = stopped / "run" / "last.safetensors"
+    with pytest.raises(ValueError, match=says(f"epochs=2 (now 3): … with weights={last} and another out=…")):
+        fit(config("classify", stopped, save_steps=1, epochs=3), resume=True)
+    more = {"weights": str(last), "out": str(stopped / "longer"), "max_steps": 1}
+    assert (fit(config("classify", stopped, **more)) / "best.safetensors").is_file()
 
 
 def test_a_class_that_was_renamed_is_named(stopped):

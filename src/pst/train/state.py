@@ -30,6 +30,7 @@ STATE, BEST, LAST, CONFIG, RESULTS = "state.pt", "best.safetensors", "last.safet
 _METADATA = "pst_train"
 _REMEDY = "delete it to start the run again, or choose another folder with out=…"
 _MAY_CHANGE = {"data", "out", "workers", "device", "cache", "check_images", "tensorboard", "save_steps"}
+_LENGTH = {"epochs", "max_steps"}
 
 
 @dataclass
@@ -121,7 +122,11 @@ def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] |
     differing = [key for key in now if key not in _MAY_CHANGE and saved.get(key) != now[key]]
     if differing:
         pairs = ", ".join(f"{key}={saved.get(key)!r} (now {now[key]!r})" for key in differing)
-        raise ValueError(f"{run} was started with {pairs}: continue it with those, or choose another folder with out=…")
+        those = "that" if len(differing) == 1 else "those"
+        anew = "choose another folder with out=…"
+        if _LENGTH & set(differing):
+            anew = f"train longer in a new run, with weights={run / LAST} and another out=…"
+        raise ValueError(f"{run} was started with {pairs}: continue it with {those}, or {anew}")
     return progress, state
 
 
