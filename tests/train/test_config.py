@@ -56,6 +56,7 @@ def test_the_resolved_settings_are_a_configuration_again(task, tmp_path):
         (["data=d", "lr=fast"], "lr must be a number, got 'fast'"),
         (["data=d", "pretrained=1"], "pretrained must be true or false, got '1'"),
         (["data=d", "amp=fp8"], "amp must be one of none, fp16, bf16, got 'fp8'"),
+        (["data=d", "device=cuda:0"], "device must be one of auto, cpu, cuda, got 'cuda:0': did you mean 'cuda'?"),
         (["data=d", "epochs=0"], "epochs must be ≥ 1, got 0"),
         (["data=d", "imgsz=3"], "imgsz must be from 16 to 16384, got 3"),
         (["data=d", "lr=-1"], "lr must be ≥ 0, got -1.0"),

@@ -26,7 +26,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--fusion", choices=("gate", "refine"), default="gate", help="(%(default)s)")
     parser.add_argument("--selection", default="mean", metavar="RULE", help="which tokens are refined (%(default)s)")
     parser.add_argument("--score", type=share, default=0.3, metavar="S", help="lowest score of a box (%(default)s)")
-    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="(%(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
     parser.set_defaults(run=run)
 
 

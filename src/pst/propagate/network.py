@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pst.io.device import check_cuda
 from pst.io.files import first_line
 from pst.propagate.features import DEFAULT, BackboneFeatures, Features
 
@@ -35,10 +36,11 @@ class Network:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        check_cuda(self.device)
         try:
             torch.zeros(1, device=self.device).cpu()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ValueError(f"device {self.device!r} cannot be used here: {first_line(error)}") from error
+            raise ValueError(f"device {self.device!r} cannot be used here: {first_line(error)}: use cpu") from error
 
     def describe(self) -> dict[str, Any]:
         """What makes a difference to the result, for JSON.

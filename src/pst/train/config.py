@@ -45,7 +45,7 @@ class Config:
         cache: "ram" keeps all images decoded, as uint8; "none" reads them again in every epoch.
         check_images: Decode every image once before training. "ram" always does.
         skip_corrupt: Leave out images that cannot be decoded instead of refusing the data set.
-        device: "auto" takes the accelerator there is, "cpu" the CPU.
+        device: "auto" takes the accelerator there is, "cpu" the CPU, "cuda" an NVIDIA GPU or none at all.
         amp: Mixed precision: "none", "fp16" or "bf16".
         optimizer: Any name of `timm.optim`.
         lr: Highest learning rate.
@@ -91,7 +91,7 @@ class Config:
     cache: Literal["ram", "none"] = "none"
     check_images: bool = True
     skip_corrupt: bool = False
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["none", "fp16", "bf16"] = "none"
     optimizer: str = "adamw"
     lr: float = 1e-3

@@ -9,11 +9,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from pst.io.device import check_cuda
 from pst.train.config import Config
 
 
 def start(config: Config) -> Accelerator:
-    """An `Accelerator` for a configuration, whatever an earlier run in this process asked for."""
+    """An `Accelerator` for a configuration, whatever an earlier run in this process asked for.
+
+    Raises:
+        ValueError: ``device`` is "cuda", and there is none.
+    """
+    check_cuda(config.device)
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
         cpu=config.device == "cpu",
