@@ -412,7 +412,8 @@ def test_a_wrong_mask_is_refused_in_one_sentence_before_any_work(mask, parts, cl
         ("frame,id,x,y\n0,a,1\n", "p.csv:2 has 3 cells"),
         ("frame,id,x,y\n0,a,1,2\n0,b,64.5,2\n", "p.csv:3 is outside the picture … 0 to 64 … '64.5'"),
         ("frame,id,x,y\n0,a,nan,2\n", "p.csv:2 is outside the picture"),
-        ("frame,id,x,y\n0,a,=1+1,2\n", "p.csv:2 is outside the picture"),
+        ("frame,id,x,y\n0,a,=1+1,2\n", "p.csv:2: x is '=1+1', which is not a number"),
+        ("frame,id,x,y\n0,a,12,\n", "p.csv:2: y is '', which is not a number"),
         ("frame,id,x,y\n77,a,1,2\n", "p.csv:2 … no frame '77'"),
         ("frame,id,x,y\n0,a,1,2\n0,a,1,3\n", "p.csv:3 … 'a' already"),
         ("frame,id,x,y\n0,a,1,2\n5,b,1,2\n", "every frame must have the same ids … 5"),
@@ -460,6 +461,13 @@ def test_names_with_control_characters_and_html(clip, masks, tmp_path):
 def test_an_unknown_device():
     with pytest.raises(ValueError, match=says("device 'nonsense'")):
         Network(device="nonsense")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_is_refused_in_our_words_where_there_is_none(device, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=says(f"there is no {device} here … PyTorch finds no CUDA … use cpu")):
+        Network(device=device)
 
 
 # ------------------------------------------------------------------------------------------- what a reviewer found

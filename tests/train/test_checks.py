@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import tiny_data
+from messages import says
 from pst.io.files import WriteError
 from pst.io.image_file import CorruptImageError
 from pst.train import checks, fit, load_config
 from pst.train.models import make_model
+from pst.train.start import start
 from pst.train.state import write_config
 from pst.train.tasks import make_task
 from train_runs import settings
@@ -33,7 +35,7 @@ def refused(task, root, match, kind: Any = ValueError, **more: Any):
         ({"model": ""}, "timm has no model ''"),
         ({"optimizer": "adamv"}, "timm has no optimizer 'adamv': did you mean 'adam"),
         ({"optimizer": "adahessian"}, "adahessian needs second derivatives"),
-        ({"selection": "median"}, "selection must be one of"),
+        ({"selection": "maen"}, says("selection must be one of gumbel, … got 'maen': did you mean 'mean'?")),
         ({"model": "resnet10t", "selection": "median"}, "selection must be one of"),
         ({"model_args": {"foo": 1}}, "model_args={'foo': 1}.*foo"),
         ({"model_args": {"num_classes": 3}}, "num_classes"),
@@ -44,6 +46,17 @@ def refused(task, root, match, kind: Any = ValueError, **more: Any):
 )
 def test_classification(more, match, tmp_path):
     refused("classify", tmp_path, match, kind=(ValueError, OSError), **more)
+
+
+def test_cuda_is_refused_where_there_is_none_and_taken_where_there_is(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        refused("classify", tmp_path, says("there is no cuda here … PyTorch finds no CUDA … use cpu"), device="cuda")
+    asked = {}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("pst.train.start.Accelerator", lambda **options: asked.update(options))
+    start(load_config("classify", overrides=["data=d", "device=cuda"]))
+    assert asked["cpu"] is False
 
 
 @pytest.mark.parametrize("task", ["detect", "segment"])

@@ -5,6 +5,7 @@ Letters: B batch, h heads, d head width, N = H·W query tokens, M coarse tokens,
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 
@@ -239,13 +240,15 @@ def check_selection(selection: str | SelectionRule) -> SelectionRule:
     """
     if isinstance(selection, str):
         if selection not in _DEFAULTS:
-            raise ValueError(f"selection must be one of {sorted(RULES)}, got {selection!r}")
+            near = difflib.get_close_matches(selection, RULES, n=1)
+            meant = f": did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"selection must be one of {', '.join(sorted(RULES))}, got {selection!r}{meant}")
         return _DEFAULTS[selection]
     if isinstance(selection, type):
         raise TypeError(f"selection must be a rule, got its class {selection.__name__}: write {selection.__name__}()")
     if not hasattr(selection, "select"):
         raise TypeError(
-            f"selection must be one of {sorted(RULES)} or a rule with a method select, "
+            f"selection must be one of {', '.join(sorted(RULES))} or a rule with a method select, "
             f"got {selection!r} ({type(selection).__name__})"
         )
     return selection

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -75,16 +74,20 @@ def read_tracks(path: Path, frames: Frames) -> Tracks:
 
 
 def _place(cells: Sequence[str], size: tuple[int, int], where: str) -> tuple[float, float]:
-    try:
-        x, y = (float(cell) for cell in cells)
-    except ValueError:
-        x = y = math.nan
+    x, y = (_number(cell, f"{where}: {name}") for name, cell in zip("xy", cells, strict=True))
     if not (0 <= x <= size[0] and 0 <= y <= size[1]):
         raise ValueError(
             f"{where} is outside the picture: expected x from 0 to {size[0]} and y from 0 to {size[1]}, got "
             f"{', '.join(shown(cell) for cell in cells)}"
         )
     return x, y
+
+
+def _number(cell: str, what: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise ValueError(f"{what} is {shown(cell)}, which is not a number: expected pixels, e.g. 120.5") from None
 
 
 def write_points(rows: Iterable[Sequence[object]], path: Path) -> None:
