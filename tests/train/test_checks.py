@@ -84,6 +84,15 @@ def test_a_folder_that_would_lose_something_is_refused(tmp_path):
     refused("classify", tmp_path, "is a file", kind=OSError, out=str(folder / "best.safetensors"))
 
 
+def test_data_that_are_missing_are_said_before_the_folder_that_holds_a_run(tmp_path):
+    plain = settings("classify", tmp_path)
+    write_config(load_config("classify", overrides=plain))
+    with pytest.raises(FileNotFoundError, match=says("nothing at nope: give the folder of a data set")):
+        fit(load_config("classify", overrides={**plain, "data": "nope"}))
+    with pytest.raises(FileExistsError, match=says("holds a run: pass --resume")):
+        fit(load_config("classify", overrides=plain))
+
+
 def test_space_on_the_disk_is_checked(tmp_path, monkeypatch):
     model = make_model(make_task(load_config("classify", overrides=settings("classify", tmp_path))), pretrained=False)
     checks.check_disk(tmp_path / "run", model)

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from pst.train import fit, load_config, loop
+from pst.train.batches import epoch_bar
 from pst.train.log import Logger
+from pst.train.state import Progress
 from terminal import terminal_without_size
 from train_runs import settings, stopping
 
@@ -20,6 +22,24 @@ def test_a_run_says_first_what_it_trains_with(tmp_path, caplog):
     assert "images to train with" in caplog.messages[0]
     ends = [line.partition("; ")[2] for line in caplog.messages if "to train with" in line]
     assert ends == ["2 steps to go", "1 step to go"]
+
+
+@pytest.mark.parametrize(
+    ("more", "progress", "title", "total"),
+    [
+        ({}, Progress(), "epoch 1/50", 45),
+        ({"max_steps": 4}, Progress(), "epoch 1/1", 4),
+        ({"max_steps": 4, "accumulate": 2}, Progress(batch=2, step=1), "epoch 1/1", 8),
+        ({"max_steps": 47}, Progress(epoch=1, step=45), "epoch 2/2", 2),
+        ({"max_steps": 46, "accumulate": 2}, Progress(epoch=1, step=23), "epoch 2/2", 45),
+    ],
+)
+def test_the_bar_is_as_long_as_what_will_be_done(more, progress, title, total, monkeypatch):
+    monkeypatch.setattr("pst.train.batches.bar", lambda _, shown, **look: (shown, look["total"], look["done"]))
+    config = load_config("classify", overrides={"data": "d", **more})
+    assert epoch_bar([], 45, more.get("max_steps", 50 * 45), progress, config, enabled=True) == (
+        title, total, progress.batch
+    )  # fmt: skip
 
 
 def test_sizes_and_single_classes_are_not_in_the_line(tmp_path, caplog):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
 
 from pst.data.dataset import Batch, Images
+from pst.profile.bar import bar
 from pst.train.config import Config
+from pst.train.state import Progress
 
 
 class Order(Sampler[int]):
@@ -49,6 +53,24 @@ def training_loader(data: Images, order: Order, config: Config, accelerator: Acc
         pin_memory=accelerator.device.type == "cuda",
         persistent_workers=config.workers > 0,
     )
+
+
+def epoch_bar(
+    loader: Iterable[Batch], batches: int, steps: int, progress: Progress, config: Config, enabled: bool
+) -> tqdm[Batch]:
+    """The rest of an epoch under a progress bar, whose total is what will be done: ``max_steps`` may end it early.
+
+    Args:
+        loader: What is left of the epoch.
+        batches: Of a whole epoch.
+        steps: Optimizer steps of the whole run.
+        progress: Where the run is.
+        config: Settings of the run.
+        enabled: False draws nothing.
+    """
+    epochs = math.ceil(steps / math.ceil(batches / config.accumulate))
+    total = min(batches, progress.batch + (steps - progress.step) * config.accumulate)
+    return bar(loader, f"epoch {progress.epoch + 1}/{epochs}", total=total, done=progress.batch, enabled=enabled)
 
 
 @contextmanager

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from pst.data.dataset import Images
+from pst.data.paths import is_there
 from pst.functional.selection import check_selection
 from pst.io import files
 from pst.io.names import counted, nearest
 from pst.train.config import ClassifyConfig, Config
 from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
+from pst.train.tasks import make_task
 from pst.train.tasks.base import Task
 
 _MARK = "stochastic_topk:"  # in the configuration of a run
@@ -39,16 +41,18 @@ def check_folder(run: Path, *, resume: bool) -> None:
 
 
 def check_names(config: Config) -> None:
-    """Look up every name of a configuration: model, optimizer, schedule, selection rule, file of weights.
+    """Look up every name of a configuration: data, model, optimizer, schedule, selection rule, file of weights.
 
     Raises:
-        FileNotFoundError: The file of the backbone's weights does not exist.
+        FileNotFoundError: The data, or the file of the backbone's weights, do not exist.
         ImportError: TensorBoard is asked for and not installed.
         ValueError: A name is unknown; the message has the nearest.
     """
     import timm
     from timm.optim import get_optimizer_info, list_optimizers
 
+    if not is_there(Path(config.data)):
+        make_task(config)  # its reader says what is missing
     check_selection(config.selection)
     optimizer = config.optimizer.lower().rpartition("lookahead_")[2]
     known: Any = list_optimizers()

@@ -14,8 +14,7 @@ from accelerate import skip_first_batches
 from torch import nn
 
 from pst.data.dataset import Batch
-from pst.profile.bar import bar
-from pst.train.batches import Order, training_loader, worker_errors
+from pst.train.batches import Order, epoch_bar, training_loader, worker_errors
 from pst.train.checks import check_batch, check_disk, check_folder, check_names
 from pst.train.config import Config
 from pst.train.evaluate import predict
@@ -75,8 +74,8 @@ class Trainer:
     """
 
     def __init__(self, config: Config, *, resume: bool, changed_data: bool = False) -> None:
-        check_folder(config.run_dir, resume=resume)
         check_names(config)
+        check_folder(config.run_dir, resume=resume)
         self.progress, state = read_progress(config.run_dir, config)
         self.config = config
         self.accelerator = start(config)
@@ -164,9 +163,8 @@ class Trainer:
         """The rest of the epoch, with a progress bar on a terminal."""
         done, self.order.epoch = self.progress.batch, self.progress.epoch
         loader = skip_first_batches(self.loader, done) if done else self.loader
-        title = f"epoch {self.progress.epoch + 1}/{self.config.epochs}"
         with worker_errors():
-            yield from bar(loader, title, total=len(self.loader), done=done, enabled=self.main)
+            yield from epoch_bar(loader, len(self.loader), int(self.steps), self.progress, self.config, self.main)
 
     def _check(self, step: Step | None) -> None:
         file = f"bad-batch-{self.accelerator.process_index}.pt"
