@@ -166,12 +166,9 @@ def check_suffix(path: Path) -> None:
     """Raise ValueError for what cannot be a checkpoint of Ultralytics by its name, FileNotFoundError for nothing."""
     if not path.suffix and not path.exists():
         raise FileNotFoundError(f"there is no {path}: give a .pt or .safetensors file, or a run folder of pst train")
-    if (path / "best.safetensors").is_file() and not _best_of(path):
-        from pst.io.checkpoints import of_pst_train
+    from pst.io.checkpoints import check_no_folder
 
-        raise ValueError(of_pst_train(path))
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: expected a .pt or .safetensors file of Ultralytics{_best_of(path)}")
+    check_no_folder(path)
     if path.suffix not in (".pt", ".safetensors"):
         raise ValueError(
             f"{path} is no checkpoint: expected a .pt or .safetensors file; exported files run with "
@@ -182,14 +179,11 @@ def check_suffix(path: Path) -> None:
 def check_run(path: Path) -> None:
     """Raise ValueError for a folder that is not a run of `pst train`."""
     if path.is_dir() and not (path / "best.safetensors").is_file():
-        wanted = _best_of(path) or ": give a run folder, or a .safetensors file from one"
-        raise ValueError(f"{path} is not a run folder of pst train, since it has no best.safetensors{wanted}")
+        from pst.io.checkpoints import best_of
 
-
-def _best_of(folder: Path) -> str:
-    """The checkpoint to give instead, where this is a run of Ultralytics."""
-    best = next((path for path in (folder / "weights/best.pt", folder / "best.pt") if path.is_file()), None)
-    return "" if best is None else f": give {best}"
+        best = best_of(path)
+        wanted = "give a run folder, or a .safetensors file from one" if best is None else f"give {best}"
+        raise ValueError(f"{path} is not a run folder of pst train, since it has no best.safetensors: {wanted}")
 
 
 def free_folder(parent: Path, model: Path) -> Path:
@@ -204,20 +198,49 @@ def free_folder(parent: Path, model: Path) -> Path:
     return next(parent / each for each in names if not (parent / each).exists())
 
 
+class HostError(ValueError):
+    """What Ultralytics says of its inputs."""
+
+
 @contextmanager
 def host_errors(doing: str) -> Iterator[None]:
-    """Turn what Ultralytics raises about its inputs, of whatever type, into a ValueError of one sentence.
+    """Turn what Ultralytics raises about its inputs, of whatever type, into a HostError of one sentence.
 
-    An exception that our own code raises, below Ultralytics or above it, passes. ``doing`` says what was tried, with
-    the file's name: "validate best.pt on data.yaml".
+    An exception that our own code raises, below Ultralytics or above it, passes, and a PermissionError, which names
+    its file. ``doing`` says what was tried, with the file's name: "validate best.pt on data.yaml".
     """
     try:
         yield
     except Exception as error:
-        if not _raised_by_host(error) or isinstance(error, (ImportError, WriteError)) or write_failure(error):
+        if (
+            not _raised_by_host(error)
+            or isinstance(error, (ImportError, WriteError, PermissionError))
+            or write_failure(error)
+        ):
             raise
         said = " ".join(str(error).split())
-        raise ValueError(f"Ultralytics cannot {doing}: {type(error).__name__}: {said}") from error
+        raise HostError(f"Ultralytics cannot {doing}: {type(error).__name__}: {said}") from error
+
+
+@contextmanager
+def in_flags(names: Sequence[str]) -> Iterator[None]:
+    """Write the arguments of a Python function that one of our errors names as the command's flags: topk=0, half.
+
+    "a dynamic file" names none, nor do "data" and "out" without a = behind them, nor the parts of a path.
+    """
+    word = rf"(?<!a )(?<![\w./\\-])({'|'.join(names)})(=)?(?(2)|(?![\w./\\-]))"
+
+    def flag(match: re.Match[str]) -> str:
+        if match[1] in ("data", "out") and not match[2]:
+            return match[0]
+        return f"--{match[1].replace('_', '-')}{' ' if match[2] else ''}"
+
+    try:
+        yield
+    except HostError:
+        raise
+    except ValueError as error:
+        raise ValueError(re.sub(word, flag, str(error))) from error
 
 
 def _raised_by_host(error: Exception) -> bool:

@@ -73,6 +73,7 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     Raises:
         FileNotFoundError: No such file.
         ImportError: safetensors is not installed.
+        PermissionError: It may not be read.
         ValueError: It is not a safetensors file.
     """
     _import_safetensors()
@@ -80,6 +81,7 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"no safetensors file at {path}: check the path")
+    Path(path).open("rb").close()  # safetensors calls a file that may not be read a missing one
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata = f.metadata()
@@ -97,6 +99,22 @@ def of_pst_train(path: str | Path) -> str:
         f"{path} is of pst train, not of Ultralytics: pst val and pst predict take it, and it is exported from Python, "
         'with pst.export, see "Export" in docs/train.md'
     )
+
+
+def check_no_folder(path: str | Path) -> None:
+    """Raise ValueError for a folder where a checkpoint of Ultralytics is wanted; it says what the folder is."""
+    path, best = Path(path), best_of(path)
+    if (path / "best.safetensors").is_file() and best is None:
+        raise ValueError(of_pst_train(path))
+    if path.is_dir():
+        instead = "" if best is None else f": give {best}"
+        raise ValueError(f"{path} is a folder: expected a .pt or .safetensors file of Ultralytics{instead}")
+
+
+def best_of(folder: str | Path) -> Path | None:
+    """The checkpoint that a run of Ultralytics ended with; None where a folder is no such run."""
+    places = (Path(folder) / "weights" / "best.pt", Path(folder) / "best.pt")
+    return next((place for place in places if place.is_file()), None)
 
 
 def _rename(

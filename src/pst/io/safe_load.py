@@ -12,7 +12,7 @@ import re
 import threading
 import zipfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,12 +90,30 @@ def load(path: str | Path, records: Collection[str] = frozenset(), remedy: str =
         ValueError: It is damaged or no such file, or names what is neither in ``records`` nor known.
     """
     path = Path(path)
-    try:
+    with _said(path, remedy):
         names = scan(_read_pickle(path))
         if unknown := sorted(names - _TORCH - _VALUES - frozenset(records)):
-            raise RefusedError(f"names {unknown[0]}, which is no tensor, number, text or layer that pst knows")  # noqa: TRY301
+            raise RefusedError(f"names {unknown[0]}, which is no tensor, number, text or layer that pst knows")
         with _only(names - _TORCH):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def check_whole(path: str | Path) -> None:
+    """Refuse a damaged file, or one that torch.save did not write, in the words of `load`; nothing is decoded.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is damaged.
+    """
+    with _said(Path(path), TRUST), suppress(RefusedError):  # what is refused is whole
+        scan(_read_pickle(Path(path)))
+
+
+@contextmanager
+def _said(path: Path, remedy: str) -> Iterator[None]:
+    """Say of a file what is wrong with it."""
+    try:
+        yield
     except RefusedError as error:
         raise ValueError(f"{path} is not loaded: its pickle {first_line(error)}; {remedy}") from error
     except OSError:

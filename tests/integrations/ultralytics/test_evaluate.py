@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import pst
+from messages import says
 from pst.integrations import ultralytics as adapter
 from pst.integrations.ultralytics import sweep
 
@@ -50,8 +51,9 @@ def test_bad_arguments_fail_before_any_work(trained: Path, boxes_data: Path, tmp
         sweep(trained, boxes_data, topk=(0, -1))
     with pytest.raises(ValueError, match="fusion must be one of"):
         sweep(trained, boxes_data, fusion=("mean",))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="holds no PST layer"):
-        sweep(plain(tmp_path), boxes_data)
+    without = plain(tmp_path)
+    with pytest.raises(ValueError, match=says(f"{without} holds no PST layer … use pst yolo val … model={without}")):
+        sweep(without, boxes_data)
 
 
 def test_data_of_another_number_of_classes_are_refused_before_any_work(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import pst
+from messages import says
 from pst.export.onnx_file import quiet_exporter
 from pst.integrations.ultralytics import YOLO
 from pst.integrations.ultralytics import export as exports
@@ -171,3 +172,7 @@ def test_a_model_without_pst_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no PST layer"):
         exports.export(plain, "onnx", imgsz=64, out=tmp_path)
     assert list(tmp_path.iterdir()) == []
+    file = tmp_path / "plain.pt"
+    plain.save(file)
+    with pytest.raises(ValueError, match=says(f"{file} holds no PST layer … pst yolo export with model={file}")):
+        exports.export(file, "onnx", imgsz=64, out=tmp_path)

@@ -17,6 +17,7 @@ import ultralytics
 from torch import nn
 
 from checkpoint_files import Call, save, write_archive
+from messages import says
 from pickles import BUILD, EMPTY, NEWOBJ, mapping, program, shared_lists, text, use
 from pst.integrations import ultralytics as adapter
 from pst.integrations.ultralytics import convert_checkpoint, guard, read_checkpoint
@@ -248,3 +249,21 @@ def test_exported_programs_need_trust(tmp_path: Path) -> None:
     (tmp_path / "a.torchscript").write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match=r"a\.torchscript is not loaded: .* --trust"):
         YOLO(tmp_path / "a.torchscript", task="detect").predict(np.zeros((64, 64, 3), np.uint8), imgsz=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "said"),
+    [
+        ("empty", [], "empty is a folder: expected a .pt or .safetensors file of Ultralytics"),
+        ("run", ["weights/best.pt"], "run is a folder: … give … best.pt"),
+        ("ours", ["best.safetensors"], "ours is of pst train, not of Ultralytics"),
+        ("x_saved_model", ["saved_model.pb"], "x_saved_model is not loaded: … pass --trust"),
+    ],
+)
+def test_a_folder_is_called_one_unless_it_is_an_export(name: str, inside: list[str], said: str, tmp_path: Path) -> None:
+    for each in inside:
+        (tmp_path / name / each).parent.mkdir(parents=True)
+        (tmp_path / name / each).touch()
+    (tmp_path / name).mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match=says(said)):
+        YOLO(tmp_path / name, task="detect").predict(np.zeros((64, 64, 3), np.uint8), **SMALL)

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pst.control import attention_layers
 from pst.functional.attention import Fusion
 from pst.integrations.ultralytics.classes import check_classes
 from pst.integrations.ultralytics.flops import gflops
-from pst.integrations.ultralytics.yolo import YOLO, trained_size
+from pst.integrations.ultralytics.yolo import YOLO, check_pst, trained_size
 from pst.profile.sweep import Evaluated, check_bounds, grid, run_sweep
 
 _VAL_DEFAULTS = {"plots": False, "verbose": False, "exist_ok": True}
@@ -94,7 +93,7 @@ def sweep(
     if not Path(model).is_file():
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
     yolo = YOLO(model, trust=trust)
-    attention_layers(yolo)
+    check_pst(yolo, model)
     check_classes(yolo, data, single_cls=bool(val_args.get("single_cls")))
     side: int = trained_size(yolo) if imgsz is None else imgsz
     folder = str(Path(project).absolute())  # a relative one Ultralytics would put below its own

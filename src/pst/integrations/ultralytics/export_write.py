@@ -17,6 +17,7 @@ from ultralytics.nn.modules import head as host_heads
 from pst.export.onnx_file import DEFAULT_OPSET, TRACED_OPSET, finish, quiet_exporter
 from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
 from pst.export.program import to_pt2
+from pst.integrations.ultralytics.yolo import check_pst
 from pst.io.files import check_parent, explained
 from pst.modules.settings import Settings
 
@@ -84,6 +85,7 @@ def open_model(model: Any, kind: Any, *, trust: bool = False) -> Any:
     opened = kind(model, trust=trust)
     if not isinstance(opened.model, nn.Module):
         raise ValueError(f"{model} is no checkpoint but a file of an export: pass the .pt that it was made of")  # noqa: TRY004
+    check_pst(opened, model)
     return opened
 
 

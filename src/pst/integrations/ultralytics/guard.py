@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics.data import utils as host_data
+from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import ROOT, YAML
+
+from pst.io.checkpoints import check_no_folder
 
 _protected: ContextVar[bool] = ContextVar("protected", default=False)
 _own: set[Path] = set()  # files that this very training wrote for its processes
@@ -103,6 +106,8 @@ def open_backend(original: Callable[..., Any], backend: Any, *args: Any, **kwarg
     """``AutoBackend``, which opens any exported file: here none that is a program in a general language."""
     model = args[0] if args else kwargs.get("model")
     if is_protected() and isinstance(model, (str, Path)) and not _OPENED.fullmatch(str(model)):
+        if not any(suffix in Path(model).name for suffix in export_formats()["Suffix"]):  # of a folder that it exports
+            check_no_folder(model)
         raise ValueError(f"{model} is not loaded: such a file can do more than arithmetic; {_TRUST}")
     original(backend, *args, **kwargs)
 

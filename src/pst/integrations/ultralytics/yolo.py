@@ -13,6 +13,7 @@ from ultralytics import YOLO as HostYOLO
 from ultralytics.engine.model import Model
 from ultralytics.nn import tasks as host_tasks
 
+from pst.control.layers import find_attention
 from pst.integrations.ultralytics import checkpoints
 from pst.integrations.ultralytics.guard import is_protected, protected, told
 from pst.integrations.ultralytics.plugin import register
@@ -148,6 +149,19 @@ class _YOLOE(Guarded, YOLOE):
 
 
 _KINDS = {RTDETR: _RTDETR, YOLOWorld: _YOLOWorld, YOLOE: _YOLOE}  # what a YOLO object becomes with such a model
+
+
+def check_pst(yolo: Any, source: str | Path) -> None:
+    """Refuse the model of a file without PST layers.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    if not find_attention(yolo):
+        raise ValueError(
+            f"{source} holds no PST layer, so there is no k to choose: use pst yolo val or pst yolo export with "
+            f"model={source}, or a model with PST, see pst info --models"
+        )
 
 
 def trained_size(yolo: Any) -> Any:
