@@ -7,7 +7,8 @@ import pytest
 
 from messages import says
 from pst.cli import main
-from pst.export import FORMATS, Difference
+from pst.cli._common import HostError, in_flags
+from pst.export import FORMATS, Difference, check_request
 
 exports = pytest.importorskip("pst.integrations.ultralytics.export", reason="the ultralytics extra is not installed")
 
@@ -107,6 +108,7 @@ def test_choices_are_the_formats_there_are():
     [
         (["--imgsz", "64", "64", "3"], "one side, or height and width, got 3"),
         (["--format", "ncnn", "--topk", "8"], "no checkpoint at best.pt"),
+        (["--data", "nope.yaml"], "--data is for --int8, to calibrate with: add --int8, or leave --data nope.yaml out"),
     ],
 )
 def test_errors_end_with_two_and_one_line(capsys, monkeypatch, tmp_path, argv, message):
@@ -116,6 +118,35 @@ def test_errors_end_with_two_and_one_line(capsys, monkeypatch, tmp_path, argv, m
     err = capsys.readouterr().err.splitlines()
     assert err[-1].startswith("pst: error: ")
     assert message in err[-1]
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize(
+    ("format", "asked", "said"),
+    [
+        ("onnx", {"int8": True}, "--int8 needs --data YAML, a data set"),
+        ("ncnn", {"topk": 8}, "ncnn cannot run --topk 8, … export the coarse model, --topk 0"),
+        ("torchscript", {"half": True}, "no FP16 for torchscript, … leave --half out"),
+        ("onnx", {"half": True, "int8": True}, "--half and --int8 exclude each other"),
+        ("onnx", {"dynamic": True, "max_tokens": 9}, "a dynamic onnx file cannot have --max-tokens 9"),
+        ("onnx", {"dynamic": True, "max_tokens": 9}, "leave --dynamic or --max-tokens out"),
+        ("coreml", {"dynamic": True}, "leave --dynamic out and set --imgsz and --batch"),
+        ("coreml", {"batch": 4}, "got --batch 4: leave --batch out"),
+    ],
+)
+def test_what_a_format_cannot_do_is_said_in_flags(format, asked, said, capsys, monkeypatch):
+    monkeypatch.setattr(exports, "export", lambda *_, **__: check_request(format, **asked))
+    assert main(["export", "--model", "best.pt"]) == 2
+    assert re.search(says(said), capsys.readouterr().err)
+
+
+def test_paths_and_what_the_host_says_keep_their_words():
+    options = ["half", "batch", "dynamic", "data", "out"]
+    said = "runs/half/best.pt and half.pt have no data: leave it out"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"), in_flags(options):
+        raise ValueError(said)
+    with pytest.raises(HostError, match="the batch is dynamic"), in_flags(options):
+        raise HostError("the batch is dynamic")
 
 
 def test_k_is_an_integer(capsys):

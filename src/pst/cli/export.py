@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pst.cli._common import Verbs, add_trust, add_verb, check_suffix, host_errors, natural, positive, require
+from pst.cli._common import Verbs, add_trust, add_verb, check_suffix, host_errors, in_flags, natural, positive, require
 from pst.io.files import check_folder
 
 if TYPE_CHECKING:
@@ -57,13 +57,16 @@ def run(args: argparse.Namespace) -> int:
 
     if args.imgsz is not None and len(args.imgsz) > 2:
         raise ValueError(f"--imgsz takes one side, or height and width, got {len(args.imgsz)} numbers")
+    if args.data is not None and not args.int8:
+        raise ValueError(f"--data is for --int8, to calibrate with: add --int8, or leave --data {args.data} out")
     check_suffix(args.model)
     if args.out is not None:
         check_folder(args.out)
     imgsz = None if args.imgsz is None else (args.imgsz[0], args.imgsz[-1])
-    names = ("topk", "fusion", "max_tokens", "batch", "dynamic", "half", "int8", "data", "opset", "out", "trust")
-    with host_errors(f"export {args.model} to {args.format}"):
-        exported = yolo.export(args.model, args.format, imgsz=imgsz, **{name: getattr(args, name) for name in names})
+    names = ("topk", "fusion", "max_tokens", "batch", "dynamic", "half", "int8", "data", "opset", "out")
+    options = {"imgsz": imgsz, **{name: getattr(args, name) for name in names}}
+    with in_flags(list(options)), host_errors(f"export {args.model} to {args.format}"):
+        exported = yolo.export(args.model, args.format, **options, trust=args.trust)
     _print(exported)
     if args.format in _NOT_RUN:
         print(f"not run      {_NOT_RUN[args.format]}")

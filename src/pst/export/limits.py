@@ -108,7 +108,7 @@ def check_request(
         can = ", ".join(n for n, f in FORMATS.items() if f.int8)
         raise ValueError(f"no INT8 for {name} that keeps softmax and gate in float: export to {can}")
     if int8 and data is None:
-        raise ValueError("int8 needs data: pass a dataset whose images the ranges of the activations are read from")
+        raise ValueError("int8 needs data=YAML, a data set whose images give the ranges of the activations")
     packages = dict(target.packages) | ({"nncf": "nncf"} if int8 and name == "openvino" else {})
     missing = [package for package, module in packages.items() if find_spec(module) is None]
     if missing and name != "engine":  # which says more when it finds no GPU
