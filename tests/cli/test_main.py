@@ -137,7 +137,12 @@ def test_an_error_of_another_kind_is_a_bug_which_is_said_below_its_traceback(rai
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (PermissionError(13, "Permission denied", "a/b.yaml"), "a/b.yaml: Permission denied"),
+        (PermissionError(13, "Permission denied", "a/b.yaml"), "a/b.yaml cannot be read: no permission; let your"),
+        (
+            PermissionError(13, "Permission denied", __file__),
+            f"{__file__} cannot be read: no permission",
+        ),
+        (PermissionError(13, "Permission denied", "/tmp/none"), "/tmp/none cannot be written: no permission for /tmp;"),
         (IsADirectoryError(21, "Is a directory", b"a/\xff"), "a/\\udcff: Is a directory"),
         (MemoryError(), "out of memory: make imgsz or batch smaller"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory: make imgsz or batch smaller"),
@@ -174,6 +179,13 @@ def test_errors_of_the_host_are_told_from_our_own():
         pst.io.checkpoints.from_authors({})["none"]
     with pytest.raises(ImportError), host_errors("read x"):
         _missing()
+    with pytest.raises(PermissionError), host_errors("read x"):
+        checks.check_file(_Forbidden())
+
+
+class _Forbidden:
+    def __str__(self):
+        raise PermissionError(13, "Permission denied", "x")
 
 
 def _missing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -188,3 +189,13 @@ def test_a_saved_file_has_the_mode_of_any_other(tmp_path):
     (tmp_path / "plain").touch()
     save_safetensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors", {})
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_safetensors_file_that_may_not_be_read_is_not_called_missing(tmp_path, monkeypatch):
+    def refused(path: Path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    save_safetensors({"w": torch.ones(1)}, tmp_path / "a.safetensors", {})
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(PermissionError, match=r"a\.safetensors"):
+        load_safetensors(tmp_path / "a.safetensors")

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 from pst import __version__
 from pst.cli._common import Verbs
@@ -70,10 +71,18 @@ def _report(error: Exception) -> int:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror is not None and error.filename is not None:
         name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-        return f"{name}: {error.strerror}"
+        return _no_permission(Path(name)) if isinstance(error, PermissionError) else f"{name}: {error.strerror}"
     if isinstance(error, MemoryError):
         return f"out of memory: make imgsz or batch smaller ({first_line(error)})"
     return str(error).strip() or write_failure(error) or type(error).__name__
+
+
+def _no_permission(path: Path) -> str:
+    """What is not there was to be made; anything else was to be opened."""
+    folder = path.absolute().parent
+    if folder.is_dir() and os.access(folder, os.X_OK) and not os.path.lexists(path):
+        return f"{path} cannot be written: no permission for {folder}; choose another folder"
+    return f"{path} cannot be read: no permission; let your user read it, e.g. with chmod u+r, or give a copy"
 
 
 def _where() -> str:
