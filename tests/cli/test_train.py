@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -163,6 +164,19 @@ def test_the_help_needs_no_heavy_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("content", [b"hi", b"PK\x03\x04 cut off"])
+def test_a_damaged_checkpoint_is_not_sent_to_another_verb(content, tmp_path, capsys):
+    file = tmp_path / "text.pt"
+    file.write_bytes(content)
+    assert main(["predict", "--model", str(file), "a.png"]) == 2
+    error = capsys.readouterr().err
+    assert f"{file} is damaged, download or save it again: " in error
+    assert "pst yolo" not in error
+    torch.save({"weights": torch.ones(2)}, file)
+    assert main(["predict", "--model", str(file), "a.png"]) == 2
+    assert f"pst yolo predict model={file}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["val", "predict", "export"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from messages import says
 from pst.cli import main
 from pst.io.image_file import CorruptImageError
 from pst.train import fit, load_config
@@ -107,10 +108,24 @@ def test_a_hard_link_to_an_image_is_not_replaced(tmp_path):
 def test_what_was_found_is_kept_when_a_later_image_is_damaged(run, tmp_path):
     good, bad = image(tmp_path / "a.png"), tmp_path / "b.png"
     bad.write_bytes(b"no image")
-    with pytest.raises(CorruptImageError, match=r"b\.png"):
+    with pytest.raises(CorruptImageError, match=says("b.png cannot be decoded: … remove it, or pass --skip-corrupt")):
         predict_images(run, [good, bad], tmp_path / "out")
     (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert entry["image"] == str(good)
+
+
+def test_damaged_images_are_left_out_and_counted_where_that_is_asked(run, tmp_path, caplog):
+    bad = [tmp_path / name for name in ("a.png", "c.png")]
+    for file in bad:
+        file.write_bytes(b"no image")
+    good = image(tmp_path / "b.png")
+    argv = ["predict", "--model", str(run), "--out", str(tmp_path / "out"), "--skip-corrupt"]
+    assert main([*argv, *map(str, [*bad, good])]) == 0
+    assert "left out 2 of 3 images, the first: " in caplog.text
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert entry["image"] == str(good)
+    with pytest.raises(CorruptImageError, match=says("no image can be decoded, the first: … a.png")):
+        predict_images(run, bad, tmp_path / "none", skip_corrupt=True)
 
 
 def test_a_picture_says_who_wrote_it_and_keeps_its_pixels(tmp_path):

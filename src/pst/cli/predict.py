@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pst.cli._common import Verbs, add_verb, check_run, free_folder, natural, require, share
+from pst.cli._common import Verbs, add_verb, check_run, free_folder, natural, require, share, show_log
 from pst.io.names import counted
 
 
@@ -27,6 +27,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--selection", default="mean", metavar="RULE", help="which tokens are refined (%(default)s)")
     parser.add_argument("--score", type=share, default=0.3, metavar="S", help="lowest score of a box (%(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be decoded")
     parser.set_defaults(run=run)
 
 
@@ -36,14 +37,19 @@ def run(args: argparse.Namespace) -> int:
     from pst.train.predict import predict_images
 
     if args.model.suffix == ".pt":
+        if args.model.is_file():
+            from pst.io.safe_load import check_whole
+
+            check_whole(args.model)
         source = " ".join(f"source={shlex.quote(str(image))}" for image in args.images[:1])
         raise ValueError(
             f"{args.model} is a checkpoint of Ultralytics, not of pst train: "
             f"pst yolo predict model={shlex.quote(str(args.model))} {source}"
         )
     check_run(args.model)
+    show_log()
     out = free_folder(Path("runs/predict"), args.model) if args.out is None else args.out
-    options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device")}
+    options = {name: getattr(args, name) for name in ("topk", "fusion", "selection", "score", "device", "skip_corrupt")}
     entries = predict_images(args.model, args.images, out, **options)
     print(f"Written: {counted(len(entries), 'picture')} and {out / 'predictions.json'}; open {out}")
     return 0

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pst.data.images import decode
 from pst.io.files import write_text
+from pst.io.image_file import CorruptImageError
+from pst.train.log import LOG
 from pst.train.models import load_trained, set_attention
 from pst.train.prediction_files import PREDICTIONS, list_images, plan_pictures, write_picture
 from pst.train.start import start
@@ -34,6 +36,7 @@ def predict_images(
     fusion: str = "gate",
     selection: str = "mean",
     score: float = 0.3,
+    skip_corrupt: bool = False,
     **overrides: Any,
 ) -> list[Record]:
     """Predict, write one picture for each image and ``predictions.json``.
@@ -48,6 +51,7 @@ def predict_images(
         fusion: "gate" or "refine".
         selection: Rule that picks the coarse tokens.
         score: Least score of a box.
+        skip_corrupt: Leave out images that cannot be decoded; the log counts them and names the first.
         **overrides: Settings that replace those of the run.
 
     Returns:
@@ -56,7 +60,7 @@ def predict_images(
 
     Raises:
         FileNotFoundError: The model or an image does not exist, or there is none.
-        CorruptImageError: An image cannot be decoded.
+        CorruptImageError: An image cannot be decoded and ``skip_corrupt`` is not set, or none can.
         FileExistsError: A file in ``out`` would be replaced that this function did not write, an image itself say.
         ValueError: The file is no model of `fit`, or two images share a name.
     """
@@ -67,9 +71,17 @@ def predict_images(
     accelerator = start(task.config)
     model = model.to(accelerator.device)
     entries: list[Record] = []
+    corrupt: list[str] = []
     try:
         for file, (picture, mask) in zip(files, pictures, strict=True):  # memory does not grow with their number
-            image = decode(file, channels=task.config.in_chans)
+            try:
+                image = decode(file, channels=task.config.in_chans)
+            except CorruptImageError as error:
+                if not skip_corrupt:
+                    remedy = "repair or remove it, or pass --skip-corrupt (skip_corrupt=True) to go on without it"
+                    raise CorruptImageError(f"{error}: {remedy}") from error
+                corrupt.append(str(error))
+                continue
             size = torch.tensor([[image.shape[2], image.shape[1]]])
             with torch.inference_mode(), accelerator.autocast():
                 output = model(task.inputs(task.square(image)[None].to(accelerator.device)))
@@ -82,6 +94,10 @@ def predict_images(
     finally:  # also when a later image cannot be read
         if entries:
             write_text(out / PREDICTIONS, json.dumps(entries, indent=2) + "\n")
+    if not entries:
+        raise CorruptImageError(f"no image can be decoded, the first: {corrupt[0]}")
+    if corrupt:
+        LOG.warning("left out %d of %d images, the first: %s", len(corrupt), len(files), corrupt[0])
     return entries
 
 
