@@ -73,7 +73,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--split", default="val", help="for a run: data split (%(default)s)")
     parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size (that of the training)")
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (that of the run; .pt: 16)")
-    parser.add_argument("--device", help="cpu; for a .pt also 0, … (the best available)")
+    parser.add_argument("--device", help="cpu or cuda; for a .pt also 0, … (the best available)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="(runs/val/ and the training's name)")
     add_trust(parser)
     parser.set_defaults(run=run)
