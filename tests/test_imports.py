@@ -272,3 +272,12 @@ def test_a_missing_library_is_named_with_the_extra_that_installs_it(package, mod
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     remedy = f"pip install 'pyramid-sparse-transformer[{extra}]'"
     assert f"ImportError: pst.{package} needs {module}, which is not installed: {remedy}" in done.stderr
+
+
+def test_a_backbone_says_which_library_it_lacks():
+    code = "import sys; sys.modules['timm'] = None; from pst.backbones import build_body; build_body('resnet18')"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    said = (
+        "ImportError: a backbone of timm needs timm, which is not installed: pip install 'pyramid-sparse-transformer["
+    )
+    assert said in done.stderr

@@ -20,6 +20,7 @@ from pst.backbones.stages import freeze_stages
 from pst.backbones.versions import TRANSFORMERS
 from pst.backbones.weights import Weights
 from pst.io.files import first_line
+from pst.io.versions import check_installed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -119,6 +120,7 @@ def build_body(
 
             return transformers_body(name, finest=finest, **given, **options)
         if library == "timm":
+            check_installed("a backbone of timm", "timm", "timm")
             from pst.backbones.timm_plain import timm_body
 
             return timm_body(str(name), finest=finest, **given, **options)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst.modules import Laterals, PSTPyramid
 from pst.modules.conv import ConvNormAct
-
-Neck = Literal["pst", "fpn", "none"]
+from pst.modules.necks import Neck
 
 
 class SegmentationDecoder(nn.Module):
@@ -64,16 +63,3 @@ class SegmentationDecoder(nn.Module):
         for y in levels[1:]:
             out = out + F.interpolate(y, out.shape[2:], mode="bilinear", align_corners=False)
         return out
-
-
-def decoder_options(neck: str, topk: int | Sequence[int], options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """``topk`` and the others in one, where they fit the neck."""
-    if neck not in get_args(Neck):
-        raise ValueError(f"neck must be one of {list(get_args(Neck))}, got {neck!r}")
-    if neck != "pst" and topk != 0:
-        raise ValueError(f'topk is an option of neck="pst"; neck="{neck}" has no attention, got topk={topk}')
-    if neck == "none" and options:
-        raise ValueError(f'neck="none" has no options, got neck_options={dict(options)}')
-    if neck == "fpn" and set(options or {}) - {"norm_layer"}:
-        raise ValueError(f'neck="fpn" has the option norm_layer alone, got neck_options={dict(options or {})}')
-    return ({"topk": topk} if neck == "pst" else {}) | ({} if options is None else dict(options))

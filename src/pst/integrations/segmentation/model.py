@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pst.backbones import Name, Weights, build_body, levels_from, portable_name
 from pst.control.layers import eval_mode
-from pst.integrations.segmentation.decoder import Neck, SegmentationDecoder, decoder_options
+from pst.integrations.segmentation.decoder import SegmentationDecoder
 from pst.integrations.segmentation.heads import Activation, build_activation, build_classifier
 from pst.io.hub import PSTHubMixin
+from pst.modules.necks import Neck, neck_arguments
 
 
 class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
@@ -109,7 +110,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
             in_channels=in_channels,
             **({} if encoder_options is None else encoder_options),
         )
-        options = decoder_options(neck, topk, neck_options)
+        options = neck_arguments(neck, topk, neck_options)
         widths = decoder_pyramid_channels, decoder_segmentation_channels
         reductions, channels = self.encoder.reductions, self.encoder.channels
         self.decoder = SegmentationDecoder(reductions, channels, *widths, neck, finest, **options)

@@ -18,8 +18,8 @@ from torchvision.ops.feature_pyramid_network import (
 from pst.backbones import Library, Name, Weights, build_body, freeze_stages, levels_from
 from pst.backbones.plain import PlainBody
 from pst.modules import Laterals, PSTPyramid
+from pst.modules.necks import Neck, neck_arguments
 
-Neck = Literal["pst", "fpn", "none"]
 _NECKS: dict[str, Any] = {"pst": PSTPyramid, "fpn": FeaturePyramidNetwork, "none": Laterals}
 ExtraLevels = Literal["pool", "p6p7"]
 
@@ -112,14 +112,7 @@ def pst_backbone(
         ValueError: An option is unknown, the network has no such stage, or ``topk`` is given without PST.
     """
     levels = _levels(finest, returned_layers)
-    if neck not in get_args(Neck):
-        raise ValueError(f"neck must be one of {list(get_args(Neck))}, got {neck!r}")
-    if neck != "pst" and topk != 0:
-        raise ValueError(f'topk is an option of neck="pst"; neck="{neck}" has no attention, got topk={topk}')
-    if neck == "none" and neck_options:
-        raise ValueError(f'neck="none" has no options, got neck_options={dict(neck_options)}')
-    if neck == "fpn" and set(neck_options or {}) - {"norm_layer"}:
-        raise ValueError(f'neck="fpn" has the option norm_layer alone, got neck_options={dict(neck_options or {})}')
+    options = neck_arguments(neck, topk, neck_options)
     extra, extra_reductions = _extra(extra_levels, levels[-1], out_channels)
     trained = bool(pretrained) or backbone_weights is not None
     frozen = trained if frozen_batchnorm is None else frozen_batchnorm
@@ -147,8 +140,6 @@ def pst_backbone(
     if trainable_layers != 5:
         freeze_stages(body, trainable_layers, torch.zeros(1, body.in_channels, *_example_size(body)))
     channels = [body.channels[body.reductions.index(r)] for r in levels]
-    options: dict[str, Any] = {"topk": topk} if neck == "pst" else {}
-    options |= {} if neck_options is None else neck_options
     fpn = _NECKS[neck](channels, out_channels, extra, **options)
     return PyramidBackbone(body, fpn, levels, extra_reductions, out_channels)
 

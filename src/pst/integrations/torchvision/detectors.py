@@ -14,8 +14,9 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from pst.backbones import Library, Name, Weights
 from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
-from pst.integrations.torchvision.backbone import Neck, PyramidBackbone, pst_backbone
+from pst.integrations.torchvision.backbone import PyramidBackbone, pst_backbone
 from pst.io.names import nearest
+from pst.modules.necks import Neck
 
 DEFAULTS = {
     "neck": "pst",
