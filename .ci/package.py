@@ -48,7 +48,7 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         readme = archive.read(metadata).decode().partition("\n\n")[2]
     strange = sorted(top for top in tops if top != "pst" and not top.endswith(".dist-info"))
     if strange:
-        sys.exit(f"{wheel.name} holds {strange}, which is no part of the package")
+        sys.exit(f"{wheel.name} holds {strange}, which is not part of the package")
     if relative := re.findall(r"\]\((?!https?://|#)[^)]*\)", readme):
         sys.exit(f"{wheel.name} has links in its description that lead nowhere outside of the repository: {relative}")
     with tarfile.open(sdist) as archive:

@@ -46,7 +46,7 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, write and print; a missed target is no error."""
+    """Measure, write and print; a missed target is not an error."""
     if args.suite == "report":
         return _report(args)
     check_folder(args.out)

@@ -10,6 +10,8 @@ from typing import Any
 Records = Sequence[dict[str, Any]]
 Figures = Iterator[tuple[float, str]]
 
+_UNITS = {"ms": "ms", "mb": "MB"}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -60,7 +62,7 @@ def _blocks(key: str, base: str) -> Callable[[Records], Figures]:
         of = {r["name"]: r["ms"]["median"] if key == "ms" else r["mb"] for r in records if key in r}
         if {"window k = 8", base} <= of.keys():
             own, other = of["window k = 8"], of[base]
-            yield own / other, f"{own:.1f} against {other:.1f} {key}"
+            yield own / other, f"{own:.1f} against {other:.1f} {_UNITS[key]}"
 
     return figures
 
@@ -84,7 +86,7 @@ def _per_pixel(key: str) -> Callable[[Records], Figures]:
         of = {r["pixels"]: r["ms"]["median"] if key == "ms" else r["mb"] for r in records if "pixels" in r and key in r}
         if len(of) > 1:
             small, large = min(of), max(of)
-            yield of[large] / of[small] * small / large, f"{of[large]:.0f} against {of[small]:.1f} {key}"
+            yield of[large] / of[small] * small / large, f"{of[large]:.0f} against {of[small]:.1f} {_UNITS[key]}"
 
     return figures
 

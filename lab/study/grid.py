@@ -105,7 +105,7 @@ def load_study(path: str | Path) -> Study:
     try:
         return _study(d, path)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} is no study: {type(error).__name__}: {error}; see docs/studies.md") from error
+        raise ValueError(f"{path} is not a study: {type(error).__name__}: {error}; see docs/studies.md") from error
 
 
 def _study(d: dict[str, Any], path: Path) -> Study:

@@ -108,7 +108,7 @@ def ways(evaluations: Mapping[str, Any]) -> dict[int | None, dict[str, dict[str,
     for name in evaluations:
         match = _VARIANT.fullmatch(name)
         if match is None:
-            raise ValueError(f"{name!r} is no name of a variant")
+            raise ValueError(f"{name!r} is not a name of a variant")
         if match["way"] is not None:
             imgsz = None if match["imgsz"] is None else int(match["imgsz"])
             k, layers = _split(match["k"])

@@ -89,7 +89,7 @@ def _value(camvid: Path, name: str) -> Tensor:
 
 def one_call(name: str, *, warmup: bool = False) -> None:
     """One call of a row on made features, as `pst.profile.memory.added_memory` wants it."""
-    whole = _inputs(*MAP)  # made in the warm-up, so that they are no part of what the call adds
+    whole = _inputs(*MAP)  # made in the warm-up, so that they are not part of what the call adds
     query, key, value = _inputs(MAP[0] // 4, MAP[1] // 4) if warmup else whole
     with torch.inference_mode():
         attend(ROWS[name], query, key, value, 40.0)

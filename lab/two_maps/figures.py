@@ -85,7 +85,7 @@ class Sample:
         return estimate(self._figures(row, (row,)))
 
     def values(self, row: str, among: Sequence[str]) -> NDArray[np.float64]:
-        """(1 + R,) figures of a row on the pairs that it shares with others; the first is no resample."""
+        """(1 + R,) figures of a row on the pairs that it shares with others; the first is not a resample."""
         return self._figures(row, (row, *among))
 
     def gain(self, row: str, base: str) -> Estimate:

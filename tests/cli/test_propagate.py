@@ -107,7 +107,7 @@ def test_many_clips_with_one_broken(clip, tmp_path, capsys):
         (["clip.mp4", "--mask", "0=first.png", "--size", "8"], "size must be"),
         (["clip.mp4", "--mask", "0=first.png", "--device", "nonsense"], "device 'nonsense'"),
         (["clip.mp4", "--mask", "0=first.png", "--weights", "none.pt"], "none.pt"),
-        (["first.png", "--mask", "0=first.png"], "first.png is no video"),
+        (["first.png", "--mask", "0=first.png"], "first.png is not a video"),
         ([".", "--mask", "0=first.png"], "holds images and videos"),
         (["several", "--mask", "0=first.png"], "give --masks DIR"),
         (["several"], "no masks for the clips"),

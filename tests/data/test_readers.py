@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,7 @@ def test_a_validation_split_may_lack_a_class_but_not_add_one(tmp_path):
     (root / "val" / "green").rmdir()
     assert set(read_folder(root, "val", classes).targets) == {0, 2}
     (root / "val" / "pink").mkdir()
-    with pytest.raises(ValueError, match="no class of the training images: pink"):
+    with pytest.raises(ValueError, match="not a class of the training images: pink"):
         read_folder(root, "val", classes)
 
 
@@ -129,6 +131,14 @@ def test_a_class_that_no_training_image_shows_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no training image of .* shows: pink, grey"):
         read_boxes(root, "train")
     assert read_boxes(root, "val").classes[-1] == "grey"
+
+
+def test_missing_labels_are_named_as_the_cause(tmp_path):
+    root = tiny_data.yolo(tmp_path)
+    shutil.rmtree(root / "labels")
+    where = re.escape(str(root / "labels/train/00.txt"))
+    with pytest.raises(ValueError, match=f"has an object: labels are looked for as {where}"):
+        read_boxes(root, "train")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from PIL import Image
 from messages import says
 from pst.explore import clip as clips
 from pst.explore.clip import read_clip, read_labels
+from pst.io.image_file import CorruptImageError
 from tiny_clips import moving, write_video
 
 
@@ -95,3 +96,11 @@ def test_a_mask_is_of_the_first_picture(tmp_path, monkeypatch):
         read_labels(tmp_path / "small.png", clip)
     with pytest.raises(ValueError, match="mask"):
         read_labels(picture(tmp_path / "rgb.png", colour=(1, 2, 3)), clip)
+
+
+@pytest.mark.parametrize(("name", "videos"), [("a.flv", True), ("a.png", False)])
+def test_what_might_have_been_a_video_is_told_the_endings_of_videos(name, videos, tmp_path):
+    (tmp_path / name).write_text("neither")
+    with pytest.raises(CorruptImageError, match="it is none of JPEG") as error:
+        read_clip([tmp_path / name])
+    assert (".mp4" in str(error.value)) is videos

@@ -172,7 +172,7 @@ def test_shares_are_of_the_picture_without_the_rest(network):
 
 def test_classes_of_pixels_are_named_inside_their_regions(network):
     mask = torch.zeros(64, 64, dtype=torch.int64)
-    mask[:, 10:50] = 1  # between two parts of the other, whose middle is no place of its own
+    mask[:, 10:50] = 1  # between two parts of the other, whose middle is not a place of its own
     found = network.shares(mask, (64, 64))
     assert found.labels == [1, 0]
     assert found.tags == [network.name_of(1), network.name_of(0)]

@@ -94,7 +94,7 @@ def test_what_is_not_in_the_list_is_refused_by_name(function: Any, tmp_path: Pat
 def test_a_name_that_reaches_through_an_allowed_module_is_refused(name: str, tmp_path: Path) -> None:
     module, _, function = name.rpartition(".")
     for lines in ((module, function), (module.partition(".")[0], name.partition(".")[2])):
-        with pytest.raises(ValueError, match="which is no tensor"):
+        with pytest.raises(ValueError, match="which is not a tensor"):
             load(write(tmp_path, use(*lines), b"(", text("true"), b"t", REDUCE), {CONV})
 
 

@@ -56,7 +56,7 @@ def maps(dtype=torch.float32, fine=(12, 10), coarse=(6, 5)):
 
 
 class GroupNormConv(nn.Module):
-    """A convolution that is no affine map of each pixel: its norm looks at the whole map."""
+    """A convolution that is not an affine map of each pixel: its norm looks at the whole map."""
 
     def __init__(self, in_channels, out_channels, kernel_size=1, *, groups=1, act=True):
         super().__init__()

@@ -44,7 +44,7 @@ def test_commit_is_the_checkouts_own_and_tells_of_changes(checkout):
     assert environment.commit() == f"{head}-dirty"
 
 
-@pytest.mark.skipif(not (Path(__file__).parents[2] / ".git").exists(), reason="this is no checkout")
+@pytest.mark.skipif(not (Path(__file__).parents[2] / ".git").exists(), reason="this is not a checkout")
 def test_commit_is_found_where_the_module_really_is():
     assert git(Path(__file__).parent, "rev-parse", "HEAD") == str(environment.commit()).removesuffix("-dirty")
 

@@ -7,9 +7,12 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pst.cli import build_parser
+from pst.io.image_file import read_indices
 from pst.propagate import Propagator, Setting
 from pst.propagate.video import VIDEOS
 from tiny_clips import moving, write_mask, write_video
@@ -26,10 +29,13 @@ def test_snippets_run(code, tmp_path, monkeypatch, capsys):
     clip = moving(4)
     write_video(clip, tmp_path / "clip.mp4")
     write_mask(clip.masks[0], tmp_path / "first.png")
+    Image.fromarray(clip.frames[0]).save(tmp_path / "frame.png")
     names = {"frames": clip.frames[:2], "mask": clip.masks[0]}
     exec(compile(code.replace("size=480", "size=96"), "propagate.md", "exec"), names)
     for printed in capsys.readouterr().out.splitlines():
         assert f"# {printed}" in code
+    if "ImageDraw" in code:
+        assert set(np.unique(read_indices(tmp_path / "first.png"))) <= {0, 1}
     if "masks" in names:
         assert [m.shape for m in names["masks"]] == [(48, 64)]
 

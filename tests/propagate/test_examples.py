@@ -35,7 +35,7 @@ def test_the_live_loop_on_a_file(tmp_path):
 
 def test_many_clips_on_ray(tmp_path):
     if importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is no dependency: pip install 'ray[data]' to run this")
+        pytest.skip("Ray is not a dependency: pip install 'ray[data]' to run this")
     for i in range(2):
         clip = moving(3, seed=i)
         write_folder(clip, tmp_path / f"clips/{i}")

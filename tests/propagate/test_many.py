@@ -42,7 +42,7 @@ def test_clips_are_videos_and_folders_of_images(clips):
 def test_what_fails_is_named_and_the_others_go_on(clips):
     outcomes = run(clips)
     assert list(outcomes) == ["a", "bare", "broken", "c2", "c10"]
-    assert "broken.mp4 is no video" in str(outcomes.pop("broken").error)
+    assert "broken.mp4 is not a video" in str(outcomes.pop("broken").error)
     assert "no folder of masks" in str(outcomes.pop("bare").error)
     assert all((o.carried, o.error) == (4, None) for o in outcomes.values())
     for name, frame in (("a", "000003"), ("c2", "00003"), ("c10", "00003")):
@@ -56,7 +56,7 @@ def test_several_at_a_time_give_what_one_gives(clips):
     (clips / "out").rename(clips / "one")
     outcomes = run(clips, 2)
     assert {name: o.carried for name, o in outcomes.items()} == {"a": 4, "broken": 0, "c2": 4}
-    assert "broken.mp4 is no video" in str(outcomes["broken"].error)
+    assert "broken.mp4 is not a video" in str(outcomes["broken"].error)
     for name in ("a", "c2"):
         for path in sorted((clips / "one" / name / "masks").iterdir()):
             assert path.read_bytes() == (clips / "out" / name / "masks" / path.name).read_bytes()

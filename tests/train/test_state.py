@@ -49,7 +49,7 @@ def test_a_position_that_is_none_is_refused(change: dict[str, Any]) -> None:
     parts = {"config": {}, "model": {}, "optimizer": {}, "scaler": None}
     good = asdict(Progress(history=[{"loss": 0.5, "epoch": 1}], sums={"a": 1.0}))
     assert check_state({**parts, "progress": good}, Path(STATE)).history == good["history"]
-    with pytest.raises(ValueError, match=r"state\.pt is no checkpoint of a run; delete it"):
+    with pytest.raises(ValueError, match=r"state\.pt is not a checkpoint of a run; delete it"):
         check_state({**parts, "progress": good | change}, Path(STATE))
 
 

@@ -67,7 +67,7 @@ def _read(d: dict[str, Any], index: int, row: list[Any]) -> Row:
     options = args[1] if len(args) == 2 else {}
     if not isinstance(from_, list) or repeats != 1 or not 1 <= len(args) <= 2 or not options.keys() <= {"weighted"}:
         raise ValueError(
-            f"row {index} {row} is no Sum row: wanted [[a, b, …], 1, Sum, [channels, {{weighted: false}}]]"
+            f"row {index} {row} is not a Sum row: wanted [[a, b, …], 1, Sum, [channels, {{weighted: false}}]]"
         )
     return scaled_row(d, index, row, args[0], options)
 

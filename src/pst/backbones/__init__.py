@@ -99,11 +99,11 @@ def build_body(
         ImportError: transformers is missing or of another version.
         OSError: The configuration or the weights of a name on the Hub cannot be fetched.
         TypeError: ``weights`` is neither a file nor a state dict.
-        ValueError: Library, network or option is unknown, it has no such map, ``in_channels`` is no integer ≥ 1, or
+        ValueError: Library, network or option is unknown, it has no such map, ``in_channels`` is not an integer ≥ 1, or
             ``weights`` cannot be read, are another network's, or given beside ``pretrained``.
     """
     if library not in get_args(Library):
-        raise ValueError(f"library must be one of {list(get_args(Library))}, got {library!r}")
+        raise ValueError(f"library must be one of {', '.join(get_args(Library))}, got {library!r}")
     if weights is not None and pretrained:
         raise ValueError(f"weights come from one place: pretrained={pretrained!r} was given beside backbone_weights")
     levels_from(finest, max(coarsest, 4))

@@ -35,7 +35,7 @@ def asked_channels(in_channels: int | None, options: Mapping[str, Any]) -> int:
     """Channels of the images, by our name ``in_channels`` or by timm's ``in_chans`` among the options; 3 by default.
 
     Raises:
-        ValueError: Both are given and differ, or it is no integer ≥ 1.
+        ValueError: Both are given and differ, or it is not an integer ≥ 1.
     """
     given = {
         name: n for name, n in (("in_channels", in_channels), ("in_chans", options.get("in_chans"))) if n is not None

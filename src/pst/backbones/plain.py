@@ -47,7 +47,7 @@ class PlainBody(nn.Module):
         frozen: Whether the transformer is; `freeze` makes it so.
 
     Raises:
-        ValueError: There are no such levels, or ``width`` is no integer ≥ 1.
+        ValueError: There are no such levels, or ``width`` is not an integer ≥ 1.
     """
 
     def __init__(

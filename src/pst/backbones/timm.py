@@ -31,7 +31,7 @@ def check_known(name: str) -> None:
 class TimmBody(nn.Module):
     """All feature maps of a timm network, NCHW; see `pst.backbones.build_body`.
 
-    Images whose sides are no multiple of 4 (of the finest reduction, if that is larger) get zeros at the right and
+    Images whose sides are not a multiple of 4 (of the finest reduction, if that is larger) get zeros at the right and
     bottom, so that networks that cut images into patches take any size and no map drops the last pixels. A network that
     takes images of one size only says so by name.
 
@@ -54,7 +54,7 @@ class TimmBody(nn.Module):
         image_size: The one (H, W) that the network takes; None means any.
 
     Raises:
-        ValueError: The network is unknown, has no such map, or its maps are no hierarchy.
+        ValueError: The network is unknown, has no such map, or its maps are not a hierarchy.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class TimmBody(nn.Module):
         except (AssertionError, RuntimeError):
             size = self.model.pretrained_cfg["input_size"][1:] if asked is None else asked
             size = (size, size) if isinstance(size, int) else (size[0], size[1])
-            self(torch.zeros(1, in_channels, *size))  # what fails here as well is no question of size
+            self(torch.zeros(1, in_channels, *size))  # what fails here as well is not a question of size
             return size
         finally:
             self.train(training)

@@ -141,6 +141,6 @@ def _fixed_size(network: Any, patch: int, options: dict[str, Any]) -> tuple[int,
         size = (size, size) if isinstance(size, int) else (size[0], size[1])
         _last_map(
             network, torch.empty(1, channels, *size, device="meta")
-        )  # what fails here as well is no question of size
+        )  # what fails here as well is not a question of size
         return size
     return None

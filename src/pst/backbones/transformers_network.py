@@ -65,7 +65,7 @@ def read_config(source: str | Mapping[str, Any] | PreTrainedConfig, options: Map
     Raises:
         OSError: A name's configuration cannot be fetched.
         TypeError: It is neither a name nor a configuration.
-        ValueError: It is no configuration of transformers, of a type without feature maps, or an option is unknown.
+        ValueError: It is not a configuration of transformers, of a type without feature maps, or an option is unknown.
     """
     found: Any = source
     if isinstance(source, str):
@@ -170,7 +170,7 @@ def network_maps(network: nn.Module, config: Any, x: Tensor) -> list[Tensor]:
         return list(network(x).feature_maps)
     tokens = network(x, interpolate_pos_encoding=True).last_hidden_state[:, PREFIX_TOKENS[config.model_type] :]
     size = _pair(config.patch_size)
-    grid = tokens.reshape(x.shape[0], x.shape[2] // size[0], x.shape[3] // size[1], -1)  # no len(): it is no symbol
+    grid = tokens.reshape(x.shape[0], x.shape[2] // size[0], x.shape[3] // size[1], -1)  # no len(): it is not a symbol
     return [grid.permute(0, 3, 1, 2)]
 
 

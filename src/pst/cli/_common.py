@@ -171,7 +171,7 @@ def check_suffix(path: Path) -> None:
     check_no_folder(path)
     if path.suffix not in (".pt", ".safetensors"):
         raise ValueError(
-            f"{path} is no checkpoint: expected a .pt or .safetensors file; exported files run with "
+            f"{path} is not a checkpoint: expected a .pt or .safetensors file; exported files run with "
             f"pst yolo val model=… and pst yolo predict model=…"
         )
 

@@ -54,7 +54,7 @@ class Plain:
 
 @contextmanager
 def plain_output() -> Iterator[None]:
-    """Make standard output and errors plain inside the with block where they are no terminal or NO_COLOR is set.
+    """Make standard output and errors plain inside the with block where they are not a terminal or NO_COLOR is set.
 
     A logger whose stream is a closed pipe is then quiet, as the command itself is.
     """
@@ -77,7 +77,7 @@ def _plain(stream: Any) -> Any:
     if stream is None or isinstance(stream, Plain):  # without a console; already
         return stream
     if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
+        stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are not text
     return stream if stream.isatty() and not os.environ.get("NO_COLOR") else Plain(stream)
 
 

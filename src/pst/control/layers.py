@@ -35,7 +35,7 @@ def register_wrapper(kind: type, inner: Callable[[Any], object], copies: Callabl
 
 
 def find_attention(model: nn.Module) -> dict[str, PyramidSparseAttention]:
-    """Every `PyramidSparseAttention` in ``model`` by its module name, in order of registration; none is no error."""
+    """Every `PyramidSparseAttention` in ``model`` by its module name, in order of registration; it may be empty."""
     return {name: m for name, m in model.named_modules() if isinstance(m, PyramidSparseAttention)}
 
 

@@ -77,7 +77,7 @@ def _topk_of_layers(layers: Mapping[str, PyramidSparseAttention], k: Topk) -> di
         for prefix, value in k.items():
             inside = [name for name in layers if name == prefix or name.startswith(f"{prefix}.")]
             if not inside:
-                raise ValueError(f"{prefix!r} is no module with PST layers: choose among {list(layers)}")
+                raise ValueError(f"{prefix!r} is not a module with PST layers: choose among {list(layers)}")
             ks.update(dict.fromkeys(inside, check_topk(value)))
         return ks
     if isinstance(k, (list, tuple)):
@@ -103,7 +103,7 @@ def set_selection(model: nn.Module, selection: str | SelectionRule) -> None:
 
 
 def set_max_tokens(model: nn.Module, max_tokens: int | None) -> None:
-    """Set the most coarse tokens that the queries of every PST layer in ``model`` attend to; None is no bound.
+    """Set the most coarse tokens that the queries of every PST layer in ``model`` attend to; None means no bound.
 
     More are averaged, which costs accuracy that depends on the model: measure it on images of your own.
 

@@ -52,7 +52,7 @@ def stochastic_topk(
 
     Raises:
         TypeError: ``model`` is not a Module, a choice not an integer, ``share`` no number, ``generator`` no Generator.
-        ValueError: ``model`` holds no PST layer, there are no choices, one is negative, or ``share`` is no share.
+        ValueError: ``model`` holds no PST layer, there are no choices, one is negative, or ``share`` is not a share.
     """
     values = _choices(choices, "k, e.g. (0, 4, 8, 16)")
     return _drawn(model, DrawTopk, tuple(check_topk(k) for k in values), share, generator)
@@ -72,7 +72,7 @@ def stochastic_max_tokens(
 
     Args:
         model: Any Module with PST layers inside.
-        choices: Bounds, equally likely in the passes that draw; None is no bound.
+        choices: Bounds, equally likely in the passes that draw; None means no bound.
         share: Of the passes that draw, from 0 to 1; the others run with all tokens.
         generator: On the CPU; None means PyTorch's global one. Not copied with the model.
 
@@ -82,7 +82,7 @@ def stochastic_max_tokens(
     Raises:
         TypeError: ``model`` is not a Module, a choice neither an integer nor None, ``share`` no number, ``generator``
             no Generator.
-        ValueError: ``model`` holds no PST layer, there are no choices, one is < 1, or ``share`` is no share.
+        ValueError: ``model`` holds no PST layer, there are no choices, one is < 1, or ``share`` is not a share.
 
     Examples:
         >>> pyramid = pst.PSTPyramid((32, 64), 64)

@@ -75,14 +75,14 @@ def _read(file: Path) -> dict[str, list[Any]]:
     try:
         document = json.loads(read_text(file), parse_constant=_refuse)
     except RecursionError as error:
-        raise ValueError(f"{file} is no COCO file: it is nested too deep") from error
+        raise ValueError(f"{file} is not a COCO file: it is nested too deep") from error
     except ValueError as error:
         raise ValueError(str(error) if str(file) in str(error) else f"{file} is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{file} is no COCO file of instances: it holds {shown(document)}")  # noqa: TRY004
+        raise ValueError(f"{file} is not a COCO file of instances: it holds {shown(document)}")  # noqa: TRY004
     wrong = [name for name in _LISTS if not isinstance(document.get(name), list)]
     if wrong:
-        raise ValueError(f"{file} is no COCO file of instances: it lacks a list of {', '.join(wrong)}")
+        raise ValueError(f"{file} is not a COCO file of instances: it lacks a list of {', '.join(wrong)}")
     for name in _LISTS:
         for i, each in enumerate(document[name]):
             if not isinstance(each, dict):
@@ -91,7 +91,7 @@ def _read(file: Path) -> dict[str, list[Any]]:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"it holds {constant}, which is no number")
+    raise ValueError(f"it holds {constant}, which is not a number")
 
 
 def _categories(

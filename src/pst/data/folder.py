@@ -37,7 +37,7 @@ def read_folder(root: str | Path, split: str, classes: tuple[str, ...] | None = 
     names = found if classes is None else classes
     unknown = sorted(set(found) - set(names))
     if unknown:
-        raise ValueError(f"{folder} has folders that are no class of the training images: {', '.join(unknown)}")
+        raise ValueError(f"{folder} has folders that are not a class of the training images: {', '.join(unknown)}")
     files = {name: list_images(folders[name]) for name in found}
     empty = [name for name, images in files.items() if not images]
     if not found or len(empty) == len(found):

@@ -43,7 +43,7 @@ def read_masks(root: str | Path, split: str) -> Split:
     if not is_there(root):
         raise FileNotFoundError(absent(root, "the folder of a data set, with classes.txt, images and masks in it"))
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder: expected one with classes.txt, images and masks")
+        raise FileNotFoundError(f"{root} is not a folder: expected one with classes.txt, images and masks")
     if not names.is_file():
         raise FileNotFoundError(f"no {names}: expected one class name a line, in the order of the values in the masks")
     classes = checked_names(read_lines(names), str(names))
@@ -71,7 +71,7 @@ def read_mask(path: Path, classes: int) -> Tensor:
 
     Raises:
         CorruptImageError: It cannot be decoded.
-        ValueError: It is no mask, or holds a value that is neither a class nor 255; the message names both.
+        ValueError: It is not a mask, or holds a value that is neither a class nor 255; the message names both.
     """
     mask = torch.tensor(read_indices(path))
     ends = int(mask.min()), int(mask.max())

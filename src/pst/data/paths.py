@@ -22,7 +22,7 @@ def root_of(spec: Mapping[Any, Any], path: Path) -> Path:
 
     Raises:
         FileNotFoundError: There is no such folder, neither beside the file nor in the working directory.
-        ValueError: ``path:`` is no text.
+        ValueError: ``path:`` is not text.
     """
     value = entry_of(spec, "path")
     if value is None:

@@ -59,7 +59,7 @@ def read_mapping(path: str | Path, *, text: bool = False) -> dict[Any, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds no mapping, a key twice, or is no YAML.
+        ValueError: It holds no mapping, a key twice, or is not YAML.
     """
     return read_node(path, _Text if text else Strict, lambda loader, node: loader.construct_document(node))
 

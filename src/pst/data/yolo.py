@@ -73,14 +73,14 @@ def _list_images(root: Path, entries: Sequence[str], path: Path) -> list[Path]:
 def _with_own_labels(images: list[Path]) -> list[Path]:
     owners: dict[Path, Path] = {}
     for image in images:
-        other = owners.setdefault(_label_file(image), image)
+        other = owners.setdefault(label_file(image), image)
         if other is not image:
-            raise ValueError(f"{other} and {image} would share the labels {_label_file(image)}: rename one of them")
+            raise ValueError(f"{other} and {image} would share the labels {label_file(image)}: rename one of them")
     return images
 
 
-def _label_file(image: Path) -> Path:
-    """The last folder called "images" becomes "labels", the ending .txt."""
+def label_file(image: Path) -> Path:
+    """Where the labels of ``image`` are: the last folder called "images" becomes "labels", the ending .txt."""
     parts = list(image.parts)
     if "images" in parts[:-1]:
         parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
@@ -88,7 +88,7 @@ def _label_file(image: Path) -> Path:
 
 
 def _read_labels(image: Path, classes: int, *, keypoints: bool) -> Boxes:
-    file = _label_file(image)
+    file = label_file(image)
     if os.path.lexists(file) and not file.is_file():
         raise FileNotFoundError(f"{file} is a folder, or a link that leads nowhere: expected the labels of {image}")
     lines = read_text(file).split("\n") if file.is_file() else []  # no file: nothing to see

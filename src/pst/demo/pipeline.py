@@ -51,7 +51,7 @@ def run(
         Path of ``report.html``.
 
     Raises:
-        FileExistsError: ``out`` holds something that is no demo's.
+        FileExistsError: ``out`` holds something that is not a demo's.
         FileNotFoundError: There is no such data set.
         ImportError: A library of the ``demo`` extra is missing.
         ValueError: A number is out of range, or ``out`` holds a demo of other settings and ``restart`` is false.

@@ -23,6 +23,7 @@ TILT = (2e-4, -1e-4)  # perspective
 BLUR, PLACE, SMOOTH = 1.5, 0.3, 7  # of the regions: pixels; weight of place beside colour; pixels
 ALL = 10**6
 _STRENGTH = 0.55  # of the colours over the photo
+_OUTSIDE = 200  # grey of what the photo does not show
 
 
 class Row(NamedTuple):
@@ -113,13 +114,13 @@ def homography(size: tuple[int, int]) -> list[float]:
 
 
 def paint(image: Image.Image, regions: NDArray[np.uint8], wrong: NDArray[np.bool_] | None = None) -> Image.Image:
-    """The picture with its regions in colours over it; unknown pixels stay as they are, wrong ones are black."""
+    """The picture with its regions in colours over it; unknown pixels are grey, wrong ones black."""
     colors = np.zeros((256, 3), np.float64)
     for region in range(REGIONS):
         colors[region] = class_color(region)
     pixels = np.asarray(image, np.float64)
     mixed = pixels * (1 - _STRENGTH) + colors[regions] * _STRENGTH
-    out = np.where((regions == UNKNOWN)[..., None], pixels, mixed)
+    out = np.where((regions == UNKNOWN)[..., None], _OUTSIDE, mixed)
     if wrong is not None:
         out[wrong] = 0
     return Image.fromarray(out.round().astype(np.uint8))

@@ -33,7 +33,7 @@ class Workspace:
         """Make the folder ready for ``settings``: new, or with finished work of the very same settings.
 
         Raises:
-            FileExistsError: The folder holds something that is no demo's, which is left alone.
+            FileExistsError: The folder holds something that is not a demo's, which is left alone.
             ValueError: It holds a run of other settings and ``restart``, which deletes that, is false.
         """
         if self._stamp.is_file():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from pst.io.image_file import read_indices, read_rgb, read_size
+from pst.io.image_file import EXTENSIONS, CorruptImageError, read_indices, read_rgb, read_size
 from pst.propagate.frames import open_frames
 from pst.propagate.memory import UNKNOWN
 from pst.propagate.video import VIDEOS
@@ -42,7 +42,7 @@ def read_clip(files: Sequence[str | Path]) -> Clip:
     """
     paths = [Path(file) for file in files]
     if not paths:
-        raise ValueError("nothing was dropped: drop an image, two images of one size, or a short video")
+        raise ValueError("nothing was dropped: drop an image, images of one size, or a short video")
     for path in paths:
         _check_bytes(path)
     videos = [path for path in paths if path.suffix.lower() in VIDEOS]
@@ -56,7 +56,7 @@ def read_labels(file: str | Path, clip: Clip) -> Image.Image:
 
     Raises:
         OSError: It cannot be decoded.
-        ValueError: It is no mask, or not of the frame's size.
+        ValueError: It is not a mask, or not of the frame's size.
     """
     path = Path(file)
     _check_bytes(path)
@@ -78,7 +78,7 @@ def _read_images(paths: Sequence[Path]) -> Clip:
     edge = PICTURE_EDGE if len(paths) == 1 else FRAME_EDGE
     frames, first = [], (0, 0)
     for path in paths:
-        _check_pixels(path.name, read_size(path))
+        _check_pixels(path.name, _size(path))
         image = read_rgb(path)
         first = image.size if not frames else first
         if image.size != first:
@@ -88,6 +88,15 @@ def _read_images(paths: Sequence[Path]) -> Clip:
             )
         frames.append(_at_most(image, edge))
     return Clip(tuple(path.name for path in paths), tuple(frames), first)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        return read_size(path)
+    except CorruptImageError as error:
+        if path.suffix.lower() in EXTENSIONS:
+            raise
+        raise CorruptImageError(f"{error}; a video ends in {', '.join(sorted(VIDEOS))}") from error
 
 
 def _read_video(path: Path) -> Clip:

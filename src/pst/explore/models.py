@@ -57,7 +57,7 @@ def load_model(path: Path) -> Any:
     Raises:
         ImportError: The library of its adapter is missing.
         OSError: It cannot be read.
-        ValueError: It is no model, is damaged, or has no PST layer.
+        ValueError: It is not a model, is damaged, or has no PST layer.
     """
     os.environ.setdefault("YOLO_OFFLINE", "true")  # read once, when Ultralytics is imported: it asks nobody anything
     from pst.explore import adapters, saved

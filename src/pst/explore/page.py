@@ -32,6 +32,7 @@ Drop pictures, move k, and click on one of them to see where that position looks
 
 _FUSION = "gate mixes coarse and fine attention by learned weights; refine puts fine tokens in place of the coarse one."
 _SELECTION = "The rule that chooses the k tokens."
+_FRAME = "For propagation: labels of the first frame are carried to this one."
 _LAYER = "The PST layer whose tokens and attention are shown below."
 _HEAD = "Each head of a layer selects its own tokens."
 
@@ -84,8 +85,10 @@ def _controls(names: Sequence[str]) -> tuple[Inputs, list[Any]]:
     """What is put in; and what is there for propagation alone."""
     carries = names[0] == PROPAGATION
     model = gr.Dropdown(list(names), value=names[0], label="Model", elem_id="model")
-    files = gr.File(label="Image, two images, or a short video", file_count="multiple", height=175, elem_id="files")
-    frame = gr.Slider(0, 1, 0, step=1, label="Picture of the clip", visible=False, elem_id="frame")
+    files = gr.File(
+        label="Image, images of one size, or a short video", file_count="multiple", height=175, elem_id="files"
+    )
+    frame = gr.Slider(0, 1, 0, step=1, label="Frame that is shown", info=_FRAME, visible=False, elem_id="frame")
     topk = gr.Slider(0, MOST, 8, step=1, label="k: coarse tokens that are looked at finely", elem_id="topk")
     bound = gr.Slider(0, MOST, 0, step=1, label="max_tokens: coarse tokens at most, 0 for all", elem_id="max_tokens")
     fusion = gr.Radio(["gate", "refine"], value="gate", label="Fusion", info=_FUSION, elem_id="fusion")

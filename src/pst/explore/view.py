@@ -23,7 +23,7 @@ _SECONDS, _RUNS = 0.5, 5
 
 @dataclass(frozen=True)
 class Asked:
-    """What is set on every PST layer; ``max_tokens`` None is no bound."""
+    """What is set on every PST layer; ``max_tokens`` None means no bound."""
 
     topk: int = 8
     max_tokens: int | None = None

@@ -76,7 +76,7 @@ def check_request(
     Args:
         name: A key of `FORMATS`.
         topk: k that the file will have.
-        max_tokens: Most coarse tokens that queries attend to in the file; None is no bound.
+        max_tokens: Most coarse tokens that queries attend to in the file; None means no bound.
         batch: Images in a batch.
         dynamic: Whether batch, height and width are left open.
         half: FP16.

@@ -119,7 +119,7 @@ def _scoring_nodes(graph: Any) -> list[str]:
 
 
 def _float_nodes(graph: Any) -> list[str]:
-    """Names of the nodes that are no convolution, or one of the probabilities that a softmax gave (box decoding)."""
+    """Names of the nodes that are not a convolution, or one of the probabilities that a softmax gave (box decoding)."""
     producers = {output: node for node in graph.node for output in node.output}
 
     def follows_softmax(node: Any) -> bool:

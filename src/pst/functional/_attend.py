@@ -48,7 +48,7 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | 
 
 
 def _blocks(query: Tensor, key: Tensor) -> int:
-    """How many equal blocks of queries give every thread work in the backward pass; 1 where that is no concern."""
+    """How many equal blocks of queries give every thread work in the backward pass; 1 where that is not a concern."""
     if not query.requires_grad or query.device.type != "cpu" or not torch.is_grad_enabled() or not is_eager():
         return 1
     heads, tokens = query.shape[0] * query.shape[1], query.shape[2]

@@ -84,7 +84,7 @@ def pyramid_sparse_attention(
         scale: Factor on the logits; None means 1/√d.
         max_tokens: Most coarse tokens that queries attend to: more are averaged, keys and values, over a grid of about
             √max_tokens rows and columns. Selection looks at all of them; in "refine" an averaged token that holds
-            selected ones is opened, into those and the others inside it. None is no bound.
+            selected ones is opened, into those and the others inside it. None means no bound.
         generator: Source of random numbers for "gumbel"; None means PyTorch's global one.
         observer: Called with the (B, h, min(k, M)) int64 indices of the selected tokens; −1 in slots that "nucleus"
             leaves unused; (B, h, G, min(k, M)) where each of G blocks of queries has its own.
@@ -96,7 +96,7 @@ def pyramid_sparse_attention(
         (B, h, H, W, e), dtype of ``query``.
 
     Raises:
-        TypeError: A dtype is not floating or differs; ``topk`` is not an integer; ``selection`` is no rule.
+        TypeError: A dtype is not floating or differs; ``topk`` is not an integer; ``selection`` is not a rule.
         ValueError: Shapes, devices or sizes do not fit, ``topk`` < 0, an option is unknown, an argument that
             ``topk`` > 0 needs is missing, or ``impl="triton"`` cannot run here.
     """

@@ -44,7 +44,7 @@ def check_max_tokens(max_tokens: object) -> None:
 def check_fusion(fusion: str) -> None:
     """Raise ValueError unless ``fusion`` is one of `FUSIONS`."""
     if fusion not in FUSIONS:
-        raise ValueError(f"fusion must be one of {list(FUSIONS)}, got {fusion!r}")
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
 
 
 def check_maps(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -155,7 +155,7 @@ def check_sizes(fine: Sequence[int], coarse: Sequence[int]) -> None:
 def check_implementation(impl: str) -> None:
     """Raise ValueError unless ``impl`` is one of `IMPLEMENTATIONS`."""
     if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl must be one of {list(IMPLEMENTATIONS)}, got {impl!r}")
+        raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
 
 
 def check_options(

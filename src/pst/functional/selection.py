@@ -334,7 +334,7 @@ def select_tokens(
         min(topk, M)) where each of G blocks of queries has its own.
 
     Raises:
-        TypeError: ``topk`` or ``scale`` is no number, a map no tensor, ``selection`` no rule.
+        TypeError: ``topk`` or ``scale`` is not a number, a map not a tensor, ``selection`` not a rule.
         ValueError: Shapes or dtypes do not fit, ``topk`` < 1, or a size does not hold N or M positions.
     """
     rule, topk = check_selection(selection), check_topk(topk)

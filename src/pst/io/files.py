@@ -112,7 +112,7 @@ def write_failure(error: BaseException) -> str | None:
 
 
 def check_ours(path: str | Path, mark: str) -> None:
-    """Refuse to replace a file that has no ``mark`` in its first 64 kB, where the library writes one; none is no error.
+    """Refuse to replace a file that has no ``mark`` in its first 64 kB, where the library writes one.
 
     Raises:
         FileExistsError: There is another file, or a folder.

@@ -90,7 +90,7 @@ def read_indices(path: str | Path) -> NDArray[np.uint8] | NDArray[np.int32]:
     Raises:
         FileNotFoundError: There is no such file.
         CorruptImageError: It cannot be decoded.
-        ValueError: It is a JPEG, which changes numbers, or its pixels are no numbers; the message says what to do.
+        ValueError: It is a JPEG, which changes numbers, or its pixels are not numbers; the message says what to do.
     """
     with opened(path) as image:
         lossy, bits, mode = image.format in ("JPEG", "MPO"), grey_bits(image), image.mode

@@ -33,7 +33,7 @@ def restore_settings(model: nn.Module, settings: Any, source: object) -> None:
     """Set what `plain_settings` gave, as a file has it.
 
     Raises:
-        ValueError: These are no settings of the layers of ``model``; the message names ``source``.
+        ValueError: These are not settings of the layers of ``model``; the message names ``source``.
     """
     layers = find_attention(model)
     try:

@@ -44,11 +44,11 @@ def _fault(key: str, value: Any, depth: int) -> str:
     if _SOURCE.search(key) and value not in (None, False):
         return "which says where weights come from: a saved model has its own"
     if isinstance(value, str) and not _NAME.fullmatch(value):
-        return "a text that is no name"
+        return "a text that is not a name"
     if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= _MAX_NUMBER):
         return f"a number beyond {_MAX_NUMBER:,}"
     if not isinstance(value, (str, int, float, dict, list, tuple, type(None))):
-        return "which is no text, number, list or mapping"
+        return "which is not text, number, list or mapping"
     return f"nested deeper than {_MAX_DEPTH}" if depth > _MAX_DEPTH else ""
 
 

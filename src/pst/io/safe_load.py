@@ -93,7 +93,7 @@ def load(path: str | Path, records: Collection[str] = frozenset(), remedy: str =
     with _said(path, remedy):
         names = scan(_read_pickle(path))
         if unknown := sorted(names - _TORCH - _VALUES - frozenset(records)):
-            raise RefusedError(f"names {unknown[0]}, which is no tensor, number, text or layer that pst knows")
+            raise RefusedError(f"names {unknown[0]}, which is not a tensor, number, text or layer that pst knows")
         with _only(names - _TORCH):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
@@ -141,7 +141,7 @@ def copy_tensor(t: Any) -> Tensor:
     """A copy of a decoded tensor.
 
     Raises:
-        ValueError: It is no plain tensor in memory of its own size: one number can be shown as 10¹² of them.
+        ValueError: It is not a plain tensor in memory of its own size: one number can be shown as 10¹² of them.
     """
     if not isinstance(t, Tensor) or t.layout is not torch.strided or t.is_quantized or t.device.type != "cpu":
         raise ValueError(f"expected a tensor, got {type(t).__name__}")
@@ -180,7 +180,7 @@ class _Copy:
 
 def _path(record: Record) -> str:
     if not all(type(part) is str for part in record.args):
-        raise ValueError("a path that is no text")
+        raise ValueError("a path that is not text")
     return str(Path(*record.args))
 
 
@@ -230,7 +230,7 @@ def check(data: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as listing:
         _check_entries(listing, len(data))
     if unknown := sorted(scan(_record(torch._C.PyTorchFileReader(io.BytesIO(data)))) - _TORCH - _MARKED):
-        raise ValueError(f"its pickle names {unknown[0]}, which is no tensor or container")
+        raise ValueError(f"its pickle names {unknown[0]}, which is not a tensor or container")
 
 
 def _read_pickle(path: Path) -> bytes:
@@ -256,5 +256,5 @@ def _record(archive: torch._C.PyTorchFileReader) -> bytes:
     if "constants.pkl" in names:
         raise RefusedError("is that of a TorchScript archive, no checkpoint")
     if "data.pkl" not in names:
-        raise ValueError("it is no archive of torch.save")
+        raise ValueError("it is not an archive of torch.save")
     return archive.get_record("data.pkl")

@@ -79,7 +79,7 @@ def load_weights(
 
 
 def check_finite(model: nn.Module, source: object) -> None:
-    """Refuse a model whose weights are no numbers, as those of a training that diverged.
+    """Refuse a model whose weights are not numbers, as those of a training that diverged.
 
     Raises:
         ValueError: A parameter is NaN or infinite, or a buffer NaN; the message names ``source``.

@@ -29,7 +29,7 @@ class PyramidSparseAttention(nn.Module):
 
     The steps are those of docs/method.md, "Attention". The same ``kv`` projection serves both levels, so a module
     trained with k = 0 runs with any k. ``settings``, or ``topk``, ``fusion`` and ``selection`` one by one, may be set
-    at any time and are no part of the state dict.
+    at any time and are not part of the state dict.
 
     ``q``, ``kv``, ``pe``, ``proj`` and ``gate`` are called, each with a whole map, and never looked into: any Module of
     the same shapes may take their place.

@@ -84,7 +84,7 @@ class PST(nn.Module):
             raise ValueError(f"depth must be ≥ 1, got {depth}")
         self.in_channels, self.upper_channels, self.out_channels = in_channels, upper_channels, out_channels
         if wiring not in get_args(Wiring):
-            raise ValueError(f"wiring must be one of {list(get_args(Wiring))}, got {wiring!r}")
+            raise ValueError(f"wiring must be one of {', '.join(get_args(Wiring))}, got {wiring!r}")
         self.wiring: Wiring = "add" if wiring == "attention" and options.get("aligned", False) else wiring
         self.reduce = conv(in_channels + (upper_channels if self.wiring == "concat" else 0), dim)
         self.reduce_upper = conv(upper_channels, dim)

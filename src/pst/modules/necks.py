@@ -25,7 +25,7 @@ def neck_arguments(neck: str, topk: int | Sequence[int], options: Mapping[str, A
     """
     given = dict(options or {})
     if neck not in get_args(Neck):
-        raise ValueError(f"neck must be one of {list(get_args(Neck))}, got {neck!r}")
+        raise ValueError(f"neck must be one of {', '.join(get_args(Neck))}, got {neck!r}")
     if neck == "pst":
         return {"topk": topk, **given}
     if topk != 0:

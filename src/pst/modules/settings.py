@@ -69,7 +69,7 @@ class Settings:
             fine attention (docs/method.md, "Aligned levels"). Of the coarser map then the size alone counts; `pst.PST`
             adds it, resized, to the finer one. A layer stays what it was built as.
         max_tokens: Most coarse tokens that queries attend to; more are averaged (docs/method.md, "Fewer coarse
-            tokens"), so that cost grows with the number of queries alone. None is no bound.
+            tokens"), so that cost grows with the number of queries alone. None means no bound.
 
     Raises:
         TypeError: ``topk`` is not an integer, ``selection`` no rule, ``aligned`` no bool.
@@ -94,7 +94,7 @@ class Settings:
         check_fusion(self.fusion)
         check_selection(self.selection)
         if self.similarity not in SIMILARITIES:
-            raise ValueError(f"similarity must be one of {list(SIMILARITIES)}, got {self.similarity!r}")
+            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {self.similarity!r}")
         check_max_tokens(self.max_tokens)
         if not isinstance(self.aligned, bool):
             raise TypeError(f"aligned must be True or False, got {self.aligned!r}")
@@ -108,7 +108,7 @@ class Settings:
         """With other values for some options, as `plain` or JSON gave them.
 
         Raises:
-            TypeError: ``values`` is no mapping, has a name that is no option, or a value of the wrong type.
+            TypeError: ``values`` is not a mapping, has a name that is not an option, or a value of the wrong type.
             ValueError: A value is wrong.
         """
         if not isinstance(values, Mapping):

@@ -71,7 +71,7 @@ def build_upsampling(upsample: Upsample, channels: int) -> DySample | None:
         ValueError: There is no such name, or ``channels`` do not suit it.
     """
     if upsample not in get_args(Upsample):
-        raise ValueError(f"upsample must be one of {list(get_args(Upsample))}, got {upsample!r}")
+        raise ValueError(f"upsample must be one of {', '.join(get_args(Upsample))}, got {upsample!r}")
     return DySample(channels) if upsample == "dysample" else None
 
 

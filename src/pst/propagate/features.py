@@ -127,5 +127,5 @@ def _read(path: Path) -> dict[str, Tensor]:
     with explained(str(path)):
         state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path} is no state dict: wanted tensors by name")
+        raise ValueError(f"{path} is not a state dict: wanted tensors by name")
     return state

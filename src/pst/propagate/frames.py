@@ -18,7 +18,7 @@ def open_frames(path: str | Path) -> Frames:
         FileNotFoundError: There is nothing at ``path``, or no frame in it.
         ImportError: It is a video, and PyAV is not installed.
         OSError: It cannot be read.
-        ValueError: It is no clip, its frames differ in size, or two would have the same name.
+        ValueError: It is not a clip, its frames differ in size, or two would have the same name.
     """
     path = Path(path)
     if path.is_dir():
@@ -26,5 +26,5 @@ def open_frames(path: str | Path) -> Frames:
     if not path.is_file():
         raise FileNotFoundError(f"no video or folder of images at {path}: check the path")
     if path.suffix.lower() not in VIDEOS:
-        raise ValueError(f"{path} is no video: expected {', '.join(sorted(VIDEOS))}, or a folder of images")
+        raise ValueError(f"{path} is not a video: expected {', '.join(sorted(VIDEOS))}, or a folder of images")
     return VideoFrames(path)

@@ -52,7 +52,7 @@ def read_mask(path: Path, frames: Frames) -> NDArray[np.uint8]:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no mask, is of another size than the frames, or has a label above 255.
+        ValueError: It is not a mask, is of another size than the frames, or has a label above 255.
     """
     mask = read_indices(path)
     if mask.shape != frames.size[::-1]:

@@ -150,7 +150,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
             )
         except Exception as error:  # PyAV raises of everything for a damaged file
-            raise CorruptVideoError(f"{path} is no video that can be read: {_reason(error)}") from error
+            raise CorruptVideoError(f"{path} is not a video that can be read: {_reason(error)}") from error
         with container:
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:

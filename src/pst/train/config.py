@@ -58,7 +58,7 @@ class Config:
         topk: k of every PST layer.
         fusion: "gate" or "refine".
         selection: Rule that picks the coarse tokens.
-        max_tokens: Most coarse tokens that queries attend to; more are averaged. None is no bound.
+        max_tokens: Most coarse tokens that queries attend to; more are averaged. None means no bound.
         stochastic_topk: ``{choices: [0, 4, 8, 16], share: 0.5}`` draws k anew in that share of steps; None never.
         stochastic_max_tokens: ``{choices: [16, 100, null], share: 1.0}`` likewise draws the bound; null is none.
         track_fine_statistics: Let BatchNorm of keys and values see the fine map in training, for its statistics.

@@ -30,7 +30,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What changed from one identity to another, in words; empty when nothing did.
 
     Raises:
-        KeyError, TypeError, ValueError: ``saved`` is no identity.
+        KeyError, TypeError, ValueError: ``saved`` is not an identity.
     """
     changes = []
     if list(saved["classes"]) != now["classes"]:

@@ -62,7 +62,7 @@ def predict_images(
         FileNotFoundError: The model or an image does not exist, or there is none.
         CorruptImageError: An image cannot be decoded and ``skip_corrupt`` is not set, or none can.
         FileExistsError: A file in ``out`` would be replaced that this function did not write, an image itself say.
-        ValueError: The file is no model of `fit`, or two images share a name.
+        ValueError: The file is not a model of `fit`, or two images share a name.
     """
     task, model = load_trained(source, **overrides)
     set_attention(model, task.config, topk=topk, fusion=fusion, selection=selection)

@@ -91,7 +91,7 @@ def check_state(state: Any, path: Path) -> Progress:
         fits = fits and isinstance(progress["history"], list)
         if fits and all(map(_is_row, [progress["sums"], *progress["history"]])):
             return Progress(**progress)
-    raise ValueError(f"{path} is no checkpoint of a run; {_REMEDY}")
+    raise ValueError(f"{path} is not a checkpoint of a run; {_REMEDY}")
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -148,7 +148,7 @@ def check_data(run: Path, state: Mapping[str, Any], now: Mapping[str, Any], *, c
         changes = differences(state["data"], now)
         same_count = len(state["data"]["classes"]) == len(now["classes"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{run / STATE} is no checkpoint of a run; {_REMEDY}") from error
+        raise ValueError(f"{run / STATE} is not a checkpoint of a run; {_REMEDY}") from error
     if changes and not (changed and same_count):
         go_on = "pass --changed-data to go on with it as it is now" if same_count else "a model keeps its classes"
         raise ValueError(

@@ -54,7 +54,7 @@ def read_lines(path: str | Path, mappings: Sequence[str]) -> list[Line]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no YAML, holds no mapping, a key twice, or something that is not understood; the message has
+        ValueError: It is not YAML, holds no mapping, a key twice, or something that is not understood; the message has
             the line.
     """
     return read_node(path, _Loader, lambda loader, node: [_line(loader, k, v, mappings) for k, v in node.value])

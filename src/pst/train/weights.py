@@ -29,8 +29,8 @@ def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no safetensors file; the weights are those of another model, which the message names; or the
-            class layers are left fresh and would not train.
+        ValueError: It is not a safetensors file; the weights are those of another model, which the message names; or
+            the class layers are left fresh and would not train.
     """
     path = Path(source)
     path = path / BEST if path.is_dir() else path

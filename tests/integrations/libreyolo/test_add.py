@@ -93,7 +93,7 @@ def test_options_reach_the_layers_and_switches_act():
 def test_every_size_can_have_it(family, size):
     model: Any = add_pst(host(family, size=size), topk=1)
     widths = {layer.dim // layer.num_heads for layer in find_attention(model.model).values()}
-    assert widths <= {32, 30}  # 180 and 120 channels, of size m, are no multiples of 32
+    assert widths <= {32, 30}  # 180 and 120 channels, of size m, are not multiples of 32
     with torch.no_grad():
         assert model.model.eval()(torch.rand(1, 3, 32, 64))["predictions"].isfinite().all()
 

@@ -257,8 +257,8 @@ def test_weights_of_another_model_are_told(model: Any, tmp_path: Path) -> None:
     [
         ({"names": {0: "a", 2: "b"}}, "has the class names"),
         ({"names": ["a", 1, "c"]}, "has the class names"),
-        ({"names": None}, "is no checkpoint of a trained model"),
-        ({"names": {"x": "a"}}, "is no checkpoint of a trained model"),
+        ({"names": None}, "is not a checkpoint of a trained model"),
+        ({"names": {"x": "a"}}, "is not a checkpoint of a trained model"),
         ({"yaml": None}, "by no Ultralytics YAML"),
         ({"yaml": {"backbone": [], "head": 1}}, "by no Ultralytics YAML"),
         ({"yaml": {"backbone": [], "head": [[-1, 1, "Conv", [8, 1]]]}}, "has a model of no known task"),
@@ -274,7 +274,7 @@ def test_malformed_models_are_told(model: Any, tmp_path: Path, change: dict[str,
 def test_other_contents_are_told(model: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.pt holds no Ultralytics model"):
         read_checkpoint(save(model.state_dict(), tmp_path / "a.pt"))
-    with pytest.raises(ValueError, match=r"b\.pt holds a Sequential, which is no model of Ultralytics"):
+    with pytest.raises(ValueError, match=r"b\.pt holds a Sequential, which is not a model of Ultralytics"):
         read_checkpoint(own(nn.Sequential(), tmp_path / "b.pt"))
     save_safetensors(model.state_dict(), tmp_path / "c.safetensors", {})
     with pytest.raises(ValueError, match=r"c\.safetensors lacks metadata .* write it with pst convert"):
@@ -286,11 +286,11 @@ def test_metadata_is_as_little_trusted_as_a_pickle(authors: Path, tmp_path: Path
     state, metadata = load_safetensors(tmp_path / "a.safetensors")
     cfg = json.loads(metadata["yaml"])
     for field, value, reason in (
-        ("model_class", "torch_load", "which is no model of Ultralytics"),
+        ("model_class", "torch_load", "which is not a model of Ultralytics"),
         ("yaml", json.dumps(cfg | {"activation": "print()"}), r"its activation 'print\(\)' is not of the form"),
         ("yaml", "{", "lacks metadata"),
-        ("attention", '{"model.11": [-1, "gate"]}', "is no checkpoint of a trained model"),
-        ("attention", '{"model.11": [0, "both"]}', "is no checkpoint of a trained model"),
+        ("attention", '{"model.11": [-1, "gate"]}', "is not a checkpoint of a trained model"),
+        ("attention", '{"model.11": [0, "both"]}', "is not a checkpoint of a trained model"),
         ("attention", '{"model.11": [0, "gate"]}', "other attention layers"),
     ):
         save_safetensors(state, tmp_path / "b.safetensors", metadata | {field: value})

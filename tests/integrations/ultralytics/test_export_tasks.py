@@ -163,7 +163,7 @@ def test_what_the_converter_cannot_do_is_one_sentence(tmp_path: Path, monkeypatc
 
 def test_an_exported_file_is_no_model_to_export(tmp_path: Path) -> None:
     (tmp_path / "best.onnx").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"best\.onnx is no checkpoint but a file of an export"):
+    with pytest.raises(ValueError, match=r"best\.onnx is not a checkpoint but a file of an export"):
         exports.export(tmp_path / "best.onnx", "onnx", imgsz=64, out=tmp_path)
 
 

@@ -137,7 +137,7 @@ def test_fuse_folds_every_norm_of_the_layer_and_changes_nothing() -> None:
 def test_malformed_row_is_named(args: list[Any], f: list[int] | None) -> None:
     d = small(64)
     d["head"][0] = [d["head"][0][0] if f is None else f, 1, "PST", args]
-    with pytest.raises(ValueError, match=r"row 4 .* is no PST row: wanted \[\[x, upper\], repeats, PST"):
+    with pytest.raises(ValueError, match=r"row 4 .* is not a PST row: wanted \[\[x, upper\], repeats, PST"):
         build(d)
 
 

@@ -112,7 +112,7 @@ def test_commands_measure_judge_and_write_the_page(
     monkeypatch.setattr("lab.bench.command._set_threads", lambda threads: None)
     monkeypatch.setattr("lab.bench.measure_suite", lambda name, plan: suites[name])
     out, page = tmp_path / "out", tmp_path / "speed.md"
-    assert main(["bench", "targets", "--only", "module,model", "--out", str(out)]) == 0  # misses are no error
+    assert main(["bench", "targets", "--only", "module,model", "--out", str(out)]) == 0  # misses are not an error
     printed = capsys.readouterr().out
     assert re.search(says("missed … N = 100 and 400 … 0.77× … ≥ 0.85×"), printed)
     assert json.loads((out / "module.json").read_text("utf-8")) == suites["module"]

@@ -86,7 +86,7 @@ def test_names_tell_the_way_and_the_k():
         64: {"gate (k, 0)": {"8": "k8,0-gate@64"}, "gate": {"4,32": "k4,32-gate@64"}},
     }  # fmt: skip
     assert sorted(["M", "16", "8,32", "8"], key=k_order) == ["8", "8,32", "16", "M"]
-    with pytest.raises(ValueError, match="'k8,-gate' is no name of a variant"):
+    with pytest.raises(ValueError, match="'k8,-gate' is not a name of a variant"):
         ways({"k8,-gate": None})
 
 

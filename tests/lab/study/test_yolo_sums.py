@@ -70,9 +70,9 @@ def test_it_is_a_row_of_a_model_and_scaled_with_it():
     ("row", "message"),
     [
         ([[0, 2], 1, "Sum", [16]], "sources of \\[16, 32\\] channels"),
-        ([[0, 1], 2, "Sum", [16]], "is no Sum row"),
-        ([0, 1, "Sum", [16]], "is no Sum row"),
-        ([[0, 1], 1, "Sum", [16, {"weights": True}]], "is no Sum row"),
+        ([[0, 1], 2, "Sum", [16]], "is not a Sum row"),
+        ([0, 1, "Sum", [16]], "is not a Sum row"),
+        ([[0, 1], 1, "Sum", [16, {"weights": True}]], "is not a Sum row"),
         ([[0], 1, "Sum", [16]], "two maps at least"),
     ],
 )

@@ -55,7 +55,7 @@ def describe(levels: Sequence[int] | None, choices: Sequence[int], options: Mapp
         options: Those of `pst.PST`, save ``wiring``: the host has concatenated its maps already.
 
     Raises:
-        TypeError: ``levels`` is no list or tuple, or there is no such option.
+        TypeError: ``levels`` is not a list or tuple, or there is no such option.
         ValueError: A level is none of ``choices`` or named twice, or there is none.
     """
     own, others = split(options, LayerOptions)

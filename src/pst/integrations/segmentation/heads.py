@@ -58,6 +58,6 @@ def build_classifier(
     """Coarsest map -> labels of the image; argument names as in ``aux_params``."""
     pools = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
     if pooling not in pools:
-        raise ValueError(f"pooling must be one of {sorted(pools)}, got {pooling!r}")
+        raise ValueError(f"pooling must be one of {', '.join(sorted(pools))}, got {pooling!r}")
     layers = [pools[pooling](1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(in_channels, classes)]
     return nn.Sequential(*layers, build_activation(activation))

@@ -22,7 +22,7 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
 
     Each level of the pyramid passes a 3×3 convolution to a common width, is resized to the finest level and added; a
     1×1 convolution gives the classes, which are resized to the image (Semantic FPN, arXiv 1901.02446, with one
-    convolution per level). Images may have any size, also with sides that are no multiple of 32. `save_pretrained` and
+    convolution per level). Images may have any size, not only multiples of 32. `save_pretrained` and
     `from_pretrained` are those of `pst.io.hub`.
 
     Args:

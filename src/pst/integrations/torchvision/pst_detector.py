@@ -54,7 +54,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
         super().__init__()
         self.backbone = backbone
         if kind not in BUILDERS:
-            raise ValueError(f"kind must be one of {sorted(BUILDERS)}, got {kind!r}")
+            raise ValueError(f"kind must be one of {', '.join(sorted(BUILDERS))}, got {kind!r}")
         build: Any = BUILDERS[kind]
         start = {"pretrained": pretrained, "backbone_weights": backbone_weights}
         self.model = build(backbone, num_classes, **start, **options)

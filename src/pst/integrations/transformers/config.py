@@ -84,7 +84,7 @@ def chosen_strides(config: Any, levels: Any) -> list[int]:
     """Those that ``levels`` names, None for all.
 
     Raises:
-        TypeError: ``levels`` is no list of integers.
+        TypeError: ``levels`` is not a list of integers.
         ValueError: It is empty, or names a stride that no fusion has.
     """
     strides = fusion_strides(config)

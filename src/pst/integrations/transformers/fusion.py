@@ -71,7 +71,7 @@ def _restore(model: Any) -> None:
     for name in () if calibrated is None else calibrated:
         found = find_norm(layers[name].kv) if isinstance(name, str) and name in layers else None
         if found is None:
-            raise ValueError(f"pst_calibrated names {name!r:.80}, which is no layer of the model: leave it out")
+            raise ValueError(f"pst_calibrated names {name!r:.80}, which is not a layer of the model: leave it out")
         layers[name].fine_statistics = FineStatistics(found[1])
 
 

@@ -163,7 +163,7 @@ def _entries(layer: Record, attribute: str, kind: type) -> dict[str, Any]:
     """Entries of one of a layer's dicts (``_modules``, …) that are not None, checked."""
     entries = layer.state.get(attribute, {})
     if not isinstance(entries, dict) or not all(isinstance(name, str) and len(name) < 256 for name in entries):
-        raise ValueError(f"malformed checkpoint: {attribute} of a {layer.name} is no dict with names")
+        raise ValueError(f"malformed checkpoint: {attribute} of a {layer.name} is not a dict with names")
     found = {name: entry for name, entry in dict.items(entries) if entry is not None}
     if not all(isinstance(entry, kind) for entry in found.values()):
         raise ValueError(f"malformed checkpoint: {attribute} of a {layer.name} holds no {kind.__name__}")

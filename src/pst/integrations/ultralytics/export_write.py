@@ -43,7 +43,7 @@ class Exported(NamedTuple):
         channels: Of the images.
         task: As Ultralytics calls it.
         stride: The sides of images are multiples of this many pixels.
-        max_tokens: Most coarse tokens that queries attend to; None is no bound.
+        max_tokens: Most coarse tokens that queries attend to; None means no bound.
         averaged: Attention layer -> its number of coarse tokens, for layers that have more than their bound.
         settings: Attention layer -> what it was exported with.
     """
@@ -84,7 +84,7 @@ def open_model(model: Any, kind: Any, *, trust: bool = False) -> Any:
         raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
     opened = kind(model, trust=trust)
     if not isinstance(opened.model, nn.Module):
-        raise ValueError(f"{model} is no checkpoint but a file of an export: pass the .pt that it was made of")  # noqa: TRY004
+        raise ValueError(f"{model} is not a checkpoint but a file of an export: pass the .pt that it was made of")  # noqa: TRY004
     check_pst(opened, model)
     return opened
 

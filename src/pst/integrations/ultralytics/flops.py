@@ -27,7 +27,7 @@ def gflops(model: nn.Module, imgsz: int | Sequence[int] = 640) -> float:
         imgsz: Side of the image in pixels, or (height, width).
 
     Raises:
-        TypeError: ``model`` is no Ultralytics model, or an exported one.
+        TypeError: ``model`` is not an Ultralytics model, or an exported one.
     """
     return count_flops(*without_values(model, imgsz)) / 1e9
 
@@ -40,7 +40,7 @@ def without_values(model: nn.Module, imgsz: int | Sequence[int] = 640) -> tuple[
         imgsz: Side of the image in pixels, or (height, width).
 
     Raises:
-        TypeError: ``model`` is no Ultralytics model, or an exported one.
+        TypeError: ``model`` is not an Ultralytics model, or an exported one.
     """
     module = model.model if isinstance(model, Model) else model
     if not isinstance(module, BaseModel):

@@ -123,7 +123,7 @@ def _read_pst(d: dict[str, Any], index: int, row: list[Any]) -> Row:
     numbers = args[: len(args) - bool(options)]
     if not isinstance(from_, list) or len(from_) != 2 or not 1 <= len(numbers) <= 3 or options.keys() - _OPTIONS:
         raise ValueError(
-            f"row {index} {row} is no PST row: "
+            f"row {index} {row} is not a PST row: "
             "wanted [[x, upper], repeats, PST, [out_channels, mlp_ratio, expansion]], "
             f"the last argument optionally a mapping with any of {sorted(_OPTIONS)}"
         )

@@ -55,14 +55,14 @@ def from_fields(state: Mapping[str, Tensor], fields: Mapping[str, Any], path: Pa
     """
     kind = vars(host_tasks).get(str(fields["model_class"]))
     if not (isinstance(kind, type) and issubclass(kind, host_tasks.BaseModel)):
-        raise ValueError(f"{path} holds a {fields['model_class']}, which is no model of Ultralytics")  # noqa: TRY004
+        raise ValueError(f"{path} holds a {fields['model_class']}, which is not a model of Ultralytics")  # noqa: TRY004
     try:
         plain = json.loads(json.dumps({**fields, "train_args": _plain_args(fields["train_args"])}))
         names = plain["names"]
         names = {int(i): name for i, name in (names.items() if isinstance(names, dict) else enumerate(names))}
         plain["attention"] = {name: _settings(values) for name, values in plain["attention"].items()}
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint of a trained model: {first_line(error)}") from error
+        raise ValueError(f"{path} is not a checkpoint of a trained model: {first_line(error)}") from error
     if sorted(names) != [*range(len(names))] or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{path} has the class names {names}: wanted one text for each index from 0")
     check_model_yaml(plain["yaml"], path)
@@ -96,7 +96,7 @@ def _settings(values: Any) -> dict[str, Any]:
 
 
 def to_metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """All of it but the state as texts, for the header of a safetensors file; what is no text is JSON."""
+    """All of it but the state as texts, for the header of a safetensors file; what is not text is JSON."""
     fields = checkpoint._asdict()
     del fields["state"]
     extra = {"format": "pt", "nc": len(checkpoint.names), "imgsz": checkpoint.train_args.get("imgsz")}

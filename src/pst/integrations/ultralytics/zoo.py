@@ -69,7 +69,7 @@ def load_by_name(name: str, host_load: Callable[[str], dict[str, Any]]) -> dict[
         The dictionary, as ``yaml_model_load`` would return it; None when the name is none of ours.
 
     Raises:
-        FileNotFoundError: The host of a neck does not exist, or the name has "pst" in it and is no model's.
+        FileNotFoundError: The host of a neck does not exist, or the name has "pst" in it and is not a model's.
         ValueError: The model has no such scale, or its host nothing that PST could replace.
     """
     if (host := host_name(name)) is not None:
@@ -87,7 +87,7 @@ def load_by_name(name: str, host_load: Callable[[str], dict[str, Any]]) -> dict[
 
 
 def host_name(name: str) -> str | None:
-    """Name of the host's model that a neck is made of; None when ``name`` is no neck's."""
+    """Name of the host's model that a neck is made of; None when ``name`` is not a neck's."""
     if "-pst-neck" in name:
         return name.replace("-pst-neck", "", 1)
     return name.replace("-pst", "", 1) if re.fullmatch(r"rtdetr-\w+-pst\.ya?ml", name) else None
