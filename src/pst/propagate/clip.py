@@ -21,9 +21,9 @@ from pst.propagate.memory import UNKNOWN
 from pst.propagate.network import Network, digest
 from pst.propagate.pictures import write_sheet, write_video
 from pst.propagate.points import Tracks, read_points, read_tracks, write_points
-from pst.propagate.propagator import Setting
 from pst.propagate.run_folder import RunFolder
 from pst.propagate.sequence import Frames, ImageFrames
+from pst.propagate.setting import Setting
 from pst.propagate.video import VideoFrames, import_av
 
 _BYTES = 0.1  # of all files for each pixel of a frame, about

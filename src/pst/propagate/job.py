@@ -14,9 +14,10 @@ from pst.profile.bar import bar
 from pst.propagate.masks import read_mask, write_mask
 from pst.propagate.network import Network
 from pst.propagate.points import Tracks, points_of, read_points, write_points
-from pst.propagate.propagator import Propagator, Setting
+from pst.propagate.propagator import Propagator
 from pst.propagate.run_folder import RunFolder
 from pst.propagate.sequence import Frames
+from pst.propagate.setting import Setting
 
 LOG = logging.getLogger("pst.propagate")
 
