@@ -87,7 +87,7 @@ class PSTPyramid(nn.Module):
         if extra_blocks is not None and not isinstance(extra_blocks, nn.Module):
             raise TypeError(f"extra_blocks must be a Module, such as LastLevelMaxPool(), got {extra_blocks!r}")
         if share not in ("none", "attention"):
-            raise ValueError(f"share must be one of ['none', 'attention'], got {share!r}")
+            raise ValueError(f"share must be one of none, attention, got {share!r}")
         if norm_layer is not None:
             if conv is not ConvNormAct:
                 raise ValueError("give norm_layer or conv, not both: conv decides which norm its blocks have")
