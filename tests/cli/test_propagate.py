@@ -46,6 +46,10 @@ def test_a_clip(clip, tmp_path, capsys, caplog):
     assert (tmp_path / "runs/clip/overlay.mp4").is_file()
     assert main(argv) == 0
     assert "finished already" in capsys.readouterr().out
+    (tmp_path / "runs/clip/masks/000003.png").unlink()
+    caplog.clear()
+    assert main(argv) == 0
+    assert caplog.messages == ["clip.mp4: goes on after 3 of 4 frames", "clip.mp4: 4 of 4 frames"]
 
 
 def test_masks_of_a_folder_of_frames_by_number_and_name(clip, tmp_path):

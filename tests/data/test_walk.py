@@ -67,7 +67,8 @@ def test_pipes_are_no_images_and_unread_pictures_are_counted(tmp_path, caplog):
     picture(tmp_path / "a.PNG")
     os.mkfifo(tmp_path / "b.png")
     (tmp_path / "c.HEIC").write_bytes(b"photo")
-    assert names(list_images(tmp_path)) == ["a.PNG"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "d.gif")
+    assert names(list_images(tmp_path)) == ["a.PNG", "d.gif"]
     assert "left out 1 picture of a format that is not taken" in caplog.text
     assert "c.HEIC" in caplog.text
 

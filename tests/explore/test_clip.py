@@ -94,8 +94,10 @@ def test_a_mask_is_of_the_first_picture(tmp_path, monkeypatch):
     Image.fromarray(labels[:20]).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match=says("small.png … 40×20 … 40×30")):
         read_labels(tmp_path / "small.png", clip)
-    with pytest.raises(ValueError, match="mask"):
-        read_labels(picture(tmp_path / "rgb.png", colour=(1, 2, 3)), clip)
+    for there in (clip, None):  # also before the picture
+        with pytest.raises(ValueError, match="mask"):
+            read_labels(picture(tmp_path / "rgb.png", colour=(1, 2, 3)), there)
+    assert read_labels(tmp_path / "small.png", None) is None
 
 
 @pytest.mark.parametrize(("name", "videos"), [("a.flv", True), ("a.png", False)])

@@ -56,7 +56,7 @@ def test_one_message_says_what_else_to_do(name, asked, message):
 def test_a_missing_package_is_named_with_its_command(monkeypatch):
     monkeypatch.setattr("pst.export.limits.find_spec", lambda name: None if name == "nncf" else object())
     check_request("openvino")
-    with pytest.raises(ImportError, match="openvino needs nncf: pip install nncf"):
+    with pytest.raises(ImportError, match=r"openvino needs nncf: pip install 'pyramid-sparse-transformer\[export\]'"):
         check_request("openvino", int8=True, data="d.yaml")
 
 

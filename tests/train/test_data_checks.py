@@ -87,7 +87,8 @@ def test_one_class_of_images_trains_and_says_so(tmp_path, caplog):
             for file in (root / split / name).iterdir():
                 file.unlink()
             (root / split / name).rmdir()
-    run = fit(config("classify", root))
+    run = fit(config("classify", root, batch=64))
+    assert "batch=64 is more than the 4 training images: each epoch is one step" in caplog.text
     assert "has one class, red: every answer is right" in caplog.text
     assert "1" in (run / "results.csv").read_text().splitlines()[1].split(",")
     task = make_task(config("classify", root))

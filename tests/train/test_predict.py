@@ -114,6 +114,14 @@ def test_what_was_found_is_kept_when_a_later_image_is_damaged(run, tmp_path):
     assert entry["image"] == str(good)
 
 
+def test_a_video_is_told_to_come_as_frames(run, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"no image")
+    with pytest.raises(
+        CorruptImageError, match=says("clip.mp4 cannot be decoded: … give images, of a video its frames")
+    ):
+        predict_images(run, [tmp_path / "clip.mp4"], tmp_path / "out")
+
+
 def test_damaged_images_are_left_out_and_counted_where_that_is_asked(run, tmp_path, caplog):
     bad = [tmp_path / name for name in ("a.png", "c.png")]
     for file in bad:

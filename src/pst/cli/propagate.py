@@ -42,7 +42,10 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--topk", type=natural, metavar="K", help="coarse positions that are looked at finely (8)")
     parser.add_argument(
-        "--size", type=positive, metavar="N", help="longer side that frames are resized to, in pixels (960)"
+        "--size",
+        type=positive,
+        metavar="N",
+        help="longer side that frames are resized to, at most twice their own, in pixels (960)",
     )
     parser.add_argument(
         "--threshold",

@@ -12,7 +12,7 @@ from pst.io.names import counted
 
 _LOG = logging.getLogger(__name__)
 _LEFT_BY_SYSTEMS = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"})
-_UNREAD = frozenset({".dng", ".gif", ".heic", ".heif", ".jfif", ".psd", ".svg"})  # pictures, but not for us
+_UNREAD = frozenset({".dng", ".heic", ".heif", ".jfif", ".psd", ".svg"})  # pictures, but not for us
 
 
 def is_hidden(name: str) -> bool:

@@ -51,8 +51,8 @@ def read_clip(files: Sequence[str | Path]) -> Clip:
     return _read_video(videos[0]) if videos else _read_images(paths)
 
 
-def read_labels(file: str | Path, clip: Clip) -> Image.Image:
-    """A mask of the first frame, as small as the clip is kept: labels 0 to 254, 255 unlabelled.
+def read_labels(file: str | Path, clip: Clip | None) -> Image.Image | None:
+    """A mask of the first frame, as small as the clip is kept: labels 0 to 254, 255 unlabelled; None without a clip.
 
     Raises:
         OSError: It cannot be decoded.
@@ -62,13 +62,15 @@ def read_labels(file: str | Path, clip: Clip) -> Image.Image:
     _check_bytes(path)
     _check_pixels(path.name, read_size(path))
     mask = read_indices(path)
+    if mask.max() > UNKNOWN or mask.min() < 0:
+        raise ValueError(f"the mask {path.name} holds the label {mask.max()}: expected 0 to {UNKNOWN - 1}")
+    if clip is None:
+        return None
     if mask.shape != clip.size[::-1]:
         raise ValueError(
             f"the mask {path.name} is {mask.shape[1]}×{mask.shape[0]}, its frame {clip.size[0]}×{clip.size[1]}: "
             "make it of the frame's size"
         )
-    if mask.max() > UNKNOWN or mask.min() < 0:
-        raise ValueError(f"the mask {path.name} holds the label {mask.max()}: expected 0 to {UNKNOWN - 1}")
     return Image.fromarray(mask.astype("uint8")).resize(clip.frames[0].size, Image.Resampling.NEAREST)
 
 

@@ -126,9 +126,9 @@ class Explorer:
         self.drop_mask(session, mask)
 
     def drop_mask(self, session: Session, file: str | Path | None) -> None:
-        """Take a mask of the first picture, if there is one yet; None takes it away. Raises as `read_labels`."""
+        """Take a mask of the first picture, which may still come; None takes it away. Raises as `read_labels`."""
         session.marks.mask = None
-        if file is not None and session.clip is not None:
+        if file is not None:
             session.marks.mask = read_labels(file, session.clip)
 
     def network(self, name: str) -> Network | None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from pst.io.versions import install_extra
+
 MAX_TOPK = 3840  # TensorRT's TopK layer takes no larger k
 
 
@@ -50,6 +52,7 @@ FORMATS: Mapping[str, Format] = {
     "coreml": Format(".mlpackage", {"coremltools": "coremltools"}, dynamic=False, batches=False),
     "engine": Format(".engine", {**_ONNX, "tensorrt": "tensorrt"}),
 }
+_IN_EXTRA = {*_ONNX, "openvino", "nncf", "ncnn", "pnnx"}  # "export" of ours installs them
 _NO_FINE = {
     "ncnn": "it has no TopK operator",
     "litert": "its converter (litert-torch 0.10) translates neither the sort behind top-k nor the gate",
@@ -112,7 +115,8 @@ def check_request(
     packages = dict(target.packages) | ({"nncf": "nncf"} if int8 and name == "openvino" else {})
     missing = [package for package, module in packages.items() if find_spec(module) is None]
     if missing and name != "engine":  # which says more when it finds no GPU
-        raise ImportError(f"{name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        remedy = install_extra("export") if set(missing) <= _IN_EXTRA else f"pip install {' '.join(missing)}"
+        raise ImportError(f"{name} needs {' and '.join(missing)}: {remedy}")
     return target
 
 

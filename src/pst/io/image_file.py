@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 EXTENSIONS = frozenset(
-    {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """Endings by which an image is found in a folder."""
 MOST_PIXELS = 178_956_970

@@ -20,10 +20,11 @@ def check_installed(user: str, module: str, extra: str) -> None:
         ImportError: It cannot; the message says what installs it.
     """
     if find_spec(module) is None:
-        raise ImportError(f"{user} needs {module}, which is not installed: {_remedy(extra)}", name=module)
+        raise ImportError(f"{user} needs {module}, which is not installed: {install_extra(extra)}", name=module)
 
 
-def _remedy(extra: str) -> str:
+def install_extra(extra: str) -> str:
+    """The command that installs an extra of ours."""
     return f"pip install 'pyramid-sparse-transformer[{extra}]'"
 
 
@@ -61,7 +62,7 @@ class Range:
         Raises:
             ImportError: It is missing or another one; the message names the range and what installs it.
         """
-        remedy = _remedy(self.host)
+        remedy = install_extra(self.host)
         try:
             found = metadata.version(self.host)
         except metadata.PackageNotFoundError:

@@ -84,16 +84,19 @@ def carry_through(job: Job, network: Network, setting: Setting, *, progress: boo
         mask, where = job.annotation(index)
         [frame] = job.frames.read(index, index + 1)
         propagator.add(frame, mask, points=where, index=index)
-    name, behind = _printable(job.frames.path.name), 0
-    with bar(None, name, total=len(left), unit="frame", enabled=progress) as shown:
+    name, total = _printable(job.frames.path.name), len(job.frames)
+    behind = total - len(left)  # of an earlier run
+    if progress and behind:
+        LOG.info("%s: goes on after %d of %d frames", name, behind, total)
+    with bar(None, name, total=total, done=behind, unit="frame", enabled=progress) as shown:
         for way, at in zip(ways, starts, strict=True):
             for place in _carry_along(job, propagator, way, at):
                 if place < at:
                     continue
                 behind += 1
                 shown.update()
-                if progress and shown.disable and behind * 10 // len(left) > (behind - 1) * 10 // len(left):
-                    LOG.info("%s: %d of %d frames", name, behind, len(left))
+                if progress and shown.disable and behind * 10 // total > (behind - 1) * 10 // total:
+                    LOG.info("%s: %d of %d frames", name, behind, total)
     job.folder.state.unlink(missing_ok=True)
     return len(left)
 

@@ -17,6 +17,7 @@ from pst.functional.selection import check_selection
 from pst.io import files
 from pst.io.names import counted, nearest
 from pst.train.config import ClassifyConfig, Config
+from pst.train.log import LOG
 from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
 from pst.train.tasks import make_task
 from pst.train.tasks.base import Task
@@ -80,6 +81,8 @@ def check_batch(task: Task[Any], model: nn.Module, images: Images, device: torch
         ValueError: Model, image size and batch size do not fit each other.
     """
     c: Config = task.config
+    if c.batch > len(images):
+        LOG.warning("batch=%d is more than the %d training images: each epoch is one step", c.batch, len(images))
     batch = images.__getitems__(range(min(c.batch, len(images)))).to(device)
     count = counted(len(batch.indices), "image")
     sizes = f"batch={c.batch} ({count}), imgsz={c.imgsz}, model_args={str(c.model_args)[:300]}"

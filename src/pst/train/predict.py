@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pst.data.images import decode
 from pst.io.files import write_text
-from pst.io.image_file import CorruptImageError
+from pst.io.image_file import EXTENSIONS, CorruptImageError
 from pst.train.log import LOG
 from pst.train.models import load_trained, set_attention
 from pst.train.prediction_files import PREDICTIONS, list_images, plan_pictures, write_picture
@@ -78,7 +78,9 @@ def predict_images(
                 image = decode(file, channels=task.config.in_chans)
             except CorruptImageError as error:
                 if not skip_corrupt:
-                    remedy = "repair or remove it, or pass --skip-corrupt (skip_corrupt=True) to go on without it"
+                    remedy = "repair or remove it, or pass --skip-corrupt (in Python skip_corrupt=True)"
+                    if file.suffix.lower() not in EXTENSIONS:
+                        remedy = "give images, of a video its frames"
                     raise CorruptImageError(f"{error}: {remedy}") from error
                 corrupt.append(str(error))
                 continue

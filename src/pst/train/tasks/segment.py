@@ -54,7 +54,7 @@ class Segment(Task[SegmentConfig]):
                 names = listed([self.classes[i] for i in sorted(missing)])
                 raise ValueError(
                     f"no training mask of {c.data} has a pixel of: {names}. A pixel's value is the index of its class, "
-                    f"{IGNORE} is unlabelled: correct the masks, or remove the class."
+                    f"{IGNORE} is unlabelled: correct the masks, or remove the class and count those after it anew."
                 )
         elif not _values(targets, count, None) - {IGNORE}:
             _LOG.warning("no mask of %s, %s, has a labelled pixel: there is no metric", c.data, split)
