@@ -97,8 +97,14 @@ def test_version(capsys):
         ([], "required: VERB"),
         (["fly"], "invalid choice: 'fly'"),
         (["val", "--data", "d"], "required: --model"),
-        (["val", "--model", "m", "--data", "d", "--topk", "0,-4"], "--topk: expected an integer ≥ 0, got '-4'"),
-        (["val", "--model", "m", "--data", "d", "--topk", "0,,4"], "--topk: expected an integer ≥ 0, got ''"),
+        (
+            ["val", "--model", "m", "--data", "d", "--topk", "0,-4"],
+            "--topk: expected integers ≥ 0 with commas between them, e.g. 0,4,8, got '0,-4'",
+        ),
+        (
+            ["val", "--model", "m", "--data", "d", "--topk", "0,,4"],
+            "--topk: expected integers ≥ 0 with commas between them, e.g. 0,4,8, got '0,,4'",
+        ),
         (["val", "--model", "m", "--data", "d", "--fusion", "sum"], "expected gate, refine or gate,refine, got 'sum'"),
         (["demo", "--epochs", "0"], "--epochs: expected an integer ≥ 1, got '0'"),
     ],

@@ -187,3 +187,11 @@ def test_the_metrics_of_both_trainers_have_the_same_names(calls, capsys, monkeyp
         "mAP50",
         "mAP small",
     ]
+
+
+def test_what_has_no_figure_is_null_and_a_dash(tmp_path):
+    rows = [{"topk": 0, "fusion": "gate", "map": float("nan"), "map50": 0.5}]
+    val._write(tmp_path, {"model": "m"}, rows)
+    (row,) = json.loads((tmp_path / "val.json").read_text(), parse_constant=pytest.fail)["rows"]
+    assert (row["map"], row["map50"]) == (None, 0.5)
+    assert "–" in val._table(rows)

@@ -137,8 +137,10 @@ def test_missing_labels_are_named_as_the_cause(tmp_path):
     root = tiny_data.yolo(tmp_path)
     shutil.rmtree(root / "labels")
     where = re.escape(str(root / "labels/train/00.txt"))
-    with pytest.raises(ValueError, match=f"has an object: labels are looked for as {where}"):
+    with pytest.raises(FileNotFoundError, match=f"has labels: they are looked for as {where}"):
         read_boxes(root, "train")
+    with pytest.raises(FileNotFoundError, match="has labels"):
+        read_boxes(root, "val")
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,9 @@ def natural(text: str) -> int:
 
 def topk_list(text: str) -> list[int]:
     """Argument type: integers ≥ 0 with commas between them, e.g. ``0,4,8``."""
-    return [_integer(item, 0) for item in text.split(",")]
+    if not all(item.isdecimal() for item in text.split(",")):
+        raise argparse.ArgumentTypeError(f"expected integers ≥ 0 with commas between them, e.g. 0,4,8, got {text!r}")
+    return [int(item) for item in text.split(",")]
 
 
 def bound_list(text: str) -> list[int | None]:

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -138,12 +139,17 @@ def _trained_here(args: argparse.Namespace) -> Iterator[Row]:
 
 def _write(out: Path, result: dict[str, object], rows: Sequence[Row]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "val.json", json.dumps({**result, "rows": rows}, indent=2) + "\n")
+    write_text(out / "val.json", json.dumps({**result, "rows": [_without_nan(row) for row in rows]}, indent=2) + "\n")
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
     write_text(out / "val.csv", table.getvalue())
+
+
+def _without_nan(row: Row) -> Row:
+    """JSON has no NaN: what has no figure is null."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -157,6 +163,8 @@ def _table(rows: Sequence[Row]) -> str:
 def _cell(name: str, value: object) -> str:
     if value is None:
         return "all"
+    if isinstance(value, float) and math.isnan(value):
+        return "–"
     if value == -1 and "map" in name:  # COCO's sign: no object of this kind
         return "–"
     return f"{value:.{_DIGITS.get(name, 4)}f}" if isinstance(value, float) else str(value)

@@ -26,7 +26,7 @@ from pst.data.coco import read_coco
 from pst.data.images import Boxes, Split
 from pst.data.paths import absent, entry_of, is_there, root_of
 from pst.data.yaml_file import read_mapping
-from pst.data.yolo import label_file, read_yolo
+from pst.data.yolo import read_yolo
 from pst.io.names import counted, listed
 
 _LOG = logging.getLogger(__name__)
@@ -74,9 +74,6 @@ def read_boxes(
     if split == "train":
         seen = set(torch.cat([target.labels[~target.crowd] for target in result.targets]).tolist())
         empty = [name for i, name in enumerate(result.classes) if i not in seen]
-        if not seen and not isinstance(entry, Mapping):
-            file = label_file(result.images[0])
-            raise ValueError(f"no training image of {path} has an object: labels are looked for as {file}")
         if empty:
             raise ValueError(f"no training image of {path} shows: {listed(empty)}. Remove the class or add images.")
     return result

@@ -27,6 +27,11 @@ def read_yolo(root: Path, entry: Any, path: Path, spec: Mapping[Any, Any]) -> Sp
             f"{path} has a split {shown(entry)}, expected a folder, a .txt file of paths, or several of these"
         )
     images = _list_images(root, entries, path)
+    labels = _label_file(images[0])
+    if not any(os.path.lexists(_label_file(image)) for image in images):
+        raise FileNotFoundError(
+            f"no image that {path} names in {shown(entry)} has labels: they are looked for as {labels}"
+        )
     keypoints = entry_of(spec, "kpt_shape") is not None
     return Split(images, [_read_labels(image, len(names), keypoints=keypoints) for image in images], names)
 
@@ -73,13 +78,13 @@ def _list_images(root: Path, entries: Sequence[str], path: Path) -> list[Path]:
 def _with_own_labels(images: list[Path]) -> list[Path]:
     owners: dict[Path, Path] = {}
     for image in images:
-        other = owners.setdefault(label_file(image), image)
+        other = owners.setdefault(_label_file(image), image)
         if other is not image:
-            raise ValueError(f"{other} and {image} would share the labels {label_file(image)}: rename one of them")
+            raise ValueError(f"{other} and {image} would share the labels {_label_file(image)}: rename one of them")
     return images
 
 
-def label_file(image: Path) -> Path:
+def _label_file(image: Path) -> Path:
     """Where the labels of ``image`` are: the last folder called "images" becomes "labels", the ending .txt."""
     parts = list(image.parts)
     if "images" in parts[:-1]:
@@ -88,7 +93,7 @@ def label_file(image: Path) -> Path:
 
 
 def _read_labels(image: Path, classes: int, *, keypoints: bool) -> Boxes:
-    file = label_file(image)
+    file = _label_file(image)
     if os.path.lexists(file) and not file.is_file():
         raise FileNotFoundError(f"{file} is a folder, or a link that leads nowhere: expected the labels of {image}")
     lines = read_text(file).split("\n") if file.is_file() else []  # no file: nothing to see

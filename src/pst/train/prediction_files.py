@@ -26,13 +26,18 @@ def list_images(sources: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            files += walk.list_images(source, recursive=False)
+            found = walk.list_images(source, recursive=False)
+            if not found:
+                raise FileNotFoundError(
+                    f"no images in {source}: give files or folders of images; folders in it are not searched"
+                )
+            files += found
         elif source.is_file():
             files.append(source)
         else:
             raise FileNotFoundError(f"no image or folder at {source}: check the path")
     if not files:
-        raise FileNotFoundError("no images found: give files, or folders that hold some")
+        raise FileNotFoundError("no images given: give files, or folders that hold some")
     return list({file.absolute(): file for file in files}.values())
 
 

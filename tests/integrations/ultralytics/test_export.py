@@ -331,3 +331,9 @@ def test_a_bound_that_ncnn_cannot_average_is_refused(
         ValueError, match=r"ncnn averages .* 4×4 coarse tokens of model\.\d+.* 3×3: choose a max_tokens"
     ):
         exports.export(checkpoint, "ncnn", imgsz=128, topk=0, max_tokens=9, out=tmp_path)
+
+
+def test_a_size_between_strides_is_raised_and_that_is_said(checkpoint, tmp_path, caplog):
+    done = exports.export(checkpoint, "torchscript", imgsz=(90, 96), topk=0, out=tmp_path)
+    assert "imgsz=(90, 96) is raised to 96×96 pixels, multiples of the model's stride 32" in caplog.text
+    assert done.path.is_file()

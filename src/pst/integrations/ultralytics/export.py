@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from pst.functional.attention import Fusion
 
 __all__ = ["Exported", "agreement", "eager", "export", "images", "runner", "verify"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def export(
@@ -145,6 +148,10 @@ def _size(yolo: Any, imgsz: int | Sequence[int] | None, stride: int) -> tuple[in
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"imgsz must be one side or (height, width) in pixels, got {asked!r}")
     height, width = (math.ceil(side / stride) * stride for side in sides)
+    if [height, width] != sides:
+        _LOG.warning(
+            "imgsz=%s is raised to %d×%d pixels, multiples of the model's stride %d", asked, height, width, stride
+        )
     return height, width
 
 
