@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from pst.io.files import WriteError, write_failure
 from pst.io.names import nearest
+from pst.io.versions import install_extra
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Any]"
 
@@ -161,7 +162,7 @@ def show_log() -> None:
 def require(module: str, extra: str) -> None:
     """Raise ImportError with the command that installs it unless ``module`` can be imported."""
     if find_spec(module) is None:
-        raise ImportError(f"{module} is not installed: pip install 'pyramid-sparse-transformer[{extra}]'")
+        raise ImportError(f"{module} is not installed: {install_extra(extra)}")
 
 
 def check_suffix(path: Path) -> None:

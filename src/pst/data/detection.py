@@ -51,7 +51,7 @@ def read_boxes(
         Files, `Boxes`, names.
 
     Raises:
-        FileNotFoundError: A file or folder that is named does not exist.
+        FileNotFoundError: A file or folder that is named does not exist, or no image of a YOLO split has a label file.
         ValueError: The YAML file, a JSON file or a label file is malformed, a class index is out of range, or a class
             has no object in the training split; the message names file and line, or the annotation.
     """

@@ -27,10 +27,9 @@ def read_yolo(root: Path, entry: Any, path: Path, spec: Mapping[Any, Any]) -> Sp
             f"{path} has a split {shown(entry)}, expected a folder, a .txt file of paths, or several of these"
         )
     images = _list_images(root, entries, path)
-    labels = _label_file(images[0])
     if not any(os.path.lexists(_label_file(image)) for image in images):
         raise FileNotFoundError(
-            f"no image that {path} names in {shown(entry)} has labels: they are looked for as {labels}"
+            f"no image that {path} names in {shown(entry)} has labels: they are looked for as {_label_file(images[0])}"
         )
     keypoints = entry_of(spec, "kpt_shape") is not None
     return Split(images, [_read_labels(image, len(names), keypoints=keypoints) for image in images], names)

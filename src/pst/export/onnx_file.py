@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pst.control.layers import eval_mode, find_attention
 from pst.export.limits import no_free_bound
 from pst.io.files import check_parent
+from pst.io.versions import install_extra
 
 OLDEST_OPSET = 17
 TRACED_OPSET = 20  # the newest that PyTorch's tracing exporter writes; beyond it the file is converted
@@ -103,7 +104,7 @@ def check_opset(opset: int) -> None:
     try:
         newest = newest_opset()
     except ImportError as error:
-        raise ImportError("ONNX export needs onnx: pip install 'pyramid-sparse-transformer[export]'") from error
+        raise ImportError(f"ONNX export needs onnx: {install_extra('export')}") from error
     if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(f"opset must be from {OLDEST_OPSET} to {newest} with the packages installed, got {opset}")
 

