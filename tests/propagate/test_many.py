@@ -86,7 +86,7 @@ def test_a_process_that_is_killed_is_named(clips):
     outcomes = run(clips, 2, Dying())
     assert set(outcomes) == {"broken", "c2"}
     assert "process was killed" in str(outcomes["c2"].error)
-    assert "no video" in str(outcomes["broken"].error)
+    assert "not a video" in str(outcomes["broken"].error)
 
 
 def test_an_interruption_ends_it(clips):
