@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,10 +109,16 @@ def test_a_hard_link_to_an_image_is_not_replaced(tmp_path):
 def test_what_was_found_is_kept_when_a_later_image_is_damaged(run, tmp_path):
     good, bad = image(tmp_path / "a.png"), tmp_path / "b.png"
     bad.write_bytes(b"no image")
-    with pytest.raises(CorruptImageError, match=says("b.png cannot be decoded: … remove it, or pass --skip-corrupt")):
+    parts = "b.png cannot be decoded: … remove it, or pass --skip-corrupt … written before it: 1 picture in … out"
+    with pytest.raises(CorruptImageError, match=says(parts)):
         predict_images(run, [good, bad], tmp_path / "out")
     (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert entry["image"] == str(good)
+
+
+def test_an_address_is_told_to_be_downloaded():
+    with pytest.raises(FileNotFoundError, match=says("no image or folder at … a.jpg: download it first")):
+        list_images([Path("https://example.org/a.jpg")])
 
 
 def test_a_video_is_told_to_come_as_frames(run, tmp_path):

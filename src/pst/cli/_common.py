@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import os
 import re
 import shutil
 import sys
@@ -72,6 +73,8 @@ class VerbParser(argparse.ArgumentParser):
             without = f": settings are written without --, {name.removeprefix('--')}=…"
             return nearest(name, self._options(), 0.75) or without  # no setting is so like a flag that is another thing
         if "KEY=VALUE" in (self.usage or ""):
+            if os.path.lexists(unknown):
+                return f": a data set is given as data={unknown}"
             return ": settings are KEY=VALUE, without spaces around the ="
         return nearest(name, self._options(), 0.6) if name.startswith("-") else ""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from pst.data.images import decode
 from pst.io.files import write_text
 from pst.io.image_file import EXTENSIONS, CorruptImageError
+from pst.io.names import counted
 from pst.train.log import LOG
 from pst.train.models import load_trained, set_attention
 from pst.train.prediction_files import PREDICTIONS, list_images, plan_pictures, write_picture
@@ -81,7 +82,8 @@ def predict_images(
                     remedy = "repair or remove it, or pass --skip-corrupt (in Python skip_corrupt=True)"
                     if file.suffix.lower() not in EXTENSIONS:
                         remedy = "give images, of a video its frames"
-                    raise CorruptImageError(f"{error}: {remedy}") from error
+                    done = f"; written before it: {counted(len(entries), 'picture')} in {out}" if entries else ""
+                    raise CorruptImageError(f"{error}: {remedy}{done}") from error
                 corrupt.append(str(error))
                 continue
             size = torch.tensor([[image.shape[2], image.shape[1]]])

@@ -35,7 +35,8 @@ def list_images(sources: Iterable[str | Path]) -> list[Path]:
         elif source.is_file():
             files.append(source)
         else:
-            raise FileNotFoundError(f"no image or folder at {source}: check the path")
+            remedy = "download it first" if source.parts[0] in ("http:", "https:") else "check the path"
+            raise FileNotFoundError(f"no image or folder at {source}: {remedy}")
     if not files:
         raise FileNotFoundError("no images given: give files, or folders that hold some")
     return list({file.absolute(): file for file in files}.values())
