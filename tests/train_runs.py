@@ -15,7 +15,12 @@ import tiny_data
 from pst.train import load_config, loop
 
 SMALL = {"device": "cpu", "batch": 2, "epochs": 2, "tensorboard": False, "warmup_epochs": 0}
-DETECTOR = {"backbone": "test_resnet", "imgsz": 64, "model_args": {"backbone_options": {"out_channels": 64}}}
+DETECTOR = {
+    "backbone": "test_resnet",
+    "neck": "pst",
+    "imgsz": 64,
+    "model_args": {"backbone_options": {"out_channels": 64}},
+}
 SEGMENTER = {
     "encoder": "test_resnet",
     "imgsz": 64,

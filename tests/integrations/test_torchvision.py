@@ -16,7 +16,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import box_iou
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 import pst
 from battery import filled
@@ -32,9 +32,11 @@ from pst.integrations.torchvision import (
     pst_backbone,
     retinanet,
 )
+from pst.modules import Laterals
 
 BUILDERS = {"retinanet": retinanet, "fcos": fcos, "faster_rcnn": faster_rcnn, "mask_rcnn": mask_rcnn}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "torchvision.md"
+NECKS: dict[str, dict[str, Any]] = {"default": {}, "pst": {"neck": "pst"}, "none": {"neck": "none"}}
 every_detector = pytest.mark.parametrize("name", BUILDERS)
 
 
@@ -43,7 +45,8 @@ def detector(name: str, size: int = 64, **options: Any) -> Any:
     torch.manual_seed(0)
     layers = {} if name in ("retinanet", "fcos") else {"returned_layers": (2, 3, 4)}
     more = layers | {"out_channels": 64} | options.pop("backbone_options", {})
-    return BUILDERS[name]("resnet18", 3, min_size=size, max_size=size, backbone_options=more, **options)
+    options = {"neck": "pst", "min_size": size, "max_size": size, **options}
+    return BUILDERS[name]("resnet18", 3, backbone_options=more, **options)
 
 
 def pictures(n: int, size: int = 64) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
@@ -61,6 +64,17 @@ def pictures(n: int, size: int = 64) -> tuple[list[Tensor], list[dict[str, Tenso
         images.append(image)
         targets.append({"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks})
     return images, targets
+
+
+@every_detector
+def test_the_neck_is_torchvisions_unless_another_is_asked_for(name):
+    necks = {neck: BUILDERS[name]("resnet18", 3, **more).backbone.fpn for neck, more in NECKS.items()}
+    assert {neck: type(module) for neck, module in necks.items()} == {
+        "default": FeaturePyramidNetwork,
+        "pst": pst.PSTPyramid,
+        "none": Laterals,
+    }
+    assert type(PSTDetector(name, "resnet18", 3).model.backbone.fpn) is pst.PSTPyramid  # as its name says
 
 
 # ------------------------------------------------------------------------------------------------------------ backbone
@@ -328,7 +342,7 @@ def test_four_images_are_learnt_by_heart(name, steps):
 def test_the_distances_of_a_new_fcos_pass_its_relu(seed):
     """From torchvision's start, around 0, a few steps can leave no gradient: 3 of 20 trainings never placed a box."""
     torch.manual_seed(seed)
-    model, (images, _) = fcos("resnet18", 3, min_size=128, max_size=128), pictures(2)
+    model, (images, _) = fcos("resnet18", 3, neck="pst", min_size=128, max_size=128), pictures(2)
     with torch.no_grad():
         features = [*model.backbone(torch.stack(images)).values()]
         distances, _ = model.get_submodule("head.regression_head")(features)

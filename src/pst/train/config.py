@@ -194,7 +194,8 @@ class DetectConfig(Config):
         model: Detector of torchvision.
         backbone: Any timm backbone with feature maps, "hf:NAME" for one of transformers, or in a YAML file a mapping,
             transformers' configuration; see `pst.backbones.build_body`.
-        neck: "pst", "fpn" for the usual one, or "none" for a 1×1 convolution of each map alone.
+        neck: "fpn", the usual one, which was ahead in what was measured; "pst"; or "none" for a 1×1 convolution of
+            each map alone.
         finest: Reduction of the finest level: 4, 8, 16 or 32; null takes 8, and 4 in a two-stage detector.
         backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
             ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
@@ -204,7 +205,7 @@ class DetectConfig(Config):
 
     model: Literal["retinanet", "fcos", "faster_rcnn", "mask_rcnn"] = "fcos"
     backbone: str | dict[str, Any] = "resnet18"
-    neck: Literal["pst", "fpn", "none"] = "pst"
+    neck: Literal["pst", "fpn", "none"] = "fpn"
     finest: int | None = None
     backbone_weights: str | None = None
     imgsz: int = 640

@@ -1,4 +1,4 @@
-"""torchvision's detectors on any timm or torchvision backbone, with a PST pyramid in place of the FPN."""
+"""torchvision's detectors on any timm or torchvision backbone, with an FPN, a PST pyramid or no neck."""
 
 from pst.io.versions import check_installed
 

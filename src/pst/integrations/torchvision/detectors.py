@@ -1,4 +1,4 @@
-"""torchvision's four detectors, each built on a PST pyramid."""
+"""torchvision's four detectors on any backbone, with their usual neck, a PST pyramid or none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pst.io.names import nearest
 from pst.modules.necks import Neck
 
 DEFAULTS = {
-    "neck": "pst",
+    "neck": "fpn",
     "library": "timm",
     "pretrained": False,
     "backbone_weights": None,
@@ -53,7 +53,7 @@ def retinanet(
     backbone: Name | PyramidBackbone,
     num_classes: int,
     *,
-    neck: Neck = "pst",
+    neck: Neck = "fpn",
     library: Library = "timm",
     pretrained: bool | str = False,
     backbone_weights: Weights | None = None,
@@ -69,14 +69,15 @@ def retinanet(
             which the other arguments of backbones stay at their defaults.
         num_classes: Labels run from 0 to ``num_classes`` − 1. Data whose labels start at 1 need one more, as in
             torchvision.
-        neck: "pst"; "fpn" for torchvision's own; or "none" for a 1×1 convolution of each map alone.
+        neck: "fpn" for torchvision's own, which was ahead in what was measured (``docs/evidence.md``); "pst" for a
+            `pst.PSTPyramid`; or "none" for a 1×1 convolution of each map alone.
         library: "timm" or "torchvision".
         pretrained: Load the backbone's weights, default or of this tag or name.
         backbone_weights: In their place: a local ``.safetensors`` file, one of ``torch.save``, or a state dict, by the
             names of the library's classifier; its class layers may be missing or of other classes.
         finest: Reduction of the finest level: 4, 8, 16 or 32. None means 8 (two-stage detectors: 4). Level 4 helps with
             small objects and has four times the queries of level 8; ``docs/vit.md`` says what it costs.
-        topk: k of the PST layers.
+        topk: k of the PST layers, with ``neck="pst"``.
         backbone_options: More arguments of `pst_backbone`, e.g. ``in_channels`` for images of other than 3 channels.
         options: Arguments of torchvision's RetinaNet: ``min_size``, ``max_size``, ``image_mean``, ``score_thresh``, ….
             ``image_mean`` and ``image_std`` are ImageNet's, averaged for one channel and repeated in turn for several;
@@ -100,7 +101,7 @@ def fcos(
     backbone: Name | PyramidBackbone,
     num_classes: int,
     *,
-    neck: Neck = "pst",
+    neck: Neck = "fpn",
     library: Library = "timm",
     pretrained: bool | str = False,
     backbone_weights: Weights | None = None,
@@ -134,7 +135,7 @@ def faster_rcnn(
     backbone: Name | PyramidBackbone,
     num_classes: int,
     *,
-    neck: Neck = "pst",
+    neck: Neck = "fpn",
     library: Library = "timm",
     pretrained: bool | str = False,
     backbone_weights: Weights | None = None,
@@ -146,7 +147,7 @@ def faster_rcnn(
     """Faster R-CNN (arXiv 1506.01497, 1612.03144) on levels 2 to 6, RoIs from levels 2 to 5.
 
     Arguments and errors as in `retinanet`, but ``num_classes`` counts the background, label 0, and is at least 2.
-    On level 2 PST has H·W/16 queries: ``finest=8`` leaves it out.
+    With ``neck="pst"`` level 2 has H·W/16 queries: ``finest=8`` leaves it out.
 
     Returns:
         torchvision's model.
@@ -160,7 +161,7 @@ def mask_rcnn(
     backbone: Name | PyramidBackbone,
     num_classes: int,
     *,
-    neck: Neck = "pst",
+    neck: Neck = "fpn",
     library: Library = "timm",
     pretrained: bool | str = False,
     backbone_weights: Weights | None = None,

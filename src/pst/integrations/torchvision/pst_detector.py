@@ -10,6 +10,7 @@ from pst.backbones import Name, Weights, portable_name
 from pst.backbones.plain import PlainBody
 from pst.integrations.torchvision.detectors import faster_rcnn, fcos, mask_rcnn, retinanet
 from pst.io.hub import PSTHubMixin
+from pst.modules.necks import Neck
 
 BUILDERS = {"retinanet": retinanet, "fcos": fcos, "faster_rcnn": faster_rcnn, "mask_rcnn": mask_rcnn}
 
@@ -21,10 +22,11 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
         kind: "retinanet", "fcos", "faster_rcnn" or "mask_rcnn".
         backbone: Name of a network, or its configuration, see `pst.backbones.build_body`.
         num_classes: As torchvision counts: with the background, label 0, for the R-CNNs.
+        neck: "pst", "fpn" or "none", as in that function, whose default is another.
         pretrained: Where the backbone's weights come from when this is built; not when it is loaded.
         backbone_weights: Likewise, a local file or a state dict.
-        options: Other arguments of the function called ``kind``, e.g. ``neck``, ``topk``, ``min_size``; what is to be
-            saved must be JSON.
+        options: Other arguments of the function called ``kind``, e.g. ``topk``, ``min_size``; what is to be saved
+            must be JSON.
 
     Attributes:
         model: torchvision's model.
@@ -47,6 +49,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
         backbone: Name,
         num_classes: int,
         *,
+        neck: Neck = "pst",
         pretrained: bool | str = False,
         backbone_weights: Weights | None = None,
         **options: Any,
@@ -57,7 +60,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
             raise ValueError(f"kind must be one of {', '.join(sorted(BUILDERS))}, got {kind!r}")
         build: Any = BUILDERS[kind]
         start = {"pretrained": pretrained, "backbone_weights": backbone_weights}
-        self.model = build(backbone, num_classes, **start, **options)
+        self.model = build(backbone, num_classes, neck=neck, **start, **options)
         self.pretrained = bool(pretrained) or backbone_weights is not None
 
     def hub_config(self) -> dict[str, Any]:
