@@ -78,7 +78,7 @@ def interrupted(root, monkeypatch, batches):
 @pytest.mark.parametrize(
     ("batches", "start"),
     [
-        (1, "nothing to resume, so it starts anew: 6 steps to go"),
+        (1, "6 steps to go"),
         (2, "resumed after step 2, in epoch 1: 4 steps to go"),
         (3, "resumed after epoch 1: 3 steps to go"),
     ],
@@ -88,7 +88,11 @@ def test_a_resumed_run_says_from_where(batches, start, tmp_path, monkeypatch, ca
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="pst.train"):
         fit(config, resume=True)
-    assert caplog.messages[0].endswith(f" to validate with; {start}")
+    first, *others = caplog.messages
+    if batches == 1:
+        assert first == f"there is no run to resume in {config.run_dir}, so a new one starts"
+        first = others[0]
+    assert first.endswith(f" to validate with; {start}")
 
 
 def test_a_finished_run_says_so(tmp_path, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.train import evaluate, fit, load_config, load_trained, loop, sweep
 from pst.train.losses import LossError
 from pst.train.models import build
+from pst.train.predict import predict_images
 from pst.train.tasks import make_task
 from train_runs import TASKS, settings
 
@@ -219,7 +221,7 @@ def test_a_mask_of_another_size_than_its_image_is_refused(tmp_path):
     file = tmp_path / "data" / "masks" / "train2.png"
     with Image.open(file) as mask:
         mask.resize((10, 12), Image.Resampling.NEAREST).save(file)
-    with pytest.raises(ValueError, match=r"train2\.png is \(12, 10\), its image \(48, 64\): expected one size"):
+    with pytest.raises(ValueError, match=r"train2\.png is 10×12, its image 64×48: expected one size"):
         fit(load_config("segment", overrides=plain))
 
 
@@ -237,3 +239,17 @@ def test_a_model_is_not_evaluated_on_other_classes(tmp_path):
     (other / "classes.txt").write_text("ground\nred\nblue\ngreen\n")
     with pytest.raises(ValueError, match=r"has the classes .*, the model"):
         evaluate(run, data=str(other))
+
+
+def test_a_trained_model_keeps_the_k_fusion_and_rule_of_its_run(tmp_path):
+    own: dict[str, Any] = {"topk": 3, "fusion": "refine", "selection": "mass"}
+    run = train("classify", tmp_path, **own)
+    layers = [m for m in load_trained(run)[1].modules() if isinstance(m, pst.PyramidSparseAttention)]
+    assert layers
+    assert {(m.topk, m.fusion, m.selection) for m in layers} == {(3, "refine", "mass")}
+    found = evaluate(run)
+    assert {name: found[name] for name in own} == own
+    image = next((tmp_path / "data").rglob("*.png"))
+    choices: list[dict[str, Any]] = [{}, own, {"topk": 0}]
+    scores = [predict_images(run, [image], tmp_path / str(i), **k) for i, k in enumerate(choices)]
+    assert scores[0] == scores[1] != scores[2]

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 def evaluate(
     source: str | Path,
-    topk: int = 0,
-    fusion: str = "gate",
-    selection: str = "mean",
+    topk: int | None = None,
+    fusion: str | None = None,
+    selection: str | None = None,
     split: str = "val",
     **overrides: Any,
 ) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def evaluate(
 
     Args:
         source: Run folder, whose ``best.safetensors`` is taken, or a weights file.
-        topk: k of every PST layer; a model without any takes 0 alone.
+        topk: k of every PST layer; a model without any takes 0 alone. None takes the run's own, also for the next two.
         fusion: "gate" or "refine".
         selection: Rule that picks the coarse tokens.
         split: Split of the data set.
@@ -55,9 +55,10 @@ def evaluate(
         ValueError: They do not fit, or a setting is wrong.
     """
     task, model = load_trained(source, **overrides)
-    options: dict[str, Any] = {"topk": topk, "fusion": fusion, "selection": selection}
-    set_attention(model, task.config, **options)
-    return Evaluation(task, split).run(model, **options)
+    given = {"topk": topk, "fusion": fusion, "selection": selection}
+    set_attention(model, task.config, **given)
+    used = {name: getattr(task.config, name) if value is None else value for name, value in given.items()}
+    return Evaluation(task, split).run(model, **used)
 
 
 def sweep(
@@ -65,7 +66,7 @@ def sweep(
     *,
     topk: Sequence[int] = (0, 4, 8, 16),
     fusion: Sequence[str] = ("gate", "refine"),
-    selection: str = "mean",
+    selection: str | None = None,
     max_tokens: Sequence[int | None] | None = None,
     split: str = "val",
     **overrides: Any,

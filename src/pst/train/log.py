@@ -39,10 +39,12 @@ class Logger:
         if not left and not progress.batch:
             LOG.info("the run is finished already: %s done", counted(progress.step, "step is", "steps are"))
             return
-        since = f"resumed {progress.position}: " if progress.step else "nothing to resume, so it starts anew: "
+        if resume and not progress.step:
+            LOG.warning("there is no run to resume in %s, so a new one starts", self._run)
+        since = f"resumed {progress.position}: " if resume and progress.step else ""
         LOG.info(
             "%s to train with, %d to validate with; %s%s to go",
-            counted(train, "image"), val, since if resume else "", counted(left, "step"),
+            counted(train, "image"), val, since, counted(left, "step"),
         )  # fmt: skip
 
     def write(self, history: Sequence[Mapping[str, float]], step: int) -> None:

@@ -46,14 +46,15 @@ def has_pst(model: nn.Module) -> bool:
 
 
 def set_attention(model: nn.Module, config: Config, **options: Any) -> None:
-    """Set every option of every PST layer: as ``options`` say, else as the configuration does.
+    """Set every option of every PST layer: as ``options`` say, and where they are None or absent, the configuration.
 
     A plain model takes k = 0 alone. The fusion "gate", the default, is not asked of a model without a gate at k = 0.
 
     Raises:
         ValueError: A value is wrong, or k > 0 for a model without PST layers.
     """
-    asked = {f.name: getattr(config, f.name) for f in fields(Settings) if hasattr(config, f.name)} | options
+    given = {name: value for name, value in options.items() if value is not None}
+    asked = {f.name: getattr(config, f.name) for f in fields(Settings) if hasattr(config, f.name)} | given
     if not has_pst(model):
         if asked["topk"]:
             raise ValueError(f"{type(model).__name__} has no PST layer: topk must be 0, got {asked['topk']}")
@@ -156,7 +157,7 @@ def calibrate_run(task: Task[Any], model: nn.Module, images: Images, device: tor
 
 
 def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Module]:
-    """A trained model in eval mode on the CPU, and its task.
+    """A trained model in eval mode on the CPU, with the k, fusion and rule it was trained with, and its task.
 
     Args:
         source: Run folder, whose ``best.safetensors`` is taken, or a weights file from one.
@@ -187,4 +188,5 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
         said = str(error) if str(file) in str(error) else f"{file} holds other weights than its settings say: {error}"
         raise ValueError(said[:600]) from error
     check_finite(model, file)
+    set_attention(model, task.config)
     return task, model.eval()

@@ -33,9 +33,9 @@ def predict_images(
     images: Iterable[str | Path],
     out: str | Path,
     *,
-    topk: int = 0,
-    fusion: str = "gate",
-    selection: str = "mean",
+    topk: int | None = None,
+    fusion: str | None = None,
+    selection: str | None = None,
     score: float = 0.3,
     skip_corrupt: bool = False,
     **overrides: Any,
@@ -48,7 +48,7 @@ def predict_images(
         source: Run folder, or a weights file from one.
         images: Files, and folders whose images are taken.
         out: Folder for what is written; a segmented image also gets ``NAME.mask.png`` with the class indices.
-        topk: k of every PST layer.
+        topk: k of every PST layer. None takes the run's own, also for the next two.
         fusion: "gate" or "refine".
         selection: Rule that picks the coarse tokens.
         score: Least score of a box.

@@ -110,7 +110,7 @@ def convert(key: str, value: Any, wanted: Any) -> Any:
     names += [_NAMES[typing.get_origin(o) or o] for o in options if (typing.get_origin(o) or o) in _NAMES]
     names += ["null"] if types.NoneType in options else []
     got = "null" if value is None else repr(value)
-    raise ValueError(f"{key} must be {' or '.join(names)}, got {got:.200}{nearest(value, known) if known else ''}")
+    raise ValueError(f"{key} must be {' or '.join(names)}, got {got:.200}{nearest(value, known, 0.7)}")
 
 
 def _as(option: Any, value: Any, *, text: bool) -> tuple[bool, Any]:

@@ -67,9 +67,8 @@ class Segment(Task[SegmentConfig]):
             image = decode(split.images[i], channels=self.config.in_chans)
             mask = read_mask(split.targets[i], classes)
             if mask.shape != image.shape[1:]:
-                raise ValueError(
-                    f"{split.targets[i]} is {tuple(mask.shape)}, its image {tuple(image.shape[1:])}: expected one size"
-                )
+                own, wanted = (f"{size[1]}×{size[0]}" for size in (mask.shape, image.shape[1:]))
+                raise ValueError(f"{split.targets[i]} is {own}, its image {wanted}: expected one size")
             height, width = fitted(mask.shape[0], mask.shape[1], edge)
             target = torch.full((edge, edge), IGNORE, dtype=torch.uint8)
             target[:height, :width] = F.interpolate(mask[None, None], (height, width), mode="nearest-exact")[0, 0]
