@@ -38,7 +38,8 @@ def snippets(document: str, language: str) -> list[str]:
 def commands() -> list[str]:
     """Of every page; a launcher's own arguments end at ``-m``."""
     blocks = [code for document in sorted(set(LINKED)) for code in snippets(document, "bash")]
-    lines = [line for code in blocks for line in code.splitlines() if line and not line.startswith("#")]
+    joined = [re.sub(r"\\\n *", "", code) for code in blocks]
+    lines = [line for code in joined for line in code.splitlines() if line and not line.startswith("#")]
     return sorted({re.sub(r"^(torchrun|accelerate) .* -m ", "", line.partition(" #")[0].strip()) for line in lines})
 
 

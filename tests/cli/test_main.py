@@ -239,7 +239,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
             ["train", "segment", "x"],
             "there is no x here: settings are KEY=VALUE, without spaces around the = (pst train",
         ),
-        (["train", "segment", os.devnull], f"there is no {os.devnull} here: a data set is given as data={os.devnull}"),
+        (["train", "segment", os.devnull], f"settings are written KEY=VALUE: a data set is given as data={os.devnull}"),
         (["propogate", "clip"], "argument VERB: invalid choice: 'propogate' (choose from "),
         ([], "the following arguments are required: VERB (pst --help"),
         (["propagate", "clip", "--topk", "-1"], "argument --topk: expected an integer ≥ 0, got '-1'"),

@@ -159,6 +159,11 @@ def test_a_wrong_data_file_is_refused(tmp_path, old, new, error, message):
         read_boxes(root, "train")
 
 
+def test_a_folder_of_another_task_is_told_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"masks has no data\.yaml, .* folders of masks are for segment"):
+        read_boxes(tiny_data.masks(tmp_path / "masks"), "train")
+
+
 def test_coco_crowds_and_unknown_ids(tmp_path):
     root = tiny_data.coco(tmp_path)
     document = json.loads((root / "train.json").read_text())

@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Parser of the whole command; parsed arguments carry the verb's handler as ``run``."""
     parser = VerbParser(
-        prog="pst", description="Pyramid Sparse Transformer for vision models.", formatter_class=HelpFormatter
+        prog="pst",
+        description="Pyramid Sparse Transformer for vision models.",
+        epilog="In the help of a verb, parentheses hold what an option is where it is left out.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pst {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)

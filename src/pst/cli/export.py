@@ -32,9 +32,9 @@ def add_parser(verbs: Verbs) -> None:
         "made with, at other sizes too with --dynamic, and print how far it is from the model.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="PT", help="checkpoint, e.g. best.pt")
-    parser.add_argument("--format", choices=_FORMATS, default="onnx", help="(%(default)s)")
+    parser.add_argument("--format", choices=_FORMATS, default="onnx", help="of the file (%(default)s)")
     parser.add_argument("--topk", type=natural, metavar="K", help="k, fixed in the file (the model's own)")
-    parser.add_argument("--fusion", choices=("gate", "refine"), help="(the model's own)")
+    parser.add_argument("--fusion", choices=("gate", "refine"), help="fixed as well (the model's own)")
     parser.add_argument(
         "--max-tokens", type=positive, metavar="N", help="average the coarse tokens to at most N (the model's own)"
     )
@@ -52,7 +52,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, run, compare, print."""
-    require("ultralytics", "ultralytics")
+    require("ultralytics", "ultralytics,export")
     from pst.integrations.ultralytics import export as yolo
 
     if args.imgsz is not None and len(args.imgsz) > 2:

@@ -21,12 +21,16 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="run folder or its .safetensors")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="files, or folders of images")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="(runs/predict/ and the training's name)")
-    parser.add_argument("--topk", type=natural, default=0, metavar="K", help="k of all PST layers (%(default)s)")
-    parser.add_argument("--fusion", choices=("gate", "refine"), default="gate", help="(%(default)s)")
-    parser.add_argument("--selection", default="mean", metavar="RULE", help="which tokens are refined (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the pictures (runs/predict/ and the training's name)"
+    )
+    parser.add_argument("--topk", type=natural, metavar="K", help="k of all PST layers (the run's own)")
+    parser.add_argument("--fusion", choices=("gate", "refine"), help="of coarse and fine attention (the run's own)")
+    parser.add_argument("--selection", metavar="RULE", help="which tokens are refined (the run's own)")
     parser.add_argument("--score", type=share, default=0.3, metavar="S", help="lowest score of a box (%(default)s)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (%(default)s)"
+    )
     parser.add_argument("--skip-corrupt", action="store_true", help="leave out images that cannot be decoded")
     parser.set_defaults(run=run)
 

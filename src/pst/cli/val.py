@@ -66,16 +66,20 @@ def add_parser(verbs: Verbs) -> None:
         metavar="K,…",
         help="values of k; more than there are tokens: all (%(default)s)",
     )
-    parser.add_argument("--fusion", type=fusion_list, default="gate,refine", metavar="NAME,…", help="(%(default)s)")
+    parser.add_argument(
+        "--fusion", type=fusion_list, default="gate,refine", metavar="NAME,…", help="gate, refine or both (%(default)s)"
+    )
     parser.add_argument(
         "--max-tokens", type=bound_list, metavar="N,…", help="most coarse tokens, e.g. 16,100,all (the model's own)"
     )
-    parser.add_argument("--selection", default="mean", metavar="RULE", help="for a run: selection rule (%(default)s)")
+    parser.add_argument("--selection", metavar="RULE", help="for a run: selection rule (the run's own)")
     parser.add_argument("--split", default="val", help="for a run: data split (%(default)s)")
     parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size (that of the training)")
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (that of the run; .pt: 16)")
     parser.add_argument("--device", help="cpu or cuda; for a .pt also 0, … (the best available)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="(runs/val/ and the training's name)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the files (runs/val/ and the training's name)"
+    )
     add_trust(parser)
     parser.set_defaults(run=run)
 

@@ -58,7 +58,13 @@ def read_boxes(
     path = Path(data)
     if not is_there(path):
         raise FileNotFoundError(absent(path, "the folder of a data set, with data.yaml in it, or a YAML file"))
-    path = path / "data.yaml" if path.is_dir() else path
+    if path.is_dir():
+        path = path / "data.yaml"
+        if not is_there(path):
+            raise FileNotFoundError(
+                f"{path.parent} has no data.yaml, which names the images and classes of boxes: write one as in "
+                "docs/train.md; folders of masks are for segment, folders of classes for classify"
+            )
     spec = read_mapping(path, text=True)
     entry = entry_of(spec, split)
     if entry is None:

@@ -129,6 +129,8 @@ def read_size(path: str | Path) -> tuple[int, int]:
 def opened(path: str | Path) -> Iterator[Image.Image]:
     """An image that is not yet decoded; whatever goes wrong inside is a CorruptImageError that names the file."""
     path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"no image at {path}, which is a folder: give one of the files in it")
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}: check the path")
     with path.open("rb") as file:
