@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from pst.cli import main
-from pst.train import loop
+from pst.train import load_config, loop
 from train_runs import TASKS, settings, stopping
 
 COUNT = {"classify": 6, "detect": 4, "segment": 4}
@@ -86,6 +86,18 @@ def test_resume_takes_the_settings_of_the_run_where_none_are_given(runs, capsys,
     assert "was started with lr=0.0005 (now 1.0)" in capsys.readouterr().err
     assert main(["train", "segment", out, "--resume"]) == 2
     assert "the settings are of the task 'detect', wanted 'segment'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_settings_that_are_printed_are_a_config_again(task, tmp_path, capsys):
+    assert main(["train", task, "--settings", "lr=0.25"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text(printed)
+    config = load_config(task, tmp_path / "mine.yaml")
+    assert (config.task, config.data, config.lr) == (task, "DATA", 0.25)
+    assert {line.partition(":")[0] for line in printed.splitlines() if line[0] != " "} == {*config.resolved()}
+    assert main(["train", task, "--settings", "--config", str(tmp_path / "mine.yaml"), "data=d"]) == 0
+    assert capsys.readouterr().out == printed.replace("data: DATA", "data: d")
 
 
 def test_export_says_the_same_of_a_run_and_of_its_weights(runs, capsys):

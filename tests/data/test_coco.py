@@ -104,8 +104,9 @@ def test_classes_are_numbered_as_in_training(root):
 
 def test_equal_annotations_count_once(root, caplog):
     change(root, lambda d: d["annotations"].extend(dict(d["annotations"][0], id=50 + i) for i in range(2)))
-    assert len(read_boxes(root, "train").targets[0].labels) == 1
-    assert "left out 2 objects that are listed twice" in caplog.text
+    split = read_boxes(root, "train")
+    assert len(split.targets[0].labels) == 1
+    assert f"left out 2 objects that are listed twice, the first of {split.images[0]}" in caplog.text
 
 
 def test_a_box_beyond_the_image_is_clipped_and_one_outside_left_out(root, caplog):

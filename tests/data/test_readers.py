@@ -104,7 +104,7 @@ def test_boxes_without_an_area_are_left_out_and_counted(tmp_path, caplog):
         file.write("1 0.5 0.5 0 0\n")
     split = read_boxes(root, "train")
     assert len(split.targets[3].boxes) == 1
-    assert "left out 1 box without an area" in caplog.text
+    assert f"left out 1 box without an area, the first of {split.images[3]}" in caplog.text
 
 
 @pytest.mark.parametrize(

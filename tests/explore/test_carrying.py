@@ -9,7 +9,10 @@ from PIL import Image
 from pst.explore import carrying
 from pst.explore.carrying import Carrying, show_carried, show_unmarked
 from pst.explore.clip import Clip
+from pst.explore.explorer import Explorer, Session, Wanted
 from pst.explore.marks import Marks, draw_marks
+from pst.explore.models import PROPAGATION, Choice
+from pst.explore.view import Asked
 from tiny_clips import moving, patches
 
 
@@ -44,7 +47,7 @@ def test_a_position_looks_at_where_it_came_from(clip, k):
     truth = moving(4)
     carried = Carrying(clip, Marks(mask=Image.fromarray(truth.masks[0])), patches, k)
     x, y = truth.centre[3]
-    weights, tokens, cells = carried.look(3, (x / 64, y / 48))
+    (weights, tokens), cells = carried.look(3, (x / 64, y / 48)), carried.cells
     assert weights.sum().item() == pytest.approx(1, abs=1e-4)
     assert len(tokens) == k
     assert all(0 <= token < cells[0] * cells[1] for token in tokens)
@@ -52,6 +55,15 @@ def test_a_position_looks_at_where_it_came_from(clip, k):
         row, column = divmod(int(weights.argmax()), weights.shape[1])
         found = column / weights.shape[1] * 64, row / weights.shape[0] * 48
         np.testing.assert_allclose(found, truth.centre[0], atol=4)
+
+
+def test_the_slider_of_k_ends_at_the_coarse_positions(clip):
+    session = Session(clip, Marks(mask=Image.fromarray(moving(4).masks[0])))
+    explorer = Explorer([Choice(PROPAGATION, None)], patches)
+    explorer.show(session, Wanted(PROPAGATION, Asked(8), "", 0, 1))
+    rows, columns = Carrying(clip, session.marks, patches, 8).cells
+    assert session.controls is not None
+    assert session.controls.topk == rows * columns < 400
 
 
 def test_pictures_with_and_without_a_position(clip):

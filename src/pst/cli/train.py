@@ -17,17 +17,21 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "train",
         allow_abbrev=False,  # what follows --config is known by that name
-        usage="pst train [-h] [--config YAML] [--resume [--changed-data]] [--skip-corrupt] [--debug] "
+        usage="pst train [-h] [--settings] [--config YAML] [--resume [--changed-data]] [--skip-corrupt] [--debug] "
         "TASK [KEY=VALUE …]",
         help="train a classifier, detector or segmenter: pst train classify data=FOLDER model=pst_resnet18",
         examples=[
             "train detect data=blood.yaml model=fcos backbone=resnet18 out=runs/cells",
             "train detect data=blood.yaml model=fcos backbone=resnet18 out=runs/cells --resume",
         ],
-        description="Train a model. Every setting is key=value, or a line of a YAML file; docs/train.md lists them. "
+        description="Train a model. Every setting is key=value, or a line of a YAML file; pst train TASK --settings "
+        "lists them, and docs/train.md says what they mean. "
         "Several processes: torchrun --nproc-per-node 2 -m pst train …",
     )
     parser.add_argument("task", metavar="TASK", choices=_TASKS, help=f"what the model does: {', '.join(_TASKS)}")
+    parser.add_argument(
+        "--settings", action="store_true", help="print every setting and its value as YAML, for --config; train nothing"
+    )
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings in a file")
     parser.add_argument(
         "--resume",
@@ -51,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.passed_on, *(["skip_corrupt=true"] if args.skip_corrupt else [])]
     from accelerate import PartialState
 
+    if args.settings:
+        print(_as_yaml(args, overrides), end="")
+        return 0
     config = load_config(args.task, _settings_file(args), overrides)
     try:
         folder = fit(config, resume=args.resume, changed_data=args.changed_data)
@@ -61,6 +68,17 @@ def run(args: argparse.Namespace) -> int:
     print(f"Written: {folder}")
     print(f"Next: pst val --model {shlex.quote(str(folder))}")
     return 0
+
+
+def _as_yaml(args: argparse.Namespace, overrides: list[str]) -> str:
+    """Every setting as it would be; what must be given is `DATA`."""
+    import yaml
+
+    from pst.train import load_config
+
+    given = args.config is not None or any(text.startswith("data=") for text in overrides)
+    config = load_config(args.task, _settings_file(args), [*([] if given else ["data=DATA"]), *overrides])
+    return yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
 
 
 def _settings_file(args: argparse.Namespace) -> Path | None:

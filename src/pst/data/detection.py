@@ -88,17 +88,19 @@ def read_boxes(
 def _counted(split: Split, where: str) -> Split:
     """Leave out boxes without an area, and all but the first of equal objects, and say how many."""
     targets: list[Boxes] = []
-    empty = again = 0
-    for target in split.targets:
+    empty: list[Path] = []  # the image of each box
+    again: list[Path] = []
+    for image, target in zip(split.images, split.targets, strict=True):
         real = target.only((target.boxes[:, 2:] > target.boxes[:, :2]).all(1))
         targets.append(real.only(_firsts(real)))
-        empty += len(target.labels) - len(real.labels)
-        again += len(real.labels) - len(targets[-1].labels)
+        empty += [image] * (len(target.labels) - len(real.labels))
+        again += [image] * (len(real.labels) - len(targets[-1].labels))
     if empty:
-        _LOG.warning("%s: left out %s without an area", where, counted(empty, "box", "boxes"))
+        what = counted(len(empty), "box", "boxes")
+        _LOG.warning("%s: left out %s without an area, the first of %s", where, what, empty[0])
     if again:
-        what = counted(again, "object that is", "objects that are")
-        _LOG.warning("%s: left out %s listed twice", where, what)
+        what = counted(len(again), "object that is", "objects that are")
+        _LOG.warning("%s: left out %s listed twice, the first of %s", where, what, again[0])
     return split._replace(targets=targets)
 
 

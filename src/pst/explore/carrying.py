@@ -30,6 +30,9 @@ Progress = Callable[[int, int], None]
 class Carrying:
     """A clip through which marks are carried with one k, frame after frame, as far as was asked.
 
+    Attributes:
+        cells: Rows and columns of coarse positions of a frame.
+
     Raises:
         ValueError: Nothing is marked.
     """
@@ -44,6 +47,9 @@ class Carrying:
         self._propagator.add(clip.frames[0], mask, points=points)
         given = None if points is None else np.column_stack([points, np.ones(len(points), np.float32)])
         self._found = [(mask, given)]
+        ratio = self._propagator.setting.ratio
+        height, width = self._propagator.features_of(clip.frames[0]).shape[1:]
+        self.cells = -(-height // ratio), -(-width // ratio)
 
     def picture(self, index: int, progress: Progress | None = None) -> Image.Image:
         """Frame ``index`` with what was carried to it."""
@@ -68,8 +74,8 @@ class Carrying:
         took, of = duration(statistics.median(self.seconds)), len(self.seconds)
         return f"k = {topk}: {took} a frame, features included ({runs_of(of)}, measured here just now)."
 
-    def look(self, index: int, place: Place) -> tuple[Tensor, list[int], tuple[int, int]]:
-        """Where a place of frame ``index`` looks in the first: weights (Hf, Wf), selected tokens, their map's size."""
+    def look(self, index: int, place: Place) -> tuple[Tensor, list[int]]:
+        """Where a place of frame ``index`` looks in the first: weights (Hf, Wf), and selected tokens of `cells`."""
         setting = self._propagator.setting
         here, there = (self._propagator.features_of(self.clip.frames[i]) for i in (index, 0))
         size = here.shape[1], here.shape[2]
@@ -83,11 +89,10 @@ class Carrying:
             )  # fmt: skip
             out[0, position[0], position[1]].backward()
         assert ones.grad is not None
-        coarse = -(-size[0] // setting.ratio), -(-size[1] // setting.ratio)
         rows, columns = block_grid(setting.grid, size)
         block = position[0] * rows // size[0] * columns + position[1] * columns // size[1]
         tokens = [] if not selected else [t for t in selected[0][0, 0, block].tolist() if t >= 0]
-        return ones.grad[0, 0], tokens, coarse
+        return ones.grad[0, 0], tokens
 
 
 def show_unmarked(clip: Clip, marks: Marks, index: int) -> Shown:
@@ -112,7 +117,7 @@ def show_carried(
     if place is None:
         said = "Click on a picture above to see where that position looks in the first one."
         return Shown(with_0, with_k, first, None, (said_0, said_k, f"{there}. {then}".strip(), said))
-    weights, tokens, cells = fine.look(index, place)
+    (weights, tokens), cells = fine.look(index, place), fine.cells
     if tokens:
         first = selection_overlay(first, Selection(torch.tensor(tokens).view(1, 1, -1), cells, cells), 0)
     chosen = f"{there}; {len(tokens)} of {cells[0] * cells[1]} coarse positions selected."
