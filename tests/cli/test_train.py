@@ -100,6 +100,12 @@ def test_the_settings_that_are_printed_are_a_config_again(task, tmp_path, capsys
     assert capsys.readouterr().out == printed.replace("data: DATA", "data: d")
 
 
+def test_the_settings_of_a_run_are_printed_as_it_saved_them(runs, capsys):
+    out = f"out={runs['detect']}"
+    assert main(["train", "detect", "--settings", "--resume", out]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load((runs["detect"] / "config.yaml").read_text())
+
+
 def test_export_says_the_same_of_a_run_and_of_its_weights(runs, capsys):
     said = []
     for model in (runs["classify"], runs["classify"] / "best.safetensors"):

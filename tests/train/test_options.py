@@ -52,7 +52,8 @@ def test_k_fusion_and_rule_reach_every_layer(task, tmp_path):
 def test_the_rivals_have_no_pst_and_the_same_data_and_recipe(task, rival, tmp_path):
     run = train(task, tmp_path, **rival)
     assert [row["topk"] for row in sweep(run)] == [0]  # has no k to sweep
-    with pytest.raises(ValueError, match="has no PST layer: topk must be 0, got 4"):
+    remedy = "; train one with neck=pst" if "neck" in rival else ""
+    with pytest.raises(ValueError, match=f"has no PST layer: topk must be 0, got 4{remedy}$"):
         evaluate(run, topk=4)
 
 

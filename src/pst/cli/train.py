@@ -76,7 +76,7 @@ def _as_yaml(args: argparse.Namespace, overrides: list[str]) -> str:
 
     from pst.train import load_config
 
-    given = args.config is not None or any(text.startswith("data=") for text in overrides)
+    given = args.config is not None or args.resume or any(text.startswith("data=") for text in overrides)
     config = load_config(args.task, _settings_file(args), [*([] if given else ["data=DATA"]), *overrides])
     return yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
 

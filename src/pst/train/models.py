@@ -57,7 +57,8 @@ def set_attention(model: nn.Module, config: Config, **options: Any) -> None:
     asked = {f.name: getattr(config, f.name) for f in fields(Settings) if hasattr(config, f.name)} | given
     if not has_pst(model):
         if asked["topk"]:
-            raise ValueError(f"{type(model).__name__} has no PST layer: topk must be 0, got {asked['topk']}")
+            remedy = "; train one with neck=pst" if hasattr(config, "neck") else ""
+            raise ValueError(f"{type(model).__name__} has no PST layer: topk must be 0, got {asked['topk']}{remedy}")
         return
     if not asked["topk"] and asked["fusion"] == "gate":
         del asked["fusion"]
