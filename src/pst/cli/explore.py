@@ -27,7 +27,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "models", nargs="*", type=Path, metavar="MODEL", help="files, or folders with models below them"
     )
-    parser.add_argument("--port", type=positive, metavar="N", help="(the first free one from 7860 on)")
+    parser.add_argument("--port", type=positive, metavar="N", help="to listen at (the first free one from 7860 on)")
     parser.add_argument(
         "--host", default=_LOOPBACK, help="address to listen at; any other than %(default)s lets others in"
     )

@@ -41,7 +41,9 @@ def add_parser(verbs: Verbs) -> None:
         each.add_argument("--data", help="your copy of the data: a dataset YAML for COCO, a folder for ImageNet")
         each.add_argument("--download", action="store_true", help="let Ultralytics download what is missing")
         each.add_argument("--device", help="cpu, 0, 0,1, … (the best there is)")
-        each.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="(%(default)s)")
+        each.add_argument(
+            "--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="folder (%(default)s)"
+        )
         each.add_argument("--dry-run", action="store_true", help="only say what would be done")
         each.add_argument(
             "extra", nargs="*", type=_argument, metavar="ARG=VALUE", help="for Ultralytics; departs from the recipe"
