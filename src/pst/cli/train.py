@@ -50,15 +50,19 @@ def run(args: argparse.Namespace) -> int:
     for module in ("accelerate", "timm", "torchvision", "torchmetrics", "faster_coco_eval", "yaml"):
         require(module, "train")
     from pst.train import fit, load_config
+    from pst.train.state import as_yaml
 
     show_log()
     overrides = [*args.passed_on, *(["skip_corrupt=true"] if args.skip_corrupt else [])]
     from accelerate import PartialState
 
+    file = _settings_file(args)
+    if args.settings and file is None and not _names_data(args):
+        overrides = ["data=DATA", *overrides]  # the one setting without a default
+    config = load_config(args.task, file, overrides)
     if args.settings:
-        print(_as_yaml(args, overrides), end="")
+        print(as_yaml(config), end="")
         return 0
-    config = load_config(args.task, _settings_file(args), overrides)
     try:
         folder = fit(config, resume=args.resume, changed_data=args.changed_data)
     except KeyboardInterrupt:
@@ -70,20 +74,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_yaml(args: argparse.Namespace, overrides: list[str]) -> str:
-    """Every setting as it would be; what must be given is `DATA`."""
-    import yaml
-
-    from pst.train import load_config
-
-    given = args.config is not None or args.resume or any(text.startswith("data=") for text in overrides)
-    config = load_config(args.task, _settings_file(args), [*([] if given else ["data=DATA"]), *overrides])
-    return yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
+def _names_data(args: argparse.Namespace) -> bool:
+    return any(text.startswith("data=") for text in args.passed_on)
 
 
 def _settings_file(args: argparse.Namespace) -> Path | None:
     """The YAML that was given; without one, and without data=…, ``--resume`` takes the settings that the run saved."""
-    if args.config is not None or not args.resume or any(text.startswith("data=") for text in args.passed_on):
+    if args.config is not None or not args.resume or _names_data(args):
         return args.config
     from pst.train import load_config
     from pst.train.state import CONFIG

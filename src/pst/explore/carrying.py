@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,9 +31,6 @@ Progress = Callable[[int, int], None]
 class Carrying:
     """A clip through which marks are carried with one k, frame after frame, as far as was asked.
 
-    Attributes:
-        cells: Rows and columns of coarse positions of a frame.
-
     Raises:
         ValueError: Nothing is marked.
     """
@@ -47,9 +45,13 @@ class Carrying:
         self._propagator.add(clip.frames[0], mask, points=points)
         given = None if points is None else np.column_stack([points, np.ones(len(points), np.float32)])
         self._found = [(mask, given)]
+
+    @cached_property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of coarse positions of a frame; the same for every k."""
         ratio = self._propagator.setting.ratio
-        height, width = self._propagator.features_of(clip.frames[0]).shape[1:]
-        self.cells = -(-height // ratio), -(-width // ratio)
+        height, width = self._propagator.features_of(self.clip.frames[0]).shape[1:]
+        return -(-height // ratio), -(-width // ratio)
 
     def picture(self, index: int, progress: Progress | None = None) -> Image.Image:
         """Frame ``index`` with what was carried to it."""
@@ -117,7 +119,7 @@ def show_carried(
     if place is None:
         said = "Click on a picture above to see where that position looks in the first one."
         return Shown(with_0, with_k, first, None, (said_0, said_k, f"{there}. {then}".strip(), said))
-    (weights, tokens), cells = fine.look(index, place), fine.cells
+    (weights, tokens), cells = fine.look(index, place), coarse.cells
     if tokens:
         first = selection_overlay(first, Selection(torch.tensor(tokens).view(1, 1, -1), cells, cells), 0)
     chosen = f"{there}; {len(tokens)} of {cells[0] * cells[1]} coarse positions selected."

@@ -200,9 +200,9 @@ class Explorer:
             for k, key in ((k, ("carried", k, marked)) for k in (0, topk))
         }
         coarse, fine = (session.cache["carried", k, marked] for k in (0, topk))
-        if session.controls is not None:
-            most = fine.cells[0] * fine.cells[1]
-            session.controls = session.controls._replace(topk=min(most, _MOST_TOPK))
+        assert session.controls is not None
+        most = coarse.cells[0] * coarse.cells[1]  # those of k = 0, which stay while k is moved
+        session.controls = session.controls._replace(topk=min(most, _MOST_TOPK))
         return show_carried(coarse, fine, topk, marks, index, session.place, progress)
 
 

@@ -129,10 +129,9 @@ def read_size(path: str | Path) -> tuple[int, int]:
 def opened(path: str | Path) -> Iterator[Image.Image]:
     """An image that is not yet decoded; whatever goes wrong inside is a CorruptImageError that names the file."""
     path = Path(path)
-    if path.is_dir():
-        raise FileNotFoundError(f"no image at {path}, which is a folder: give one of the files in it")
     if not path.is_file():
-        raise FileNotFoundError(f"no image at {path}: check the path")
+        remedy = ", which is a folder: give one of the files in it" if path.is_dir() else ": check the path"
+        raise FileNotFoundError(f"no image at {path}{remedy}")
     with path.open("rb") as file:
         try:
             image = _identified(file)

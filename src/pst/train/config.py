@@ -194,7 +194,7 @@ class DetectConfig(Config):
         model: Detector of torchvision.
         backbone: Any timm backbone with feature maps, "hf:NAME" for one of transformers, or in a YAML file a mapping,
             transformers' configuration; see `pst.backbones.build_body`.
-        neck: "fpn", the usual one, which was ahead in what was measured; "pst"; or "none" for a 1×1 convolution of
+        neck: "fpn", the usual one, ahead on photos and level on blood cells; "pst"; or "none" for a 1×1 convolution of
             each map alone.
         finest: Reduction of the finest level: 4, 8, 16 or 32; null takes 8, and 4 in a two-stage detector.
         backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of

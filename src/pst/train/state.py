@@ -156,9 +156,14 @@ def check_data(run: Path, state: Mapping[str, Any], now: Mapping[str, Any], *, c
         )
 
 
+def as_yaml(config: Config) -> str:
+    """Every setting as ``config.yaml`` holds it."""
+    return yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
+
+
 def write_config(config: Config) -> None:
     """Write ``config.yaml``."""
-    write_text(config.run_dir / CONFIG, yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True))
+    write_text(config.run_dir / CONFIG, as_yaml(config))
 
 
 def write_progress(run: Path, config: Config, progress: Progress, **parts: Mapping[str, Any] | None) -> None:
