@@ -215,7 +215,23 @@ def test_the_sheet_numbers_frames_as_mask_does(video, masks, tmp_path, monkeypat
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _self, _place, text, **_: texts.append(text))
     carried(video, {0: masks[0], 6: masks[6]}, tmp_path / "out")
     given = {0: ", given", 6: ", given"}
-    assert texts == [f"frame {i}{given.get(i, '')}" for i in range(len(masks))]
+    assert texts[: len(masks)] == [f"frame {i}{given.get(i, '')}" for i in range(len(masks))]
+
+
+def test_the_sheet_says_which_colour_is_which_label(video, masks, tmp_path, monkeypatch):
+    texts, boxes = [], []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _self, _place, text, **_: texts.append(text))
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "rectangle", lambda _self, _box, fill=None, **_: fill and boxes.append(fill)
+    )
+    carried(video, {0: masks[0]}, tmp_path / "out", threshold=0)
+    written = [np.unique(np.array(Image.open(path))) for path in sorted((tmp_path / "out/masks").iterdir())]
+    labels = [label for label in sorted(set(np.concatenate(written).tolist())) if label != 0]  # 0 is not painted
+    assert len(labels) > 0
+    assert texts[len(masks) :] == [str(label) for label in labels]
+    with Image.open(next((tmp_path / "out/masks").iterdir())) as mask:
+        palette = mask.getpalette()
+    assert boxes == [tuple(palette[3 * label : 3 * label + 3]) for label in labels]
 
 
 def test_the_sheet_names_images_of_a_folder_too(clip, masks, tmp_path, monkeypatch):

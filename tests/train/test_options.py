@@ -189,7 +189,19 @@ def test_a_sweep_runs_k_0_once(tmp_path):
         ("gate", 2, 6),
         ("refine", 2, 6),
     ]
-    columns = ("fusion", "topk", "max_tokens", "top1", "top5", "f1", "latency_ms", "peak_memory_mb", "gflops", "images")
+    columns = (
+        "fusion",
+        "topk",
+        "max_tokens",
+        "top1",
+        "top5",
+        "f1",
+        "latency_ms",
+        "peak_memory_mb",
+        "gflops",
+        "images",
+        "imgsz",
+    )
     assert {tuple(row) for row in rows} == {columns}
 
 

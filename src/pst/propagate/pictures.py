@@ -24,6 +24,8 @@ _SHOWN = 12  # frames of a sheet
 _COLUMNS = 4
 _THUMB = 320  # longer side of a frame on a sheet, in pixels
 _TITLE = 20
+_SWATCH = 14  # edge of a colour below the frames
+_ENTRY = 48  # width of a colour with its label
 _LETTERS = 24  # of a name that are shown
 _LEAST_SURE = 0.2  # confidence below which a point is drawn as a ring
 
@@ -75,7 +77,10 @@ def _borders(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def write_sheet(frames: Frames, shown: Shown, given: Iterable[int], palette: Sequence[int], path: Path) -> None:
-    """A JPEG of about a dozen frames, first, last and annotated ones among them, which are framed and say so."""
+    """A JPEG of about a dozen frames, first, last and annotated ones among them, which are framed and say so.
+
+    Below them stands which colour is which label, of the labels that are painted.
+    """
     given = sorted(given)
     tile = _tile(frames.size)
     chosen = {round(i) for i in np.linspace(0, len(frames) - 1, min(_SHOWN, len(frames)))} | set(given[:_SHOWN])
@@ -83,17 +88,38 @@ def write_sheet(frames: Frames, shown: Shown, given: Iterable[int], palette: Seq
     rows = -(-len(chosen) // columns)
     sheet = Image.new("RGB", (columns * (tile[0] + 4), rows * (tile[1] + _TITLE + 4)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    labels: set[int] = set()
     for place, index in enumerate(sorted(chosen)):
         left, top = place % columns * (tile[0] + 4) + 2, place // columns * (tile[1] + _TITLE + 4) + 2
         [frame] = frames.read(index, index + 1)
-        picture = Image.fromarray(overlay(frame, *shown(index), palette)).resize(tile, Image.Resampling.BICUBIC)
+        mask, points = shown(index)
+        if mask is not None:
+            labels.update(np.unique(mask).tolist())
+        picture = Image.fromarray(overlay(frame, mask, points, palette)).resize(tile, Image.Resampling.BICUBIC)
         sheet.paste(picture, (left, top + _TITLE))
         text = _title(frames, index) + (", given" if index in given else "")
         draw.text((left + 2, top + 2), text, fill=(0, 0, 0), font=font)
         if index in given:
             draw.rectangle((left - 1, top + _TITLE - 1, left + tile[0], top + _TITLE + tile[1]), outline="red", width=2)
     with replacing(path) as part:
-        sheet.save(part, format="JPEG", quality=90, subsampling=0)  # else thin red lines pale
+        whole = _with_labels(sheet, sorted(labels), palette)
+        whole.save(part, format="JPEG", quality=90, subsampling=0)  # else thin red lines pale
+
+
+def _with_labels(sheet: Image.Image, labels: Sequence[int], palette: Sequence[int]) -> Image.Image:
+    """The sheet, and below it every label that is painted, beside its colour."""
+    colours = {label: tuple(palette[3 * label : 3 * label + 3]) for label in labels}
+    entries = [(label, colour) for label, colour in colours.items() if any(colour)]
+    columns = max(1, sheet.width // _ENTRY)
+    rows = -(-len(entries) // columns)
+    out = Image.new("RGB", (sheet.width, sheet.height + rows * _TITLE), "white")
+    out.paste(sheet)
+    draw, font = ImageDraw.Draw(out), ImageFont.load_default(13)
+    for place, (label, colour) in enumerate(entries):
+        left, top = place % columns * _ENTRY + 2, sheet.height + place // columns * _TITLE + 2
+        draw.rectangle((left, top, left + _SWATCH, top + _SWATCH), fill=colour)
+        draw.text((left + _SWATCH + 4, top), str(label), fill=(0, 0, 0), font=font)
+    return out
 
 
 def _title(frames: Frames, index: int) -> str:

@@ -79,7 +79,7 @@ def sweep(
 
     Yields:
         "fusion" ("none" for k = 0), "topk", "max_tokens", the metrics, "latency_ms" (per image), "peak_memory_mb" (see
-        `pst.profile.memory.peak_memory`), "gflops" (for one image), "images" (their number).
+        `pst.profile.memory.peak_memory`), "gflops" (for one image), "images" (their number), "imgsz" (pixels).
     """
     grid(topk, fusion)  # wrong ones are refused before anything is loaded
     check_bounds(max_tokens)
@@ -96,7 +96,7 @@ def sweep(
 
     device = evaluation.accelerator.device
     rows = run_sweep(model, measure, topk=topk, fusion=fusion, max_tokens=max_tokens, count=count, device=device)
-    return (row.flat() for row in rows)
+    return ({**row.flat(), "imgsz": task.config.imgsz} for row in rows)
 
 
 class Evaluation:
