@@ -64,25 +64,26 @@ def write_video(
     path: Path,
     *,
     ticks: Sequence[int] | None = None,
+    base: Fraction = Fraction(1, 30),
     codec: str = "libx264rgb",
     keys: int = 4,
     turned: int = 0,
     faststart: bool = False,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Lossless where the codec is; ``ticks`` are the times of the frames in units of 1/30 s."""
+    """Lossless where the codec is; ``ticks`` are the times of the frames in units of ``base`` seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
         stream: Any = container.add_stream(codec, rate=30)
         stream.height, stream.width = clip.frames[0].shape[:2]
         stream.pix_fmt = "rgb24" if codec == "libx264rgb" else "yuv420p"
         stream.options = {"qp": "0", "g": str(keys)} if options is None else options
-        stream.codec_context.time_base = Fraction(1, 30)
+        stream.codec_context.time_base = base
         if turned:
             stream.set_display_rotation(turned)
         for i, frame in enumerate(clip.frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            picture.pts, picture.time_base = i if ticks is None else ticks[i], Fraction(1, 30)
+            picture.pts, picture.time_base = i if ticks is None else ticks[i], base
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path

@@ -412,3 +412,26 @@ def test_models_are_run_as_one_batch_of_models(batches):
     base = copy.deepcopy(models[0]).to("meta")
     run = torch.func.vmap(lambda p, b: torch.func.functional_call(base, (p, b), batches[0]))
     assert_close(run(parameters, buffers), expected, 1e-10)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda a, x, u, f: a(x, u, f), lambda a, x, u, f: a(x, u, fine=f), lambda a, x, u, f: a(fine=f, upper=u, x=x)],
+    ids=["by place", "fine by name", "all by name"],
+)
+def test_a_fine_map_is_measured_however_it_is_given(call):
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = pst.PyramidSparseAttention(8, 2, topk=2, fusion="refine")
+
+        def forward(self, x: torch.Tensor, upper: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+            return call(self.attention, x, upper, fine)
+
+    torch.manual_seed(0)
+    model = Model()
+    x, upper, fine = torch.randn(2, 8, 6, 6), torch.randn(2, 8, 3, 3), 10 * torch.randn(2, 8, 6, 6) + 5
+    pst.calibrate(model, [(x, upper, fine)])
+    wanted = model.attention.kv.conv(fine).var((0, 2, 3))
+    assert model.attention.fine_statistics is not None
+    torch.testing.assert_close(model.attention.fine_statistics.var, wanted)

@@ -88,6 +88,18 @@ def test_the_root_category_of_roboflow_is_no_class(root):
     assert read_boxes(root, "train").classes == read_boxes(root, "val").classes == ("red", "green", "blue")
 
 
+@pytest.mark.parametrize("kind", [int, str])
+def test_a_root_that_has_objects_of_its_own_is_a_class_whatever_ids_are_written_as(root, kind):
+    def edit(document):
+        for category in document["categories"]:
+            category["supercategory"] = "colours"
+        document["categories"].insert(0, {"id": kind(5), "name": "colours", "supercategory": "none"})
+        annotation(document)["category_id"] = kind(5)
+
+    change(root, edit)
+    assert read_boxes(root, "train").classes == ("colours", "red", "green", "blue")
+
+
 def test_classes_are_numbered_as_in_training(root):
     def edit(document):
         document["categories"] = [{"id": 30, "name": "blue"}, {"id": 10, "name": "red"}, {"id": 99, "name": "unused"}]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from pst.data.images import centre_square, letterbox
+from pst.data.images import centre_square, fitted, letterbox
 
 BOMB = """
 import resource, sys, torch
@@ -43,3 +43,10 @@ def test_the_centre_of_a_long_image(size):
     image[:, middle[0], middle[1]] = 200
     assert (centre_square(image, 20) == 200).all()
     assert (letterbox(image, 40) != 114).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "edge", "wanted"), [((99, 200), 101, (50, 101)), ((200, 99), 101, (101, 50)), ((1, 500), 20, (1, 20))]
+)
+def test_the_shorter_side_is_rounded_to_the_nearest_pixel(size, edge, wanted):
+    assert fitted(*size, edge) == wanted

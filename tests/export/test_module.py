@@ -1,5 +1,6 @@
 """`to_onnx` and `to_pt2` of a plain module: run at other sizes and batches than traced, and compared with eager."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 import pst
 from pst.export import compare, load, newest_opset, onnx_to_float16, quantize_onnx, to_onnx, to_pt2
+from pst.functional.selection import Nearest, Random, Window
+from pst.io.files import WriteError
 
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 pytest.importorskip("onnxruntime", reason="the export extra is not installed")
@@ -74,6 +77,41 @@ def test_a_traced_file_of_open_sizes_has_no_bound(tmp_path):
     with pytest.raises(ValueError, match=r"dynamic ONNX file cannot have max_tokens=4.* export to pt2"):
         to_onnx(module, maps(*TRACED), tmp_path / "layer.onnx", dynamic=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fusion", ["gate", "refine"])
+@pytest.mark.parametrize(
+    "rule",
+    ["mass", "nucleus", "query", "random", "window", "nearest", Window(3), Nearest(3), Random(1, grid=4)],
+    ids=repr,
+)
+def test_every_rule_runs_at_other_sizes(tmp_path, rule, fusion):
+    """Blocks of queries too where they divide the traced map and not the others, and on maps smaller than the grid."""
+    module = layer(3, fusion)
+    pst.set_selection(module, rule)
+    run = load(to_onnx(module, maps(*TRACED), tmp_path / "layer.onnx", dynamic=True), threads=1)
+    sizes = [*OTHERS, ((10, 14), (5, 7), 2), ((6, 22), (3, 11), 1), ((4, 6), (2, 3), 1)]
+    gap = compare(module, run, [maps(*each) for each in sizes])
+    assert gap.max < 1e-5 * max(gap.scale, 1)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "half"])
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch, kind):
+    path = tmp_path / f"layer.{kind}"
+    path.write_bytes(b"of a day before")
+    source = to_onnx(layer(2), maps(*TRACED), tmp_path / "source.onnx")
+
+    def full(_model, file, **_options):
+        Path(file).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr(onnx, "save", full)
+    monkeypatch.setattr(torch.export, "save", full)
+    write = {"onnx": to_onnx, "pt2": to_pt2}.get(kind)
+    with pytest.raises(WriteError, match="cannot write"):
+        onnx_to_float16(source, path) if write is None else write(layer(2), maps(*TRACED), path)
+    assert path.read_bytes() == b"of a day before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "source.onnx"]
 
 
 def test_a_static_file_keeps_its_size(tmp_path):

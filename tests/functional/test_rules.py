@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from messages import says
-from pst.functional import mass_scores, select_tokens
+from pst.functional import mass_scores, pyramid_sparse_attention, select_tokens
 from pst.functional.grid import block_grid, block_index, join_blocks, split_blocks
+from pst.functional.scores import rounded
 from pst.functional.selection import (
     RULES,
     Gumbel,
@@ -456,3 +457,52 @@ def test_bad_rules_are_refused(make, kind, text):
 
 def test_highest_takes_equal_scores_in_index_order():
     assert highest(torch.tensor([1.0, 3.0, 3.0, 1.0, 3.0]), 4).tolist() == [1, 2, 4, 0]
+
+
+class Best:
+    """A rule of the user's: each block of queries takes fewer tokens than it may."""
+
+    def select(self, tokens: Tokens) -> Selected:
+        found = Window(grid=2).select(tokens)
+        return Selected(found.indices[..., :1], None, found.grid)
+
+
+@pytest.mark.parametrize("fusion", ["gate", "refine"])
+@pytest.mark.parametrize("topk", [3, 12, ALL])
+def test_a_rule_that_takes_fewer_tokens_than_all_keeps_its_blocks(topk, fusion):
+    a = Attention.random()  # 12 coarse tokens
+    found, wanted = (a(topk=topk, fusion=fusion, selection=Best(), impl=impl) for impl in ("fused", "reference"))
+    assert_close(found, wanted, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("rule", ["mean", "mass", "nucleus", "random", "window", "query", "nearest"])
+def test_vmap_over_models_is_a_loop_over_them(rule):
+    two = [(a.query, a.key, a.value, a.fine_key, a.fine_value) for a in (Attention.random(), Attention.random())]
+    maps = [torch.stack(pair) for pair in zip(*two, strict=True)]
+
+    def run(query, key, value, fine_key, fine_value):
+        return pyramid_sparse_attention(
+            query, key, value, (fine_key, fine_value), topk=2, fusion="refine", selection=rule
+        )
+
+    with torch.no_grad():
+        found = torch.vmap(run)(*maps)
+        assert_close(found, torch.stack([run(*(t[i] for t in maps)) for i in range(2)]), 1e-6)
+
+
+@pytest.mark.parametrize("rule", ["mean", "window"])
+@pytest.mark.parametrize("impl", ["fused", "reference"])
+def test_the_result_has_the_dtype_of_the_query_under_autocast_too(rule, impl):
+    a = Attention.random(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert a(topk=2, fusion="refine", selection=rule, impl=impl).dtype == torch.float32
+        assert a(topk=0, impl=impl).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2.0**-20), (torch.float64, 2.0**-48)])
+def test_scores_that_rounding_alone_tells_apart_are_equal_and_others_are_not(dtype, error):
+    score = torch.tensor([0.7, 3.1e-4, 1e5], dtype=dtype)
+    assert torch.equal(rounded(score), rounded(score * (1 + error)))
+    assert (rounded(score * 1.001) > rounded(score)).all()
+    torch.testing.assert_close(rounded(score), score, rtol=2.0**-11, atol=0)

@@ -166,6 +166,7 @@ def test_the_order_of_few_and_of_many_scores_is_the_same(tokens):
     """Ties go to the lower index, 0 and −0 are one, what is not finite comes first."""
     scores = torch.randint(-3, 4, (2, tokens)) / 2.0
     scores[0, 3:6] = torch.tensor([-0.0, math.nan, -math.inf])
+    scores[1] = -scores[1].abs() - 0.5  # all below 0
     ranks = torch.where(scores.isfinite(), scores, math.inf).tolist()
     expected = [sorted(range(tokens), key=lambda j, row=row: (-row[j], j))[:9] for row in ranks]
     assert highest(scores, 9).tolist() == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pst.integrations.segmentation import PSTSegmenter
 from pst.integrations.timm.classifier import PSTClassifier
 from pst.integrations.torchvision import PSTDetector
 from pst.io.checkpoints import save_safetensors
-from pst.io.model_config import check_model_config
+from pst.io.model_config import at_most, check_model_config
+from pst.io.transfer import load_weights
 from pst.train import load_trained
 
 GOOD = {
@@ -102,3 +104,25 @@ def test_a_folder_of_a_model_far_larger_than_its_weights_builds_none(tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps(config | {"backbone": "vit_giant_patch14_dinov2"}))
     with pytest.raises(ValueError, match=r"model\.safetensors is not loaded"):
         PSTClassifier.from_pretrained(tmp_path)
+
+
+def test_a_number_that_no_float_holds_and_a_key_that_a_terminal_obeys_are_said() -> None:
+    with pytest.raises(ValueError, match=r"a number beyond 100,000"):
+        check_model_config({"width": 10**400}, "config.json")
+    with pytest.raises(ValueError, match=r"has \\x1b\[2J=") as caught:
+        check_model_config({"\x1b[2J": math.inf}, "config.json")
+    assert "\x1b" not in str(caught.value)
+    with pytest.raises(ValueError, match="1 unknown") as caught:
+        load_weights(torch.nn.Linear(1, 1), {**torch.nn.Linear(1, 1).state_dict(), "\x1b[2J": torch.zeros(1)})
+    assert "\x1b" not in str(caught.value)
+
+
+def test_layers_of_another_thread_are_not_counted() -> None:
+    made: list[torch.nn.Module] = []
+    other = threading.Thread(target=lambda: made.append(torch.nn.Linear(8000, 8000)))
+    with at_most(10, "small.safetensors"):
+        other.start()
+        other.join()
+        with pytest.raises(ValueError, match=r"small\.safetensors is not loaded"):
+            torch.nn.Linear(8000, 8000)
+    assert len(made) == 1

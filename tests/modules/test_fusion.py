@@ -128,3 +128,11 @@ def test_bad_maps_are_refused_before_any_work(inputs, kind, text):
     with Watch() as watch, pytest.raises(kind, match=says(text)):
         layer(*inputs)
     assert watch.written == 0
+
+
+@pytest.mark.parametrize("topk", [0, 2])
+@pytest.mark.parametrize("option", [{}, {"upsample": "dysample"}, {"aligned": True}], ids=str)
+def test_another_fine_map_trains_every_parameter(option, topk):
+    layer = pst.PST(8, 12, 16, head_dim=8, topk=topk, wiring="add", fusion="refine", **option).train()
+    layer(torch.randn(2, 8, 8, 8), torch.randn(2, 12, 4, 4), torch.randn(2, 8, 8, 8)).square().mean().backward()
+    assert [name for name, p in layer.named_parameters() if p.grad is None] == []

@@ -169,3 +169,11 @@ def test_memory_does_not_grow_with_the_number_of_labels():
             best_labels(shares, guide, moved)
         peaks.append(peak[0])
     assert peaks[2] - peaks[1] < 40
+
+
+def test_the_confidence_counts_what_is_unlabelled():
+    cells, size = (8, 10), (64, 80)
+    share = torch.full(cells, 0.4)
+    found, sure = best_labels({1: share}, Guide(torch.full((3, *size), 0.5), cells), nowhere(size, cells))
+    assert (found == 1).all()
+    assert sure.max() <= 0.4 + 1e-5  # the rest is unlabelled; of two labels it would be sure of neither either

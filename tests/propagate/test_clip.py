@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,20 @@ def test_the_video_is_shown_when_the_clip_is(clip, masks, tmp_path):
     assert np.abs(painted - clip.frames[9]).max() > 40  # colours over it
 
 
+def test_frames_closer_than_a_video_can_tell_follow_one_another(clip, masks, tmp_path):
+    source = write_video(
+        clip,
+        tmp_path / "a.mp4",
+        ticks=[0, 3000, 3001, 3002, 3003, 9000, 12000, 12001, 12002, 12003],
+        base=Fraction(1, 90_000),
+    )
+    carried(source, {0: masks[0]}, tmp_path / "out")
+    shown = open_frames(tmp_path / "out/overlay.mp4")
+    assert len(shown) == 10
+    assert list(shown.seconds) == sorted(set(shown.seconds))
+    assert float(shown.seconds[5]) == pytest.approx(0.1, abs=1e-3)
+
+
 def test_the_video_has_the_frame_rate_of_the_clip(video, masks, tmp_path):
     carried(video, {0: masks[0]}, tmp_path / "out")
     assert open_frames(tmp_path / "out/overlay.mp4").rate == 30
@@ -251,6 +266,28 @@ def test_the_record_names_what_the_run_was_made_with(video, masks, tmp_path):
     assert {"pst", "torch", "numpy"} <= set(record["versions"])
 
 
+def test_overwriting_leaves_nothing_of_a_longer_clip(clip, video, masks, tmp_path):
+    points = points_file(tmp_path / "p.csv", clip, [0])
+    carried(video, {0: masks[0]}, tmp_path / "out", points=points)
+    (tmp_path / "out/masks/mine.png").write_bytes(b"not of a run")
+    folder = write_folder(moving(3), tmp_path / "frames")
+    carried(folder, {0: masks[0]}, tmp_path / "out", points=points, overwrite=True)
+    assert sorted(p.stem for p in (tmp_path / "out/masks").iterdir()) == ["f1", "f2", "f3", "mine"]
+    assert sorted(p.stem for p in (tmp_path / "out/points").iterdir()) == ["f1", "f2", "f3"]
+
+
+def test_a_record_names_no_file_outside_its_folder(clip, video, masks, tmp_path):
+    carried(video, {0: masks[0]}, tmp_path / "out")
+    file, mine = tmp_path / "out/run.json", tmp_path / "mine.png"
+    record = json.loads(file.read_text())
+    for names in (["../../mine", str(tmp_path / "mine"), 3, None, "\0"], "mine", {"a": 1}):
+        mine.write_bytes(b"not of a run")
+        record["clip"]["names"] = names
+        file.write_text(json.dumps(record))
+        carried(video, {0: masks[0]}, tmp_path / "out", overwrite=True)
+        assert mine.is_file()
+
+
 def test_unknown_where_no_label_is_sure(video, masks, tmp_path):
     carried(video, {0: masks[0]}, tmp_path / "all")
     carried(video, {0: masks[0]}, tmp_path / "sure", threshold=0.9)
@@ -282,6 +319,16 @@ def test_an_interrupted_run_goes_on_bit_for_bit(calls, video, whole, tmp_path):
     result = carried(video, given, out, points=points, features=Stopping())
     assert 0 < result.carried <= 10 - len([name for name in before if name.startswith("masks/")])
     assert content(out) == wanted
+
+
+def test_without_memory_what_is_there_is_not_computed_again(clip, video, masks, tmp_path):
+    given, out = {0: masks[0]}, tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        carried(video, given, out, memory=0, features=Stopping(6))  # the annotated frame, then 1 to 5
+    left = Stopping(1 + 4)
+    assert carried(video, given, out, memory=0, features=left).carried == 4
+    carried(video, given, tmp_path / "whole", memory=0, features=Stopping())
+    assert content(out) == content(tmp_path / "whole")
 
 
 def test_interrupted_again_and_again(video, whole, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 
 from messages import says
 from pst.propagate.many import find_clips, propagate_clips
@@ -111,3 +112,13 @@ def test_what_is_no_folder_of_clips(tmp_path):
     write_video(moving(2), tmp_path / "good/a.mp4")
     with pytest.raises(FileNotFoundError, match=says("no folder of masks at … nowhere")):
         list(propagate_clips(tmp_path / "good", tmp_path / "nowhere", tmp_path / "out"))
+
+
+def threads_of(_images):
+    raise ValueError(f"{torch.get_num_threads()} threads")
+
+
+def test_processes_share_the_threads(clips, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)  # of this process
+    outcomes = run(clips, jobs=2, features=threads_of)
+    assert {outcomes[name].error for name in ("a", "c2", "c10")} == {"3 threads"}

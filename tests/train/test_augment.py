@@ -90,3 +90,12 @@ def test_jitter_keeps_the_range_and_zero_changes_nothing():
     grey = torch.rand(4, 1, 8, 8).expand(4, 3, 8, 8)
     found = augment.jitter(grey, 0.3)
     torch.testing.assert_close(found, found[:, :1].expand_as(found))  # grey stays grey
+
+
+def test_brightness_and_contrast_have_factors_of_their_own():
+    x = 0.4 + 0.2 * torch.rand(8, 1, 16, 16)  # far from 0 and 1
+    changed = augment.jitter(x, 0.3)
+    bright = (changed.mean((1, 2, 3)) / x.mean((1, 2, 3))).clamp(0.7 - 1e-3, 1.3 + 1e-3)
+    contrast = changed.std((1, 2, 3)) / x.std((1, 2, 3)) / bright
+    assert (contrast.clamp(0.7 - 1e-3, 1.3 + 1e-3) == contrast).all()
+    assert abs(float(torch.corrcoef(torch.stack([bright, contrast]))[0, 1])) < 0.99

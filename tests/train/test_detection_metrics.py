@@ -111,7 +111,10 @@ def test_perfect_and_empty():
     assert found["hits"] == [1023, 1023]
     assert found["objects"] == {0: 1, 2: 1}
     nothing = {**right, "boxes": [], "scores": [], "labels": []}
-    assert set(coco_metrics([nothing], truth, CLASSES).values()) == {0.0}
+    found = coco_metrics([nothing], truth, CLASSES)
+    assert found == {"map": 0, "map50": 0, "map75": 0, "map_small": -1, "map_medium": 0, "map_large": -1}
+    wrong = {**right, "boxes": [[0.0, 0, 9, 9]], "scores": [0.5], "labels": [0]}
+    assert coco_metrics([wrong], truth, CLASSES) == found
     assert average_precision(columns([nothing], truth)).tolist() == [[0, 0]] * 10
     swapped = {**right, "labels": [2, 0]}
     assert match(swapped, truth[0])["hits"] == [0, 0]
@@ -131,3 +134,30 @@ def test_thresholds_crowds_and_double_detections():
     assert found["hits"] == [0b111, 0b1111111000, 0]  # IoU 0.6 wins first up to its threshold, then the whole box
     assert found["ignored"] == [0, 0, 1023]  # inside the crowd
     assert found["objects"] == {0: 1}
+
+
+@pytest.mark.parametrize(("first", "hits"), [(0, [0b1111111, 1023]), (1, [0b1111111, 0b1110001111])])
+def test_of_objects_that_overlap_equally_the_last_is_taken(first, hits):
+    """As COCO does. The first detection lies between two objects, the second one is the left object."""
+    objects = [[0.0, 0, 100, 100], [20, 0, 120, 100]]
+    boxes = torch.tensor([objects[first], objects[1 - first]])
+    truth = Boxes(boxes, torch.tensor([0, 0]), torch.tensor([False, False]))
+    found = {"boxes": [[10, 0, 110, 100], objects[0]], "scores": [0.9, 0.5], "labels": [0, 0]}
+    assert match(found, truth)["hits"] == hits
+    record = {**found, "index": 0, "size": (200, 200)}
+    wanted = coco_metrics([record], [truth], CLASSES)["map"]
+    assert average_precision(columns([record], [truth])).mean() == pytest.approx(wanted, abs=1e-9)
+
+
+def test_a_hundred_detections_of_a_class_count():
+    truth = Boxes(torch.tensor([[0.0, 0, 50, 50]]), torch.tensor([0]), torch.tensor([False]))
+    found = {
+        "index": 0,
+        "size": (200, 200),
+        "boxes": [[100, 100, 150, 150]] * 100 + [[0, 0, 50, 50], [0, 0, 50, 50]],
+        "scores": [1 - i / 1000 for i in range(102)],
+        "labels": [0] * 101 + [1],
+    }
+    assert len(match(found, truth)["hits"]) == 101  # and the one of the other class
+    assert match(found, truth)["hits"] == [0] * 101
+    assert coco_metrics([found], [truth], CLASSES)["map"] == 0

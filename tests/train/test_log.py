@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from contextlib import closing
 
 import pytest
 
@@ -129,3 +131,18 @@ def test_the_bar_is_gone_when_a_run_is_interrupted(terminal, tmp_path, monkeypat
         fit(load_config("classify", overrides=settings("classify", tmp_path)))
     assert terminal.getvalue().rpartition("\r")[2] == ""
     assert caught.tb is not None  # as for the command's message, the frames are still there
+
+
+def test_a_resumed_run_takes_the_place_of_what_lies_after_its_checkpoint(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = [{"epoch": 1, "loss": 0.5}]
+    with closing(Logger(tmp_path, step=0, tensorboard=True, enabled=True)) as logger:
+        for step in (1, 2, 3):
+            logger.write(history, step)
+    time.sleep(1.1)  # files are named by the second
+    with closing(Logger(tmp_path, step=2, tensorboard=True, enabled=True)) as logger:
+        logger.write([{"epoch": 1, "loss": 0.25}], 3)
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [(1, 0.5), (2, 0.5), (3, 0.25)]

@@ -64,3 +64,17 @@ def test_missing_pillow_is_named_with_the_command_that_installs_it(monkeypatch):
     for draw in (lambda: draw_boxes(image, [], [], []), lambda: selection_overlay(image, None, 0)):  # type: ignore[arg-type]
         with pytest.raises(ImportError, match=r'pictures need Pillow: pip install "pyramid-sparse-transformer\[viz\]"'):
             draw()
+
+
+def test_a_label_with_a_line_break_stands_on_one_line():
+    drawn = [np.asarray(draw_boxes(black(), [(5, 30, 30, 45)], [label], [0], scale=2)) for label in ("a\nb", "a b")]
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_the_tag_stays_whole_at_the_left_edge():
+    def letters(left: float) -> int:
+        white = Image.new("RGB", (200, 50), "white")
+        drawn = np.asarray(draw_boxes(white, [(left, 30, left + 20, 45)], ["seven 0.93"], [0], scale=1))
+        return int((drawn.max(2) < 100).sum())
+
+    assert letters(-15) == letters(20) > 50

@@ -36,6 +36,13 @@ def test_higher_ranks_are_painted_stronger():
     np.testing.assert_array_equal(painted[5, 15], [GREY] * 3)
 
 
+def test_the_last_rank_is_as_strong_however_many_there_are():
+    def last(tokens: list[int]) -> list[int]:
+        return np.asarray(selection_overlay(grey(40, 10), selection(tokens, (1, 4)), 0))[5, 35].tolist()
+
+    assert last([0, 3]) == last([0, 1, 3]) == last([0, 1, 2, 3])
+
+
 def test_one_token_is_painted_as_strongly_as_the_first_of_many():
     alone = np.asarray(selection_overlay(grey(40, 10), selection([2], (1, 4)), 0))
     first = np.asarray(selection_overlay(grey(40, 10), selection([2, 0], (1, 4)), 0))

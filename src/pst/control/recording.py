@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,13 +35,15 @@ class Selection:
 class _Recorder:
     """Collects the selections of one layer and of every deep copy of it, until switched off; pickled as None."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[[Tensor, tuple[int, int], tuple[int, int]], None] | None) -> None:
         self.selections: list[Selection] = []
-        self.active = True
+        self.active, self.before = True, before
 
     def __call__(self, index: Tensor, coarse_size: tuple[int, int], fine_size: tuple[int, int]) -> None:
         if self.active and not index.is_meta:  # a pass on the meta device counts operations and selects nothing
             self.selections.append(Selection(index.detach().cpu(), coarse_size, fine_size))
+        if self.before is not None:  # of a with block around this one
+            self.before(index, coarse_size, fine_size)
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Recorder:
         return self
@@ -66,7 +68,7 @@ def record_selection(model: nn.Module) -> Iterator[dict[str, list[Selection]]]:
     """
     layers = attention_layers(model)
     before = {layer: layer.observer for layer in layers.values()}
-    recorders = {name: _Recorder() for name in layers}
+    recorders = {name: _Recorder(layer.observer) for name, layer in layers.items()}
     for name, layer in layers.items():
         layer.observer = recorders[name]
     sync_copies(model)

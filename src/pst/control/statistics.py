@@ -38,7 +38,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.device 
     layers = attention_layers(model)
     moments = {name: _Moments(_norm(layer, name)) for name, layer in layers.items()}
     inner = inner_model(model)
-    hooks = [layer.register_forward_pre_hook(moments[name].see) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(moments[name].see, with_kwargs=True) for name, layer in layers.items()]
     try:
         with eval_mode(inner), use_topk(model, 0), torch.no_grad():
             for batch in batches:
@@ -108,12 +108,12 @@ class _Moments:
         self.count = 0
         self._mean = self._squares = torch.zeros(norm.num_features, dtype=torch.float64)
 
-    def see(self, layer: PyramidSparseAttention, maps: tuple[Any, ...]) -> None:
+    def see(self, layer: PyramidSparseAttention, maps: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Forward pre-hook of an attention layer: take in its fine map."""
+        given = dict(zip(("x", "upper", "fine"), maps, strict=False)) | named
         hook = self.norm.register_forward_pre_hook(self._take_in)
         try:
-            x, _, *fine = maps
-            layer.kv(fine[0] if fine and fine[0] is not None else x)
+            layer.kv(given["x"] if given.get("fine") is None else given["fine"])
         finally:
             hook.remove()
 

@@ -105,7 +105,10 @@ def _categories(
         if key in known:
             raise ValueError(f"{where} has the id of another category")
         known[key] = category
-    used = {a["category_id"] for a in document["annotations"] if isinstance(a.get("category_id"), (int, str))}
+    used = {
+        _key(annotation, "category_id", values.where(file, "annotation", annotation, i))
+        for i, annotation in enumerate(document["annotations"])
+    }
     kept = {key: category for key, category in known.items() if key in used or not _is_root(category, known.values())}
     keys = sorted(kept, key=lambda key: (isinstance(key, str), key))
     names = checked_names([kept[key].get("name") for key in keys], str(file))
@@ -151,8 +154,12 @@ def _images(entries: list[Any], folder: Path, file: Path) -> dict[int | str, _Im
     return images
 
 
+def _key(annotation: Mapping[str, Any], name: str, where: str) -> int | str:
+    return values.identity(annotation.get(name), f"{where}, {name}")
+
+
 def _found(annotation: Mapping[str, Any], name: str, known: Mapping[int | str, Any], where: str) -> Any:
-    key = values.identity(annotation.get(name), f"{where}, {name}")
+    key = _key(annotation, name, where)
     if key not in known:
         raise ValueError(f"{where} has the unknown {name.removesuffix('_id')} {shown(key)}")
     return known[key]

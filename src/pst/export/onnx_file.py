@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pst.control.layers import eval_mode, find_attention
 from pst.export.limits import no_free_bound
-from pst.io.files import check_parent
+from pst.functional.grid import open_sizes
+from pst.io.files import check_parent, replacing
 from pst.io.versions import install_extra
 
 OLDEST_OPSET = 17
@@ -64,12 +65,13 @@ def to_onnx(
     inputs = [f"input{i}" for i in range(len(example_inputs))] if input_names is None else list(input_names)
     outputs = ["output0"] if output_names is None else list(output_names)
     axes = {name: {0: "batch", 2: f"height{i}", 3: f"width{i}"} for i, name in enumerate(inputs)}
-    with eval_mode(module), quiet_exporter():
-        torch.onnx.export(
-            module, tuple(example_inputs), str(path), opset_version=min(opset, TRACED_OPSET), input_names=inputs,
-            output_names=outputs, dynamic_axes=axes if dynamic else None, dynamo=False,
-        )  # fmt: skip
-    finish(path, opset=opset, metadata=metadata)
+    with replacing(path) as part:
+        with eval_mode(module), quiet_exporter(), open_sizes() if dynamic else nullcontext():
+            torch.onnx.export(
+                module, tuple(example_inputs), str(part), opset_version=min(opset, TRACED_OPSET), input_names=inputs,
+                output_names=outputs, dynamic_axes=axes if dynamic else None, dynamo=False,
+            )  # fmt: skip
+        finish(part, opset=opset, metadata=metadata)
     return path
 
 
@@ -89,7 +91,8 @@ def finish(path: Path, *, opset: int | None = None, metadata: Mapping[str, str] 
     for key, value in (metadata or {}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, str(value)
-    onnx.save(model, path)
+    with replacing(path) as part:
+        onnx.save(model, part)
 
 
 def newest_opset() -> int:
@@ -115,4 +118,5 @@ def quiet_exporter() -> Iterator[None]:
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
             warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)
         yield

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pst.io.files import replacing
+
 _SCORING = {"Cast", "Mul", "ReduceMean", "ReduceSum"}  # from the projected query and key to top-k
 _MOVES = {"Reshape", "Transpose"}  # operators that only move numbers
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -37,7 +39,8 @@ def onnx_to_float16(src: str | Path, dst: str | Path) -> Path:
     model = float16.convert_float_to_float16(
         model, keep_io_types=True, op_block_list=keep, node_block_list=_scoring_nodes(model.graph)
     )
-    onnx.save(model, dst)
+    with replacing(dst) as part:
+        onnx.save(model, part)
     return Path(dst)
 
 
@@ -72,11 +75,12 @@ def quantize_onnx(src: str | Path, dst: str | Path, batches: Iterable[Any]) -> P
 
     reader = Reader()
     keep = _float_nodes(graph)
-    quantize_static(
-        str(src), str(dst), reader, quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_exclude=keep
-    )  # fmt: skip
-    if reader.count == 0:
-        raise ValueError("no batches to calibrate with: pass at least one image")
+    with replacing(dst) as part:
+        quantize_static(
+            str(src), str(part), reader, quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_exclude=keep
+        )  # fmt: skip
+        if reader.count == 0:
+            raise ValueError("no batches to calibrate with: pass at least one image")
     return Path(dst)
 
 

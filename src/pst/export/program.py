@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pst.control.layers import eval_mode
-from pst.io.files import check_parent
+from pst.io.files import check_parent, replacing
 
 METADATA = "pst.json"
 
@@ -54,5 +54,7 @@ def to_pt2(
         shapes = tuple(dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC) for _ in example_inputs)
     with eval_mode(module), torch.no_grad():
         program = torch.export.export(module, tuple(example_inputs), dynamic_shapes=shapes or None, strict=False)
-    torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata or {}))})
+    about = json.dumps(dict(metadata or {}))
+    with replacing(path) as part:
+        torch.export.save(program, part, extra_files={METADATA: about})
     return path

@@ -38,7 +38,10 @@ def applies(inputs: Inputs, fine: FineTokens, selected: Selected) -> bool:
         t.requires_grad for t in (query, inputs.key, inputs.value, *_example(fine, query))
     ):
         return False
-    return bool(inputs.value.isfinite().all())
+    try:
+        return bool(inputs.value.isfinite().all())
+    except RuntimeError:  # torch.vmap has no values to look at
+        return False
 
 
 def _example(fine: FineTokens, query: Tensor) -> tuple[Tensor, Tensor]:

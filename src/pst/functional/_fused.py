@@ -35,7 +35,8 @@ def fused(
         selected = selected_by(inputs.rule, inputs.tokens())
     if inputs.observer is not None:
         inputs.observer(selected.marked())
-    if selected.grid is not None and selected.valid is None and inputs.topk >= inputs.key.shape[2] and is_eager():
+    whole = selected.indices.shape[-1] >= inputs.key.shape[2]
+    if selected.grid is not None and selected.valid is None and whole and is_eager():
         selected = Selected(selected.indices[:, :, 0])  # all tokens: blocks of queries share them
     if kernel is None and applies(inputs, fine, selected):
         out = attend_blocks(inputs, fine, selected)

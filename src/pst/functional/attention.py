@@ -133,9 +133,8 @@ def pyramid_sparse_attention(
         observer=observer,
         impl=impl,
     )
-    return out.reshape(
-        *query.shape[:4], value.shape[4]
-    )  # Tensor.unflatten would make a size that TorchScript traces a constant
+    # Tensor.unflatten would make a size that TorchScript traces a constant; autocast has products of another dtype
+    return out.reshape(*query.shape[:4], value.shape[4]).to(query.dtype)
 
 
 def attend(

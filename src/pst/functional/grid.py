@@ -7,12 +7,18 @@ T = k·⌈H/Hu⌉·⌈W/Wu⌉ gathered children, G blocks of queries of n slots 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
+
+_OPEN_SIZES: ContextVar[bool] = ContextVar("open_sizes", default=False)
 
 
 def parent_index(fine_size: Size, coarse_size: Size, device: torch.device | None = None) -> Tensor:
@@ -37,7 +43,9 @@ def child_slots(fine_size: Size, coarse_size: Size) -> int:
     return _ceil(fine_size[0], coarse_size[0]) * _ceil(fine_size[1], coarse_size[1])
 
 
-def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Tensor, Tensor | None]:
+def child_index(
+    parent: Tensor, fine_size: Size, coarse_size: Size, *, any_ratio: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """Fine positions owned by each given coarse token: the inverse of `parent_index`.
 
     Works for any ratio ≥ 1. Every token is given `child_slots` slots; where it owns fewer positions the spare
@@ -47,6 +55,7 @@ def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Ten
         parent: (..., k) int64, flat coarse indices.
         fine_size: (H, W).
         coarse_size: (Hu, Wu).
+        any_ratio: Make no use of sizes that divide evenly: what is traced then holds for others too.
 
     Returns:
         index: (..., T) int64, flat fine indices, the slots of one token side by side.
@@ -54,8 +63,10 @@ def child_index(parent: Tensor, fine_size: Size, coarse_size: Size) -> tuple[Ten
     """
     (height, width), (rows, columns) = fine_size, coarse_size
     row = parent // columns
-    y, y_valid = _axis_children(row, height, rows)
-    x, x_valid = _axis_children(parent - row * columns, width, columns)  # no %: not every export target has it
+    y, y_valid = _axis_children(row, height, rows, any_ratio)
+    x, x_valid = _axis_children(
+        parent - row * columns, width, columns, any_ratio
+    )  # no %: not every export target has it
     index = (y[..., :, None] * width + x[..., None, :]).flatten(-3)
     index = index.to(parent.dtype)  # as it is already, but Core ML's converter takes the result of // for a float
     if y_valid is None and x_valid is None:
@@ -123,10 +134,10 @@ def _window(size: Size, pooled: Size) -> Size:
     return (int(height), int(width)) if torch.jit.is_tracing() else (height, width)
 
 
-def _axis_children(parent: Tensor, fine: int, coarse: int) -> tuple[Tensor, Tensor | None]:
+def _axis_children(parent: Tensor, fine: int, coarse: int, any_ratio: bool) -> tuple[Tensor, Tensor | None]:
     """Positions in [⌈p·fine/coarse⌉, ⌈(p+1)·fine/coarse⌉) of one axis: (..., ⌈fine/coarse⌉), and which are real."""
     slots = torch.arange(_ceil(fine, coarse), device=parent.device)
-    if _divides(coarse, fine):
+    if not any_ratio and _divides(coarse, fine):
         return parent[..., None] * (fine // coarse) + slots, None
     first = (parent * fine + coarse - 1) // coarse
     last = ((parent + 1) * fine + coarse - 1) // coarse - 1
@@ -152,8 +163,29 @@ def _divides(coarse: int, fine: int) -> bool:
     return remainder == 0
 
 
+@contextmanager
+def open_sizes() -> Iterator[None]:
+    """What `torch.jit.trace` traces of blocks of queries inside the with block holds at any size of the maps.
+
+    Outside, a trace keeps how the map of its own size is divided: fewer operators, which more runtimes have.
+    """
+    token = _OPEN_SIZES.set(True)
+    try:
+        yield
+    finally:
+        _OPEN_SIZES.reset(token)
+
+
+def _traces_open_sizes() -> bool:
+    """Whether sizes are tensors and may be others when the trace is run."""
+    return torch.jit.is_tracing() and _OPEN_SIZES.get()
+
+
 def block_grid(blocks: int, size: Size) -> Size:
     """Rows and columns of blocks that a map of ``size`` is divided into: ``blocks`` of each, at least 1×1 positions."""
+    if _traces_open_sizes():
+        rows, columns = (torch.as_tensor(n).clamp(max=blocks) for n in size)
+        return cast("Size", (rows, columns))
     return min(blocks, size[0]), min(blocks, size[1])
 
 
@@ -173,7 +205,7 @@ def block_index(size: Size, grid: Size, device: torch.device | None = None) -> t
         valid: (G, n) bool, or None when every slot is valid.
     """
     blocks = torch.arange(grid[0] * grid[1], device=device)[:, None]
-    return child_index(blocks, size, grid)
+    return child_index(blocks, size, grid, any_ratio=_traces_open_sizes())
 
 
 def split_blocks(tokens: Tensor, size: Size, grid: Size) -> Tensor:

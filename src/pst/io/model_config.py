@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from pst.io.names import one_line
 
 _NAME = re.compile(r"[\w.+-]*")  # of a network, a rule, an activation; no path, no URL, no "hf-hub:…"
 _SOURCE = re.compile(
@@ -31,7 +33,9 @@ def check_model_config(config: Any, source: object) -> None:
             return
         key, value, depth = stack.pop()
         if reason := _fault(key, value, depth):
-            raise ValueError(f"{source} is not loaded: its configuration has {key[:80]}={str(value)[:80]!r}, {reason}")
+            raise ValueError(
+                f"{source} is not loaded: its configuration has {one_line(key)}={str(value)[:80]!r}, {reason}"
+            )
         if isinstance(value, dict):
             stack += [(str(name), part, depth + 1) for name, part in value.items()]
         elif isinstance(value, (list, tuple)):
@@ -45,7 +49,7 @@ def _fault(key: str, value: Any, depth: int) -> str:
         return "which says where weights come from: a saved model has its own"
     if isinstance(value, str) and not _NAME.fullmatch(value):
         return "a text that is not a name"
-    if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= _MAX_NUMBER):
+    if isinstance(value, (int, float)) and not abs(value) <= _MAX_NUMBER:  # NaN is not, either
         return f"a number beyond {_MAX_NUMBER:,}"
     if not isinstance(value, (str, int, float, dict, list, tuple, type(None))):
         return "which is not text, number, list or mapping"
@@ -60,10 +64,11 @@ def at_most(held: int, source: object) -> Iterator[None]:
         ValueError: It has far more than the ``held`` numbers of its weights; the message names ``source``.
     """
     made = {False: 0, True: 0}  # in memory; on the meta device, where a builder asks for shapes
+    builder = threading.get_ident()
 
     def count(*registered: Any) -> None:  # module, name, parameter
         parameter = registered[2]
-        if parameter is None:
+        if parameter is None or threading.get_ident() != builder:  # the hook is called for all threads
             return
         made[parameter.is_meta] += parameter.numel()
         if made[parameter.is_meta] > 4 * held + _SPARE:

@@ -30,6 +30,16 @@ def listed(names: Sequence[str], most: int = 8) -> str:
     )
 
 
+def one_line(name: str, longest: int = 80) -> str:
+    r"""A name of a file's contents in a message: short, on one line, nothing that a terminal obeys.
+
+    Examples:
+        >>> one_line("head\x1b[2J")
+        'head\\x1b[2J'
+    """
+    return repr(name[:longest])[1:-1]
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """A number and what it counts, in a message: ``1 image``, ``2 images``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor, nn
 
+from pst.io.names import one_line
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -21,11 +23,11 @@ def difference(wanted: Shapes, got: Shapes) -> str:
     other = [name for name in wanted if name in got and wanted[name] != got[name]]
     parts = [
         *(
-            f"{len(names)} {what}, e.g. {names[0]}"
+            f"{len(names)} {what}, e.g. {one_line(names[0])}"
             for what, names in (("missing", missing), ("unknown", extra))
             if names
         ),
-        *(f"{len(other)} of another shape, e.g. {n} {got[n]}, not {wanted[n]}" for n in other[:1]),
+        *(f"{len(other)} of another shape, e.g. {one_line(n)} {got[n]}, not {wanted[n]}" for n in other[:1]),
     ]
     return "; ".join(parts)
 

@@ -124,6 +124,8 @@ class PST(nn.Module):
             outputs[0] = outputs[0] + self._resized(upper, x)
         elif self.wiring == "add" and other is not None:
             other = other + self._resized(upper, other)
+            if self.training:  # ties the upsampling to the result with k = 0 too, as DistributedDataParallel wants it
+                outputs[0] = outputs[0] + other.flatten()[:0].sum()
         maps = (upper,) if other is None else (upper, other)
         for block in self.blocks:
             outputs.append(block(outputs[-1], *maps))  # (B, C, H, W)

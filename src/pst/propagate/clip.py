@@ -165,8 +165,9 @@ def _record(
 ) -> dict[str, Any]:
     """What `RunFolder` keeps and compares."""
     of_file = {str(index): {"name": path.name, "digest": digest(path)} for index, path in masks.items()}
+    clip = {"name": frames.path.name, "digest": _digest(frames), "size": list(frames.size)}
     return {
-        "clip": {"name": frames.path.name, "digest": _digest(frames), "frames": len(frames), "size": list(frames.size)},
+        "clip": {**clip, "frames": len(frames), "names": list(frames.names)},
         "masks": of_file,
         "points": None if points is None else {"name": Path(points).name, "digest": digest(Path(points))},
         "settings": dict(settings),

@@ -106,7 +106,10 @@ def _carry_along(job: Job, propagator: Propagator, way: range, at: int) -> Itera
     if at == len(way):
         return
     propagator.forget()
-    begin = max((place for place in range(at + 1) if way[place] in job.given), default=0)
+    if propagator.setting.memory == 0:  # no frame needs what the one before it got
+        begin = at
+    else:
+        begin = max((place for place in range(at + 1) if way[place] in job.given), default=0)
     state, numbers = job.folder.read_state()
     if numbers and all(n in way and begin <= way.index(n) < at for n in numbers):
         try:

@@ -145,22 +145,26 @@ def write_video(frames: Frames, shown: Shown, palette: Sequence[int], path: Path
     av = import_av()
     with replacing(path) as part, explained(f"{path} cannot be written"), av.open(part, "w", format="mp4") as container:
         stream = _stream(av, container, frames)
+        ticks = _ticks(frames)
         for index, frame in enumerate(frames.read()):
             pixels = overlay(frame, *shown(index), palette)
             height, width = pixels.shape[:2]
             pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
             picture.time_base = Fraction(1, _TICKS)
-            picture.pts = _tick(frames, index)
-            picture.duration = _tick(frames, index + 1) - picture.pts
+            picture.pts = ticks[index]
+            picture.duration = ticks[index + 1] - picture.pts
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
 
 
-def _tick(frames: Frames, index: int) -> int:
-    if index == len(frames):
-        return _tick(frames, index - 1) + round(_TICKS / frames.rate)
-    return max(index, round(frames.seconds[index] * _TICKS))
+def _ticks(frames: Frames) -> list[int]:
+    """When each frame is shown, rising, and when the last one ends."""
+    ticks: list[int] = []
+    for seconds in frames.seconds:
+        least = ticks[-1] + 1 if ticks else 0
+        ticks.append(max(least, round(seconds * _TICKS)))
+    return [*ticks, ticks[-1] + max(1, round(_TICKS / frames.rate))]
 
 
 def _stream(av: Any, container: Any, frames: Frames) -> Any:

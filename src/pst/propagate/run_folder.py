@@ -42,11 +42,17 @@ class RunFolder:
 
     def mask_of(self, index: int) -> Path:
         """File of the mask of a frame."""
-        return self.path / "masks" / f"{self.names[index]}.png"
+        return self._mask(self.names[index])
 
     def points_of(self, index: int) -> Path:
         """File of the points of a frame."""
-        return self.path / "points" / f"{self.names[index]}.csv"
+        return self._points(self.names[index])
+
+    def _mask(self, name: str) -> Path:
+        return self.path / "masks" / f"{name}.png"
+
+    def _points(self, name: str) -> Path:
+        return self.path / "points" / f"{name}.csv"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -128,17 +134,31 @@ class RunFolder:
     def begin(self, record: Mapping[str, Any], *, overwrite: bool) -> None:
         """Take the folder, once it is checked: go on with the run in it, or write the record of a new one."""
         if overwrite:
-            self._clear()
+            self._clear([*self.names, *self._names_before()])
         if overwrite or not (self.path / RECORD).is_file():
             write_text(self.path / RECORD, json.dumps({"tool": _TOOL, **record}, indent=2) + "\n")
 
-    def _clear(self) -> None:
+    def _names_before(self) -> list[str]:
+        """Names of the frames of the run that is recorded; they may be of another clip."""
+        file = self.path / RECORD
+        clip = read_json(file).get("clip") if file.is_file() else None
+        names = clip.get("names") if isinstance(clip, dict) else None
+        names = names if isinstance(names, list) else []
+        return [name for name in names if isinstance(name, str) and _is_name(name)]
+
+    def _clear(self, names: Iterable[str]) -> None:
         """Remove what runs write; the record stays until the next one takes its place."""
         for path in (self.sheet, self.video, self.points, self.state):
             path.unlink(missing_ok=True)
-        for i in range(len(self.names)):  # by name: whatever else lies there is not ours
-            self.mask_of(i).unlink(missing_ok=True)
-            self.points_of(i).unlink(missing_ok=True)
+        for name in names:  # by name: whatever else lies there is not ours
+            self._mask(name).unlink(missing_ok=True)
+            self._points(name).unlink(missing_ok=True)
+
+
+def _is_name(name: str) -> bool:
+    """Whether what a record calls a frame's name is one, and no way out of the folder."""
+    file = f"{name}.png"
+    return file == Path(file).name and "\0" not in file
 
 
 def _passing(name: str) -> bool:

@@ -1,15 +1,18 @@
-"""The order of the training images, and the loader that deals them out."""
+"""The order of the images, and the loaders that deal them out."""
 
 from __future__ import annotations
 
 import math
+import re
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from pst.data.dataset import Batch, Images
@@ -36,9 +39,17 @@ class Order(Sampler[int]):
         yield from torch.randperm(self.count, generator=generator).tolist()
 
 
-def as_it_is(batch: Any) -> Batch:
+_KILLED = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
+
+
+def _as_it_is(batch: Any) -> Batch:
     """Collation for a data set that gives whole batches."""
     return batch
+
+
+def _leave_interrupts(_: int) -> None:
+    """Ctrl+C reaches all processes of a terminal: the one that trains ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def training_loader(data: Images, order: Order, config: Config, accelerator: Accelerator) -> DataLoader[Batch]:
@@ -48,11 +59,55 @@ def training_loader(data: Images, order: Order, config: Config, accelerator: Acc
         batch_size=config.batch,
         sampler=order,
         num_workers=config.workers,
-        collate_fn=as_it_is,
+        collate_fn=_as_it_is,
+        worker_init_fn=_leave_interrupts,
         drop_last=len(data) >= config.batch * accelerator.num_processes,
         pin_memory=accelerator.device.type == "cuda",
         persistent_workers=config.workers > 0,
     )
+
+
+def plain_loader(data: Dataset[Batch], config: Config) -> DataLoader[Batch]:
+    """All of ``data`` in its order, in batches."""
+    return DataLoader(
+        data,
+        batch_size=config.batch,
+        num_workers=config.workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_leave_interrupts,
+    )
+
+
+def dealt(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of a loader; Ctrl+C waits while its processes start, as Python drops it in a fork, a second not."""
+    batches = iter(loader)
+    with _interrupts_wait():
+        first = next(batches, None)
+    if first is not None:
+        yield first
+        yield from batches
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    waiting: list[tuple[int, Any]] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def keep(number: int, frame: Any) -> None:
+        if waiting and callable(before):
+            before(number, frame)
+        waiting.append((number, frame))
+
+    signal.signal(signal.SIGINT, keep)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if waiting and callable(before):
+        before(*waiting[0])
 
 
 def epoch_bar(
@@ -75,9 +130,22 @@ def epoch_bar(
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Raise what a loader's process refused as it was there: PyTorch puts the whole traceback into its message."""
+    """Raise what a loader's process refused as it was there: PyTorch puts the whole traceback into its message.
+
+    PyTorch says at any time, not only between batches, that a process was killed.
+
+    Raises:
+        OSError: A process was killed.
+    """
     try:
         yield
+    except RuntimeError as error:
+        if not _KILLED.search(str(error)):
+            raise
+        raise OSError(
+            "a process that reads images was killed, perhaps for want of memory: set fewer workers= (0: none but this "
+            "one); a training goes on with --resume"
+        ) from error
     except (OSError, ValueError) as error:
         said = str(error)
         if "in DataLoader worker process" not in said:

@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
-from pst.data.dataset import Batch, Images
+from pst.data.dataset import Images
 from pst.profile.flops import count_flops
 from pst.profile.sweep import Evaluated, check_bounds, grid, run_sweep
-from pst.train.batches import as_it_is, worker_errors
+from pst.train.batches import dealt, plain_loader, worker_errors
 from pst.train.models import load_trained, set_attention
 from pst.train.start import start
 
@@ -136,22 +136,17 @@ def predict(task: Task[Any], model: nn.Module, data: Images, accelerator: Accele
     seconds = 0.0
     rank, count = accelerator.process_index, accelerator.num_processes
     mine = Subset(data, range(rank, len(data), count))
-    for batch in _batches(mine, task, accelerator):
-        began = time.perf_counter()
-        with torch.inference_mode(), accelerator.autocast():
-            output = model(task.inputs(batch.images))
-        if accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds += time.perf_counter() - began
-        records += task.records(output, batch)
+    with worker_errors():
+        for read in dealt(plain_loader(mine, task.config)):
+            batch = read.to(accelerator.device)
+            began = time.perf_counter()
+            with torch.inference_mode(), accelerator.autocast():
+                output = model(task.inputs(batch.images))
+            if accelerator.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds += time.perf_counter() - began
+            records += task.records(output, batch)
     for record in records:
         record["index"] = data.kept[record["index"]]
     gathered = gather_object(records) if count > 1 else records
     return sorted(gathered, key=lambda record: record["index"]), seconds
-
-
-def _batches(data: Subset[Batch], task: Task[Any], accelerator: Accelerator) -> Iterator[Batch]:
-    c = task.config
-    with worker_errors():
-        for batch in DataLoader(data, batch_size=c.batch, num_workers=c.workers, collate_fn=as_it_is):
-            yield batch.to(accelerator.device)

@@ -14,7 +14,7 @@ from accelerate import skip_first_batches
 from torch import nn
 
 from pst.data.dataset import Batch
-from pst.train.batches import Order, epoch_bar, training_loader, worker_errors
+from pst.train.batches import Order, dealt, epoch_bar, training_loader, worker_errors
 from pst.train.checks import check_batch, check_disk, check_folder, check_names
 from pst.train.config import Config
 from pst.train.evaluate import predict
@@ -131,7 +131,7 @@ class Trainer:
         sums: dict[str, Any] = dict(progress.sums)
         previous: Step | None = None
         began = time.perf_counter()
-        with closing(self._batches()) as batches:  # its bar goes before an error is shown
+        with worker_errors(), closing(self._batches()) as batches:  # its bar goes before an error is shown
             for batch in batches:
                 seed_step(c.seed, progress.epoch, progress.batch, self.accelerator.process_index)
                 with self.accelerator.accumulate(self.model):
@@ -162,9 +162,8 @@ class Trainer:
     def _batches(self) -> Generator[Batch]:
         """The rest of the epoch, with a progress bar on a terminal."""
         done, self.order.epoch = self.progress.batch, self.progress.epoch
-        loader = skip_first_batches(self.loader, done) if done else self.loader
-        with worker_errors():
-            yield from epoch_bar(loader, len(self.loader), int(self.steps), self.progress, self.config, self.main)
+        loader = dealt(skip_first_batches(self.loader, done) if done else self.loader)
+        yield from epoch_bar(loader, len(self.loader), int(self.steps), self.progress, self.config, self.main)
 
     def _check(self, step: Step | None) -> None:
         file = f"bad-batch-{self.accelerator.process_index}.pt"

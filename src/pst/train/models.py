@@ -189,5 +189,8 @@ def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Mo
         said = str(error) if str(file) in str(error) else f"{file} holds other weights than its settings say: {error}"
         raise ValueError(said[:600]) from error
     check_finite(model, file)
-    set_attention(model, task.config)
+    try:
+        set_attention(model, task.config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not loaded, its settings are wrong: {first_line(error)[:300]}") from error
     return task, model.eval()

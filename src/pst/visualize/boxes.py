@@ -61,6 +61,7 @@ def draw_boxes(
     font = ImageFont.load_default(font_size)
     for box, label, index in zip(boxes, labels, classes, strict=True):
         color = class_color(index)
+        label = "".join(c if c.isprintable() else " " for c in label)
         left, top, right, bottom = (round(edge * scale) for edge in box)
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=2)
         width, height = round(draw.textlength(label, font)) + 2 * _MARGIN, font_size + _MARGIN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from importlib import metadata
 
 import pytest
@@ -27,3 +28,23 @@ def test_the_environment_is_as_it_was_afterwards(before, monkeypatch):
     with host.unchecked():
         assert os.environ[name] == "1"
     assert os.environ.get(name) == before
+
+
+def test_threads_share_the_switch(monkeypatch):
+    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+    monkeypatch.delenv(name, raising=False)
+    inside, begun = threading.Event(), threading.Event()
+
+    def first():
+        with host.unchecked():
+            inside.set()
+            begun.wait(60)
+
+    other = threading.Thread(target=first)
+    other.start()
+    inside.wait(60)
+    with host.unchecked():  # begins before the other one ends, and ends after it
+        begun.set()
+        other.join()
+        assert os.environ[name] == "1"
+    assert name not in os.environ

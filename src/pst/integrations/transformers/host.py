@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -20,16 +21,38 @@ def incompatible(reason: str) -> ImportError:
     return ImportError(f"transformers {version('transformers')} has other detectors than {TRANSFORMERS} had: {reason}")
 
 
+class _Unchecked:
+    """Turns the checks off while anybody in the process wants that: the switch is one variable for all threads."""
+
+    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, os.environ.get(self.name)
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = os.environ.get(self.name)
+                os.environ[self.name] = "1"
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._before is None:
+                os.environ.pop(self.name, None)
+            elif self._users == 0 and self._before is not None:
+                os.environ[self.name] = self._before
+
+
+_UNCHECKED = _Unchecked()
+
+
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Without transformers' checks of values, which the meta device has not and exported programs should not hold."""
-    name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+    _UNCHECKED.enter()
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        _UNCHECKED.leave()

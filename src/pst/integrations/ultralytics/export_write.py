@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from ultralytics.nn.modules import head as host_heads
 from pst.export.onnx_file import DEFAULT_OPSET, TRACED_OPSET, finish, quiet_exporter
 from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvino
 from pst.export.program import to_pt2
+from pst.functional.grid import open_sizes
 from pst.integrations.ultralytics.yolo import check_pst
 from pst.io.files import check_parent, explained
 from pst.modules.settings import Settings
@@ -133,7 +134,8 @@ def write_host(
     yolo.callbacks["on_export_start"] = [
         *yolo.callbacks.get("on_export_start", ()), lambda exporter: exporter.metadata.update(metadata)
     ]  # fmt: skip
-    with quiet_exporter(), _own_quantisation(), _nothing_installed():
+    sizes = open_sizes() if dynamic else nullcontext()
+    with quiet_exporter(), sizes, _own_quantisation(), _nothing_installed():
         name = yolo.model.yaml.get("yaml_file", "this model")
         what = f"{format} could not be written of {name} ({yolo.task}) at {options['imgsz']}"
         with explained(what, passing=(ImportError, OSError, MemoryError)):  # some show a page of their graph
