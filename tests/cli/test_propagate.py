@@ -111,6 +111,10 @@ def test_many_clips_with_one_broken(clip, tmp_path, capsys):
         (["clip.mp4", "--mask", "0=first.png", "--size", "8"], "size must be"),
         (["clip.mp4", "--mask", "0=first.png", "--device", "nonsense"], "device 'nonsense'"),
         (["clip.mp4", "--mask", "0=first.png", "--weights", "none.pt"], "none.pt"),
+        (
+            ["clip.mp4", "--mask", "0=first.png", "--weights", "text.pt"],
+            "text.pt is damaged, download or save it again",
+        ),
         (["first.png", "--mask", "0=first.png"], "first.png is not a video"),
         ([".", "--mask", "0=first.png"], "holds images and videos"),
         (["several", "--mask", "0=first.png"], "give --masks DIR"),
@@ -122,6 +126,7 @@ def test_many_clips_with_one_broken(clip, tmp_path, capsys):
 def test_a_mistake_is_one_line(argv, message, clip, tmp_path, capsys):
     write_folder(clip, tmp_path / "several/a")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "text.pt").write_text("hello")
     before = sorted(tmp_path.rglob("*"))
     assert main(["propagate", *argv, "--out", "out"]) == 2
     error = capsys.readouterr().err

@@ -195,3 +195,12 @@ def test_what_has_no_figure_is_null_and_a_dash(tmp_path):
     (row,) = json.loads((tmp_path / "val.json").read_text(), parse_constant=pytest.fail)["rows"]
     assert (row["map"], row["map50"]) == (None, 0.5)
     assert "–" in val._table(rows)
+
+
+@pytest.mark.parametrize("option", ["--split", "--selection"])
+def test_what_is_for_runs_is_refused_with_a_checkpoint_of_ultralytics(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("best.pt").touch()
+    assert main(["val", "--model", "best.pt", "--data", "data.yaml", option, "train"]) == 2
+    assert f"{option} is for runs of pst train, and best.pt is a checkpoint of Ultralytics" in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["best.pt"]

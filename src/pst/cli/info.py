@@ -103,7 +103,7 @@ def list_models(text: str) -> None:
     require("ultralytics", "ultralytics")
     from pst.integrations.ultralytics import measure, model_zoo
 
-    names = [model.name for model in model_zoo() if text in model.name]
+    names = [model.name for model in model_zoo() if text.lower() in model.name]
     if not names:
         raise ValueError(f"no model has {text!r} in its name: pst info --models lists them all")
     columns = f"{{:<{max(map(len, names))}}}  {{:<8}}  {{:>10}}  {{:>6}}  {{:>3}}"

@@ -55,7 +55,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--memory", type=natural, metavar="N", help="last frames that are remembered (1)")
     parser.add_argument("--device", default="cpu", help="where to compute, as torch names it (%(default)s)")
-    parser.add_argument("--features", metavar="NAME", help="a network of timm to match frames by")
+    parser.add_argument("--features", metavar="NAME", help="network of timm to match frames by (tf_efficientnet_lite0)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="its weights, .safetensors or of torch.save")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="clips at a time (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace results made with something else")
@@ -72,7 +72,7 @@ def _pair(text: str) -> tuple[str, Path]:
 
 def run(args: argparse.Namespace) -> int:
     """Carry, and say where to look; 1 if one of many clips failed."""
-    for module in ("PIL", "filelock", "numpy", "tqdm"):
+    for module in ("PIL", "filelock", "numpy", "timm", "tqdm"):
         require(module, "propagate")
     show_log()
     from pst.propagate.many import find_clips

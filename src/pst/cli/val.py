@@ -73,7 +73,7 @@ def add_parser(verbs: Verbs) -> None:
         "--max-tokens", type=bound_list, metavar="N,…", help="most coarse tokens, e.g. 16,100,all (the model's own)"
     )
     parser.add_argument("--selection", metavar="RULE", help="for a run: selection rule (the run's own)")
-    parser.add_argument("--split", default="val", help="for a run: data split (%(default)s)")
+    parser.add_argument("--split", metavar="NAME", help="for a run: data split (val)")
     parser.add_argument("--imgsz", type=positive, metavar="PX", help="image size (that of the training)")
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (that of the run; .pt: 16)")
     parser.add_argument("--device", help="cpu or cuda; for a .pt also 0, … (the best available)")
@@ -90,6 +90,11 @@ def run(args: argparse.Namespace) -> int:
     check_run(args.model)
     if not own:
         check_suffix(args.model)
+        for name in ("split", "selection"):
+            if getattr(args, name) is not None:
+                raise ValueError(
+                    f"--{name} is for runs of pst train, and {args.model} is a checkpoint of Ultralytics: leave it out"
+                )
         if args.data is None:
             if not args.model.is_file():
                 raise FileNotFoundError(f"no checkpoint at {args.model}: give the path of a trained model")
@@ -100,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     out = free_folder(Path("runs/val"), args.model) if args.out is None else args.out
     settings = {name: getattr(args, name) for name in ("topk", "fusion", "max_tokens", "imgsz", "batch", "device")}
     if own:
+        args.split = "val" if args.split is None else args.split
         settings |= {"selection": args.selection, "split": args.split}
     result = {
         "model": str(args.model),

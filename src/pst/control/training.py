@@ -41,6 +41,9 @@ def stochastic_topk(
     Switch `pst.track_fine_statistics` on as well. A training step normalises the fine keys and values by their own
     batch's statistics; without it, eval mode does so by a mixture of both maps', and what was learnt is spoilt.
 
+    With gradient checkpointing around a PST layer call backward before the next forward pass: the recomputation takes
+    the k that was drawn last.
+
     Args:
         model: Any Module with PST layers inside.
         choices: Values of k, equally likely in the passes that draw.

@@ -118,7 +118,7 @@ def _read_line(line: str, where: str, classes: int, keypoints: bool) -> list[flo
     if len(numbers) != 4:
         raise ValueError(f"{where}: expected `class x y width height` or a polygon, got {shown(line)}")
     if not (label.is_integer() and 0 <= label < classes):
-        raise ValueError(f"{where}: class {label:g} is not one of 0 to {classes - 1}")
+        raise ValueError(f"{where}: class {label:g} is not one of 0 to {classes - 1}, those of names")
     if min(numbers[2:]) < 0:
         raise ValueError(f"{where}: expected a width and height of 0 or more: {shown(line)}")
     return [label, *numbers]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pst.backbones import build_body
-from pst.io.checkpoints import load_safetensors
+from pst.backbones.weights import read_weights
 from pst.io.files import explained
 from pst.io.versions import install_extra
 
@@ -106,7 +106,7 @@ def _load(model: Any, name: str, path: Path, *, in_order: bool) -> None:
     """Put the weights of a classifier, by name or in timm's order, into that part of it which gives maps."""
     import timm
 
-    state = _read(path)
+    state = _read_packaged(path) if in_order else read_weights(path)[0]
     wanted = model.state_dict()
     if in_order:
         names = list(timm.create_model(name, pretrained=False).state_dict())
@@ -122,11 +122,6 @@ def _load(model: Any, name: str, path: Path, *, in_order: bool) -> None:
     model.load_state_dict({k: state[k] for k in wanted})
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_safetensors(path)[0]
+def _read_packaged(path: Path) -> dict[str, Tensor]:
     with explained(str(path)):
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path} is not a state dict: wanted tensors by name")
-    return state
+        return torch.load(path, map_location="cpu", weights_only=True)  # `read_weights` takes no file as old as this

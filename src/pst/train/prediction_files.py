@@ -46,11 +46,14 @@ def plan_pictures(files: Sequence[Path], out: Path, *, masks: bool) -> list[tupl
     """Where picture and mask of each image go in the folder ``out``; None for a mask where there are none.
 
     Raises:
-        FileExistsError: A file is in the way that is an image itself, or that `predict_images` did not write.
+        FileExistsError: A file is in the way that is an image itself, or that `predict_images` did not write; or images
+            come from ``out``, where the pictures would count as more of them.
         NotADirectoryError: ``out`` is a file, or lies below one.
         ValueError: Two would have one name, capitals and ways to write an accent aside, or a name is too long.
     """
     check_folder(out)
+    if any(out.resolve() == file.parent.resolve() for file in files):
+        raise FileExistsError(f"{out} holds the images, and the pictures would lie among them: give another --out")
     inputs = {(stat.st_dev, stat.st_ino) for stat in map(Path.stat, files)}
     owners: dict[str, Path] = {}
     plan: list[tuple[Path, Path | None]] = []
