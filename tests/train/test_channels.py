@@ -28,7 +28,8 @@ def test_a_run_on_other_channels(task, channels, tmp_path):
     run = fit(load_config(task, overrides=plain))
     trained, model = load_trained(run)
     assert stem(model).shape[1] == channels
-    assert all(0 <= value <= 1 for value in evaluate(run)["metrics"].values())
+    for name, value in evaluate(run)["metrics"].items():
+        assert 0 <= value <= 1 or (value == -1 and name.startswith("map_")), name  # no object is of that size
     (entry,) = predict_images(run, files[:1], tmp_path / "pictures")
     assert entry["image"] == str(files[0])
     with Image.open(tmp_path / "pictures" / f"{files[0].stem}.png") as picture:
