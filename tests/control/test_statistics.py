@@ -432,6 +432,7 @@ def test_a_fine_map_is_measured_however_it_is_given(call):
     model = Model()
     x, upper, fine = torch.randn(2, 8, 6, 6), torch.randn(2, 8, 3, 3), 10 * torch.randn(2, 8, 6, 6) + 5
     pst.calibrate(model, [(x, upper, fine)])
-    wanted = model.attention.kv.conv(fine).var((0, 2, 3))
+    kv: Any = model.attention.kv
+    wanted = kv.conv(fine).var((0, 2, 3))
     assert model.attention.fine_statistics is not None
     torch.testing.assert_close(model.attention.fine_statistics.var, wanted)

@@ -49,4 +49,4 @@ def test_the_centre_of_a_long_image(size):
     ("size", "edge", "wanted"), [((99, 200), 101, (50, 101)), ((200, 99), 101, (101, 50)), ((1, 500), 20, (1, 20))]
 )
 def test_the_shorter_side_is_rounded_to_the_nearest_pixel(size, edge, wanted):
-    assert fitted(*size, edge) == wanted
+    assert fitted(size[0], size[1], edge) == wanted

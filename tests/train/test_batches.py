@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from torch.utils.data import Dataset
@@ -24,7 +25,7 @@ class Forking:
     def __init__(self, interrupts: int) -> None:
         self.interrupts = interrupts
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Any]:
         if self.interrupts > 0:
             with suppress(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
@@ -51,7 +52,7 @@ def test_a_second_interruption_does_not_wait():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-class Killed(Dataset):
+class Killed(Dataset[Any]):
     """Images, of which the third ends the process that reads it."""
 
     def __len__(self) -> int:
