@@ -63,10 +63,9 @@ def child_index(
     """
     (height, width), (rows, columns) = fine_size, coarse_size
     row = parent // columns
+    column = parent - row * columns  # no %: not every export target has it
     y, y_valid = _axis_children(row, height, rows, any_ratio)
-    x, x_valid = _axis_children(
-        parent - row * columns, width, columns, any_ratio
-    )  # no %: not every export target has it
+    x, x_valid = _axis_children(column, width, columns, any_ratio)
     index = (y[..., :, None] * width + x[..., None, :]).flatten(-3)
     index = index.to(parent.dtype)  # as it is already, but Core ML's converter takes the result of // for a float
     if y_valid is None and x_valid is None:
