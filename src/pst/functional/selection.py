@@ -83,6 +83,9 @@ class Gumbel:
 class Mass:
     """The rule "mass": the k largest mean attention probabilities over all queries. Costs three passes of attention.
 
+    Where a query or a key is not finite, all scores may be: tokens are then taken in index order, where the readable
+    definition may still tell some apart.
+
     Examples:
         >>> pst.set_selection(pst.PST(64, 128, 64, topk=8), Mass())
     """
