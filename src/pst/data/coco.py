@@ -105,11 +105,11 @@ def _categories(
         if key in known:
             raise ValueError(f"{where} has the id of another category")
         known[key] = category
-    used = {
-        _key(annotation, "category_id", values.where(file, "annotation", annotation, i))
-        for i, annotation in enumerate(document["annotations"])
-    }
-    kept = {key: category for key, category in known.items() if key in used or not _is_root(category, known.values())}
+    roots = {key for key, category in known.items() if _is_root(category, known.values())}
+    if roots:  # one that has objects of its own is a class
+        for i, annotation in enumerate(document["annotations"]):
+            roots.discard(_key(annotation, "category_id", values.where(file, "annotation", annotation, i)))
+    kept = {key: category for key, category in known.items() if key not in roots}
     keys = sorted(kept, key=lambda key: (isinstance(key, str), key))
     names = checked_names([kept[key].get("name") for key in keys], str(file))
     if classes is None:

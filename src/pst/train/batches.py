@@ -79,7 +79,10 @@ def plain_loader(data: Dataset[Batch], config: Config) -> DataLoader[Batch]:
 
 
 def dealt(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of a loader; Ctrl+C waits while its processes start, as Python drops it in a fork, a second not."""
+    """The batches of a loader.
+
+    Ctrl+C waits while the loader's processes start, for Python drops it in a fork; a second one does not wait.
+    """
     batches = iter(loader)
     with _interrupts_wait():
         first = next(batches, None)
@@ -90,11 +93,11 @@ def dealt(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():  # not Python's; not interrupted
         yield
         return
     waiting: list[tuple[int, Any]] = []
-    before = signal.getsignal(signal.SIGINT)
 
     def keep(number: int, frame: Any) -> None:
         if waiting and callable(before):
