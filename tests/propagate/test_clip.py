@@ -466,6 +466,13 @@ def test_a_wrong_mask_is_refused_in_one_sentence_before_any_work(mask, parts, cl
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("masks", [["first.png"], [Path("first.png")], [("0", "first.png", 1)]])
+def test_masks_that_are_no_pairs_are_refused(masks, video, tmp_path):
+    with pytest.raises(TypeError, match=says("masks are pairs of a frame and a file … {0: 'first.png'} … first.png")):
+        carried(video, masks, tmp_path / "out", features=Stopping(0))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [

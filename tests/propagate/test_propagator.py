@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -288,6 +289,8 @@ FRAME, MASK = picture(0), quarters()
     [
         (lambda p: p.step(FRAME), ValueError, "no frame is annotated … add"),
         (lambda p: p.add(FRAME), ValueError, "mask, points or values"),
+        (lambda p: p.add("a.png", MASK), TypeError, "a frame must be pixels, got the name 'a.png': open it"),
+        (lambda p: p.add(FRAME, Path("m.png")), TypeError, "a mask must be pixels, got the name 'm.png': open it"),
         (lambda p: p.add(FRAME[..., 0], MASK), ValueError, "(height, width, 3) … (48, 64)"),
         (lambda p: p.add(FRAME / 255, MASK), TypeError, "uint8 … float64"),
         (lambda p: p.add(FRAME, MASK[1:]), ValueError, "64×47 … 64×48"),

@@ -77,6 +77,7 @@ def propagate_clip(
         FileNotFoundError: A file is missing, or the clip has no frames.
         ImportError: A package is missing.
         OSError: A file cannot be read or written; the message names it, and the frame.
+        TypeError: ``masks`` are no pairs.
         ValueError: Clip, masks, points or settings do not fit; or ``out`` holds another run.
     """
     network = Network() if network is None else network
@@ -131,7 +132,9 @@ def _check_labels(masks: Mapping[int, NDArray[np.uint8]], files: Mapping[int, Pa
 def _pairs(masks: Any) -> list[tuple[str, Path]]:
     if isinstance(masks, (str, Path)):
         return masks_in(Path(masks))
-    pairs = masks.items() if isinstance(masks, Mapping) else masks or ()
+    pairs = list(masks.items() if isinstance(masks, Mapping) else masks or ())
+    if alone := [pair for pair in pairs if not isinstance(pair, (tuple, list)) or len(pair) != 2]:
+        raise TypeError(f"masks are pairs of a frame and a file, as {{0: 'first.png'}}, got {str(alone[0])[:80]!r}")
     return [(str(name), Path(path)) for name, path in pairs]
 
 

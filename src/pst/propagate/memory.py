@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -146,9 +147,17 @@ def from_state(state: Mapping[str, Tensor], device: torch.device) -> list[tuple[
     return found
 
 
+def array_of(name: str, given: Any) -> NDArray[Any]:
+    """What a frame or mask was given as, as an array; raise TypeError where it is the name of a file."""
+    if isinstance(given, (str, bytes, os.PathLike)):
+        shown = os.fsdecode(given)[:80]
+        raise TypeError(f"a {name} must be pixels, got the name {shown!r}: open it first, as with PIL.Image.open")
+    return given.cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+
+
 def check_mask(mask: Any, size: tuple[int, ...]) -> Tensor:
     """(H, W) uint8; raise TypeError or ValueError unless it is one of the frame's size."""
-    array = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    array = array_of("mask", mask)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"a mask must be (height, width) integers, got {array.dtype} of shape {array.shape}")
     if array.shape != tuple(size):

@@ -22,6 +22,7 @@ from pst.propagate.memory import (
     Annotated,
     Held,
     Last,
+    array_of,
     check_alike,
     check_fits,
     check_mask,
@@ -228,8 +229,7 @@ class Propagator:
     # ------------------------------------------------------------------------------------------------------ frames
 
     def _frame(self, frame: Any) -> NDArray[np.uint8]:
-        given = frame.cpu().numpy() if isinstance(frame, Tensor) else frame
-        pixels = np.array(given)  # a copy: a stream may fill its own memory again
+        pixels = array_of("frame", frame).copy()  # a stream may fill its own memory again
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
             raise ValueError(f"a frame must be (height, width, 3) RGB, got shape {pixels.shape}")
         if pixels.dtype != np.uint8:
