@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -162,6 +165,19 @@ def with_weights(model: Any, name: str, weights: Weights, options: dict[str, Any
     )
     heads = tuple(f"{head}." for head in heads_of(network))
     overlay = {"state_dict": {key: t for key, t in state.items() if not key.startswith(heads)}}
-    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    with _silent_builder():  # which lists what lies behind the last map: `filled_network` has found nothing amiss
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     model.pretrained_cfg.pop("state_dict")
     return model
+
+
+@contextmanager
+def _silent_builder() -> Iterator[None]:
+    """What timm logs of weights that it loads is not shown, inside the with block."""
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

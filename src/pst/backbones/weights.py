@@ -15,7 +15,7 @@ from pst.io.transfer import Shapes, check_finite, difference, shapes
 Weights = str | Path | Mapping[str, Tensor]
 
 _INSIDE = ("state_dict", "model")  # where checkpoints of trainings keep the weights
-_GIVEN = "the state dict of backbone_weights"
+_GIVEN = "the state dict of weights"
 _COUNTER = "num_batches_tracked"  # which files of before PyTorch 0.4.1 have not
 
 
@@ -35,12 +35,12 @@ def read_weights(weights: Weights) -> tuple[dict[str, Tensor], str]:
         given = {name: t.detach().cpu() if isinstance(t, Tensor) else t for name, t in weights.items()}
         return _tensors(given, _GIVEN), _GIVEN
     if not isinstance(weights, (str, Path)):
-        raise TypeError(f"backbone_weights must be a file or a state dict, got {type(weights).__name__}")
+        raise TypeError(f"weights must be a file or a state dict, got {type(weights).__name__}")
     path = Path(weights)
     if path.suffix == ".safetensors":
         return load_safetensors(path)[0], str(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: backbone_weights is a .safetensors file or one of torch.save")
+        raise FileNotFoundError(f"no file {path}: weights are a .safetensors file or one of torch.save")
     found = safe_load.load(path, remedy="save its state dict alone, or get the weights as .safetensors")
     while isinstance(found, Mapping) and (
         inside := next((k for k in _INSIDE if isinstance(found.get(k), Mapping)), "")

