@@ -100,3 +100,10 @@ def test_models_on_timm_say_what_images_they_take(channels):
     assert measure("pst_resnet18", in_chans=channels).gflops != measure("pst_resnet18").gflops
     segmenter = PSTSegmenter("test_resnet", in_channels=channels, decoder_pyramid_channels=64).eval()
     assert segmenter(torch.rand(1, channels, 33, 47)).shape == (1, 1, 33, 47)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_integers_in_the_place_of_images_are_refused(library):
+    body = build_body("resnet18", library, coarsest=8)
+    with pytest.raises(TypeError, match=r"takes float images, .* got torch\.uint8: convert them"):
+        body(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

@@ -36,6 +36,9 @@ def test_tells_what_it_converted(authors: Path, tmp_path: Path, capsys: pytest.C
     for part in ("yolo11n-pst.yaml", "detect", f"{numbers:,}", "80: kind 0, kind 1,", "8.3.105", str(target)):
         assert part in out
     assert "kind 79" not in out  # only the first few
+    assert f"Next: pst export --model {target}" in out
+    assert main(["val", "--model", str(target)]) == 2
+    assert "not written by pst train, and does not say how" in capsys.readouterr().err
     assert metadata["model"] == "yolo11n-pst.yaml"
 
 

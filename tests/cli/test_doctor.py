@@ -51,6 +51,15 @@ def test_a_layer_that_gives_other_numbers_fails(capsys, monkeypatch):
     assert "fails, 1 from the definition" in capsys.readouterr().out
 
 
+def test_what_a_package_says_when_it_is_imported_is_not_shown(capsys, monkeypatch, tmp_path):
+    (tmp_path / "chatty_package.py").write_text("print('hello')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "EXTRAS", {"viz": ("pictures", ("chatty_package",))})
+    monkeypatch.setattr(doctor, "missing_packages", lambda: {"viz": set()})
+    assert main(["doctor"]) == 0
+    assert "hello" not in capsys.readouterr().out
+
+
 def test_a_broken_package_is_told_from_one_that_is_missing(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "broken_package", None)  # importing it raises ImportError
     monkeypatch.setattr(doctor, "EXTRAS", {"viz": ("pictures", ("broken_package",)), "export": ("files", ())})

@@ -1,12 +1,13 @@
 """`pst export`: what it asks for, what it prints."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from messages import says
-from pst.cli import main
+from pst.cli import build_parser, main
 from pst.cli._common import HostError, in_flags
 from pst.export import FORMATS, Difference, check_request
 
@@ -95,6 +96,16 @@ def test_a_file_that_cannot_run_here_is_said_to_be_untried(capsys):
     out = capsys.readouterr().out
     assert "not run      Core ML runs on macOS only" in out
     assert "compared" not in out
+
+
+def test_the_examples_of_the_help_are_possible(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", "--help"])
+    for example in capsys.readouterr().out.partition("\nexample")[2].splitlines()[1:]:
+        args = build_parser().parse_args(shlex.split(example)[1:])
+        names = ("topk", "max_tokens", "batch", "dynamic", "half", "int8", "data")
+        asked = {name: value for name in names if (value := getattr(args, name)) is not None}
+        assert check_request(args.format, **asked)
 
 
 def test_choices_are_the_formats_there_are():

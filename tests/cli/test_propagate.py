@@ -135,7 +135,7 @@ def test_a_mistake_is_one_line(argv, message, clip, tmp_path, capsys):
     ("option", "said"),
     [
         (["--features", "nonsense"], "nonsense"),
-        (["--weights", "text.pt"], "text.pt is damaged, download or save it again"),
+        (["--weights", "text.pt"], "text.pt is damaged or no checkpoint, download or save it again"),
     ],
 )
 def test_a_network_that_does_not_exist_leaves_nothing(option, said, clip, tmp_path, capsys, monkeypatch):

@@ -77,6 +77,18 @@ def test_a_mistake_is_one_line(argv, message, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("last", "end"), [(False, "--resume\n"), (True, "--resume, or give run/last.safetensors\n")])
+def test_a_run_that_was_not_validated_yet_is_said_to_be_one(last, end, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    if last:
+        (tmp_path / "run" / "last.safetensors").touch()
+    assert main(["val", "--model", "run"]) == 2
+    wanted = "run is a run that was not validated yet, and has no best.safetensors: go on with it, pst train … "
+    assert capsys.readouterr().err == f"pst: error: {wanted}{end}"
+
+
 def test_resume_takes_the_settings_of_the_run_where_none_are_given(runs, capsys, caplog):
     out = f"out={runs['detect']}"
     assert main(["train", "detect", out, "workers=0", "--resume"]) == 0
@@ -190,7 +202,7 @@ def test_a_damaged_checkpoint_is_not_sent_to_another_verb(content, tmp_path, cap
     file.write_bytes(content)
     assert main(["predict", "--model", str(file), "a.png"]) == 2
     error = capsys.readouterr().err
-    assert f"{file} is damaged, download or save it again: " in error
+    assert f"{file} is damaged or no checkpoint, download or save it again: " in error
     assert "pst yolo" not in error
     torch.save({"weights": torch.ones(2)}, file)
     assert main(["predict", "--model", str(file), "a.png"]) == 2

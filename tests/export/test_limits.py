@@ -53,6 +53,18 @@ def test_one_message_says_what_else_to_do(name, asked, message):
         check_request(name, **asked)
 
 
+@pytest.mark.parametrize(("name", "command"), [("coreml", "'numpy<=2.3.5'"), ("litert", "pip install litert-torch ")])
+def test_what_our_extra_has_not_goes_into_an_environment_of_its_own(name, command, monkeypatch):
+    monkeypatch.setattr("pst.export.limits.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=rf"{name} needs .*: in an environment of its own.* {command}"):
+        check_request(name)
+
+
+def test_each_format_says_how_its_packages_are_installed():
+    ours = {"onnx", "onnxruntime", "onnxslim", "openvino", "ncnn", "pnnx"}
+    assert all(f.install or set(f.packages) <= ours for name, f in FORMATS.items() if name != "engine")
+
+
 def test_a_missing_package_is_named_with_its_command(monkeypatch):
     monkeypatch.setattr("pst.export.limits.find_spec", lambda name: None if name == "nncf" else object())
     check_request("openvino")

@@ -270,3 +270,10 @@ def test_a_file_is_readable_without_pst(tmp_path: Path):
     code = f"import sys, torch; torch.export.load({str(path)!r}); print('pst' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("write", [to_onnx, to_pt2])
+def test_one_tensor_in_the_place_of_a_tuple_is_refused(write, tmp_path):
+    with pytest.raises(TypeError, match=r"a tuple of tensors, got one tensor: write \(x,\)"):
+        write(torch.nn.ReLU(), torch.zeros(2, 3, 8, 8), tmp_path / "layer.file")
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import ModelCard, hub_mixin
+from huggingface_hub import ModelCard, constants, hub_mixin
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -197,6 +197,12 @@ def test_a_folder_without_configuration_is_refused(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"has no config\.json"):
         Net.from_pretrained(tmp_path)
+
+
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=r"no folder nowhere, and the Hub gave no model of that name: \S"):
+        Net.from_pretrained("nowhere")
 
 
 def test_an_argument_that_json_cannot_describe_is_refused(tmp_path):

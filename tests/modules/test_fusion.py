@@ -62,6 +62,10 @@ BAD_SETTINGS = {
     "no width": ({"expansion": 0.0}, ValueError, MULTIPLE.format(32, 64, 0.0, 0)),
     "no head width": ({"head_dim": 0}, ValueError, MULTIPLE.format(0, 64, 0.5, 32)),
     "negative head width": ({"head_dim": -8}, ValueError, MULTIPLE.format(-8, 64, 0.5, 32)),
+    "no channels": ({"in_channels": 0}, ValueError, "in_channels … integer ≥ 1 … got 0"),
+    "negative channels": ({"upper_channels": -3}, ValueError, "upper_channels … integer ≥ 1 … got -3"),
+    "channels as text": ({"out_channels": "64"}, TypeError, "out_channels … integer … got '64' (str)"),
+    "channels as bool": ({"in_channels": True}, ValueError, "in_channels … integer ≥ 1 … got True"),
     "depth": ({"depth": 0}, ValueError, "depth … got 0"),
     "mlp": ({"mlp_ratio": 0.0}, ValueError, "mlp_ratio … got … 32 … 0.0"),
     "negative k": ({"topk": -1}, ValueError, "topk … got -1"),
@@ -113,6 +117,11 @@ BAD_MAPS = {
         (zeros(1, 8, 8, 8), zeros(1, 12, 4, 4, dtype=torch.bfloat16)),
         TypeError,
         "x … torch.float32 … upper … torch.bfloat16",
+    ),
+    "integers": (
+        (zeros(1, 8, 8, 8, dtype=torch.uint8), zeros(1, 12, 4, 4)),
+        TypeError,
+        "x must be of floating point, got torch.uint8 … float",
     ),
     "device": (
         (zeros(1, 8, 8, 8, device="meta"), zeros(1, 12, 4, 4)),

@@ -224,6 +224,7 @@ BAD_SETTINGS = {
     "no channels": ({"in_channels": None}, ValueError, "give the channels of each map once, as in_channels"),
     "channels twice": ({"in_channels_list": [8]}, ValueError, "give the channels of each map once, as in_channels"),
     "no levels": ({"in_channels": []}, ValueError, "in_channels must hold the channels of each map, at least one"),
+    "one number": ({"in_channels": 64}, TypeError, "channels of each map, finest first, got 64: write [64]"),
     "zero channels": ({"in_channels": [8, 0]}, ValueError, "in_channels must hold the channels of each map"),
     "width": ({"out_channels": 80}, ValueError, "out_channels … multiple … head_dim=32"),
     "a class": ({"extra_blocks": LastLevelMaxPool}, TypeError, "extra_blocks must be a Module, such as LastLevel"),
@@ -258,6 +259,7 @@ BAD_MAPS = {
     "too few": (zeros(8, 4, channels=(8, 12)), ValueError, "3 maps … finest first … got 2"),
     "coarsest first": (zeros(2, 4, 8)[::-1], ValueError, "map 0 … 8 … got … (1, 16,"),
     "sizes": (zeros(2, 4, 8), ValueError, "the fine map must be at least as large as the coarse one, got fine (2, 2)"),
+    "integers": (zeros(8, 4, 2, dtype=torch.int64), TypeError, "must be of floating point, got torch.int64"),
     "batch": ([*zeros(8, 4, 2)[:2], torch.zeros(2, 16, 2, 2)], ValueError, "batch … x … 1 … 2"),
     "dtype": (
         [*zeros(8, 4, 2)[:2], torch.zeros(1, 16, 2, 2).double()],

@@ -224,6 +224,11 @@ def test_mixup_takes_pairs():
     load_config("classify", overrides=["data=d", "batch=3"])
 
 
+def test_one_text_in_the_place_of_a_list_is_refused():
+    with pytest.raises(TypeError, match=r"a list of key=value, got the text 'data=x': write \['data=x'\]"):
+        load_config("classify", overrides="data=x")
+
+
 def test_the_last_of_several_values_counts():
     assert load_config("classify", overrides=["data=d", "lr=1", "lr=2"]).lr == 2
 

@@ -12,7 +12,7 @@ import tiny_data
 from messages import says
 from pst.train import fit, load_config, loop
 from pst.train.identity import differences, identify
-from pst.train.state import STATE
+from pst.train.state import STATE, read_state
 from pst.train.tasks import make_task
 from train_runs import TASKS, settings, stopping
 
@@ -33,6 +33,15 @@ def stopped(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             fit(config("classify", tmp_path, save_steps=1))
     return tmp_path
+
+
+def test_the_time_of_an_epoch_that_was_stopped_counts(stopped, monkeypatch):
+    before = read_state(stopped / "run" / STATE)["progress"]["seconds"]
+    assert before > 0
+    monkeypatch.setattr("pst.train.state.time.perf_counter", lambda: 0.0)
+    fit(config("classify", stopped, save_steps=1), resume=True)
+    [*_, last] = read_state(stopped / "run" / STATE)["progress"]["history"]
+    assert last["seconds"] == round(before, 2)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -49,7 +49,9 @@ def asked_channels(in_channels: int | None, options: Mapping[str, Any]) -> int:
 
 
 def check_channels(name: str, images: Tensor, channels: int) -> None:
-    """Raise ValueError unless images (B, C, H, W) have the channels that the network ``name`` was built for."""
+    """Raise TypeError or ValueError unless images are (B, C, H, W) float of the network's channels."""
+    if not images.is_floating_point():
+        raise TypeError(f"{name} takes float images, from 0 to 1 and then normalised, got {images.dtype}: convert them")
     if images.shape[1] != channels:
         raise ValueError(
             f"{name} takes images of {channels} channels, got shape {tuple(images.shape)}: convert them, or build the "

@@ -188,6 +188,13 @@ def check_run(path: Path) -> None:
         from pst.io.checkpoints import best_of
 
         best = best_of(path)
+        if best is None and (path / "config.yaml").is_file():
+            last = path / "last.safetensors"
+            other = f", or give {last}" if last.is_file() else ""
+            raise ValueError(
+                f"{path} is a run that was not validated yet, and has no best.safetensors: go on with it, pst train … "
+                f"--resume{other}"
+            )
         wanted = "give a run folder, or a .safetensors file from one" if best is None else f"give {best}"
         raise ValueError(f"{path} is not a run folder of pst train, since it has no best.safetensors: {wanted}")
 

@@ -36,7 +36,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"classes      {len(checkpoint.names)}: {_shorten(list(checkpoint.names.values()))}")
     print(f"written by   {checkpoint.source}")
     print(f"Written: {args.dst}")
-    print(f"Next: pst val --model {shlex.quote(str(args.dst))} --data …")
+    if args.dst.suffix == ".safetensors":  # pst val takes those of pst train alone
+        print(f"Next: pst export --model {shlex.quote(str(args.dst))}")
+    else:
+        print(f"Next: pst val --model {shlex.quote(str(args.dst))} --data …")
     return 0
 
 

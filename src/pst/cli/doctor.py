@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shutil
 import textwrap
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from importlib import import_module, metadata
 
 from pst.cli._common import Verbs, add_verb, format_table
@@ -43,7 +45,7 @@ def add_parser(verbs: Verbs) -> None:
         help="what works here, and what to install for what",
         examples=["doctor"],
         description="Compute one layer on every device and compare it with the definition, import every extra, and "
-        "say what to install. Takes a few seconds; nothing is downloaded or written.",
+        "say what to install. Takes about ten seconds; nothing is downloaded.",
     ).set_defaults(run=run)
 
 
@@ -120,7 +122,8 @@ def _state(extra: str) -> str:
 
 def _import_failure(name: str) -> str | None:
     try:
-        import_module(name)
+        with redirect_stdout(io.StringIO()):  # Ultralytics greets whoever imports it for the first time
+            import_module(name)
     except Exception as error:  # whatever a broken package raises
         return first_line(error)
     return None

@@ -26,7 +26,7 @@ def add_parser(verbs: Verbs) -> None:
         help="ONNX, OpenVINO, TorchScript, pt2, ncnn, LiteRT, Core ML, TensorRT; run and compared",
         examples=[
             "export --model best.pt --format openvino --topk 0",
-            "export --model best.pt --max-tokens 100 --dynamic",
+            "export --model best.pt --max-tokens 100 --dynamic --format pt2",
         ],
         description="Export a trained model with a fixed k and fusion, then run the file on other images than it was "
         "made with, at other sizes too with --dynamic, and print how far it is from the model.",

@@ -43,7 +43,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--topk", type=natural, metavar="K", help="coarse positions that are looked at finely (8)")
     parser.add_argument(
         "--size",
-        type=positive,
+        type=natural,
         metavar="N",
         help="longer side that frames are resized to, at most twice their own, in pixels (960)",
     )
@@ -106,7 +106,8 @@ def _run_many(args: argparse.Namespace, options: dict[str, Any]) -> int:
 
     if args.mask or args.points is not None:
         raise ValueError(
-            f"{args.clip} holds several clips: give --masks DIR with a folder for each, not --mask or --points"
+            f"{args.clip} is a folder of clips: name one of them, or give --masks DIR with a folder for each, "
+            "not --mask or --points"
         )
     if args.masks is None:
         raise ValueError(f"no masks for the clips of {args.clip}: give --masks DIR with a folder for each")

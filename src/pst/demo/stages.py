@@ -31,7 +31,7 @@ def check_data(data: str, root: Path) -> None:
     if not Path(data).is_file():
         if (ROOT / "cfg" / "datasets" / data).is_file() and Path(data).name == data:
             return
-        raise FileNotFoundError(f"no data set YAML at {data}")
+        raise FileNotFoundError(f"no data set YAML at {data}: check the path")
     found = check_det_dataset(data, autodownload=False)
     parts = [data, *(found.get(name) or [] for name in ("train", "val"))]
     for path in (Path(p).resolve() for part in parts for p in ([part] if isinstance(part, str) else part)):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from torch import Tensor
+
 from pst.io.versions import install_extra
 
 MAX_TOPK = 3840  # TensorRT's TopK layer takes no larger k
@@ -23,6 +25,7 @@ class Format(NamedTuple):
         half: Whether FP16 can be written here.
         int8: Whether INT8 can be written with softmax and gate kept in float.
         free_bound: Whether a dynamic file may have a bound on its coarse tokens.
+        install: What to do for packages that our extra has not.
     """
 
     suffix: str
@@ -33,6 +36,7 @@ class Format(NamedTuple):
     half: bool = True
     int8: bool = False
     free_bound: bool = False
+    install: str = ""
 
 
 _ONNX = {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxslim": "onnxslim"}
@@ -48,8 +52,15 @@ FORMATS: Mapping[str, Format] = {
         fine=False,
         dynamic=False,
         half=False,
+        install="in an environment of its own, for they bring fifty packages, pip install litert-torch ai-edge-litert",
     ),
-    "coreml": Format(".mlpackage", {"coremltools": "coremltools"}, dynamic=False, batches=False),
+    "coreml": Format(
+        ".mlpackage",
+        {"coremltools": "coremltools"},
+        dynamic=False,
+        batches=False,
+        install="in an environment of its own, pip install 'coremltools>=9' 'numpy<=2.3.5'",
+    ),
     "engine": Format(".engine", {**_ONNX, "tensorrt": "tensorrt"}),
 }
 _IN_EXTRA = {*_ONNX, "openvino", "nncf", "ncnn", "pnnx"}  # "export" of ours installs them
@@ -115,9 +126,15 @@ def check_request(
     packages = dict(target.packages) | ({"nncf": "nncf"} if int8 and name == "openvino" else {})
     missing = [package for package, module in packages.items() if find_spec(module) is None]
     if missing and name != "engine":  # which says more when it finds no GPU
-        remedy = install_extra("export") if set(missing) <= _IN_EXTRA else f"pip install {' '.join(missing)}"
+        remedy = install_extra("export") if set(missing) <= _IN_EXTRA else target.install
         raise ImportError(f"{name} needs {' and '.join(missing)}: {remedy}")
     return target
+
+
+def check_inputs(example_inputs: object) -> None:
+    """Raise TypeError for one tensor in the place of several: its rows would be taken for inputs."""
+    if isinstance(example_inputs, Tensor):
+        raise TypeError("example_inputs must be a tuple of tensors, got one tensor: write (x,)")
 
 
 def no_free_bound(what: str, max_tokens: int) -> str:

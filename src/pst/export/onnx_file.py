@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pst.control.layers import eval_mode, find_attention
-from pst.export.limits import no_free_bound
+from pst.export.limits import check_inputs, no_free_bound
 from pst.functional.grid import open_sizes
 from pst.io.files import check_parent, replacing
 from pst.io.versions import install_extra
@@ -54,8 +54,10 @@ def to_onnx(
     Raises:
         FileNotFoundError: Its folder does not exist.
         ImportError: onnx is not installed.
+        TypeError: ``example_inputs`` is one tensor.
         ValueError: The opset is out of range, or ``dynamic`` and a PST layer has a bound.
     """
+    check_inputs(example_inputs)
     path = check_parent(path)
     check_opset(opset)
     bounds = [layer.settings.max_tokens for layer in find_attention(module).values()]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pst.control.layers import eval_mode
+from pst.export.limits import check_inputs
 from pst.io.files import check_parent, replacing
 
 METADATA = "pst.json"
@@ -40,8 +41,10 @@ def to_pt2(
 
     Raises:
         FileNotFoundError: Its folder does not exist.
+        TypeError: ``example_inputs`` is one tensor.
         ValueError: The example cannot stand for dynamic sizes.
     """
+    check_inputs(example_inputs)
     path = check_parent(path)
     shapes = dynamic
     if dynamic is True:

@@ -31,6 +31,16 @@ def check_topk(topk: int) -> int:
     return topk
 
 
+def check_width(name: str, width: object) -> None:
+    """Raise TypeError or ValueError unless a number of channels is an integer ≥ 1."""
+    try:
+        known = not isinstance(width, bool) and operator.index(cast("Any", width)) >= 1
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {width!r} ({type(width).__name__})") from None
+    if not known:
+        raise ValueError(f"{name} must be an integer ≥ 1, got {width!r}")
+
+
 def check_max_tokens(max_tokens: object) -> None:
     """Raise TypeError or ValueError unless it is an integer ≥ 1, or None."""
     if max_tokens is None:

@@ -129,8 +129,14 @@ class PSTHubMixin(
         source = str(pretrained_model_name_or_path)
         try:
             return super().from_pretrained(source, **options)
-        except (OSError, ImportError):
+        except ImportError:
             raise
+        except OSError as error:
+            if source in str(error):
+                raise
+            raise OSError(
+                f"there is no folder {source}, and the Hub gave no model of that name: {first_line(error)}"
+            ) from error
         except Exception as error:  # a malformed configuration fails in as many ways as there is nonsense to write
             if type(error) is ValueError and source in str(error):
                 raise

@@ -119,7 +119,9 @@ def _said(path: Path, remedy: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # a malformed pickle fails in as many ways as there is nonsense to write
-        raise ValueError(f"{path} is damaged, download or save it again: {first_line(error)}") from error
+        raise ValueError(
+            f"{path} is damaged or no checkpoint, download or save it again: {first_line(error)}"
+        ) from error
 
 
 def plain(value: Any, *, tensors: bool = False) -> Any:

@@ -285,6 +285,8 @@ def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int, nam
         check_tensor(name, t)
         if t.ndim != 4 or t.shape[1] != c:
             raise ValueError(f"{name} must be (batch, {c}, height, width), got shape {tuple(t.shape)}")
+        if not t.is_floating_point():
+            raise TypeError(f"{name} must be of floating point, got {t.dtype}: make it float, and images 0 to 1")
     if x.shape[0] != upper.shape[0]:
         raise ValueError(f"batch size differs: {name_of_x} has {x.shape[0]}, upper {upper.shape[0]}")
     if x.device != upper.device:

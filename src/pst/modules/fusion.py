@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from pst.functional.checks import check_width
 from pst.modules.attention import check_maps
 from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
@@ -45,8 +46,8 @@ class PST(nn.Module):
             on a finished model.
 
     Raises:
-        TypeError: An option has the wrong type, or there is none of its name.
-        ValueError: Widths do not fit, ``depth`` < 1, or an option has a value that it cannot have.
+        TypeError: A number of channels is no integer, an option has the wrong type, or there is none of its name.
+        ValueError: Widths do not fit or are none, ``depth`` < 1, or an option has a value that it cannot have.
 
     Examples:
         >>> layer = pst.PST(64, 128, 96, head_dim=16).eval()
@@ -74,6 +75,12 @@ class PST(nn.Module):
         **options: Unpack[Options],
     ) -> None:
         super().__init__()
+        for name, width in (
+            ("in_channels", in_channels),
+            ("upper_channels", upper_channels),
+            ("out_channels", out_channels),
+        ):
+            check_width(name, width)
         dim = int(out_channels * expansion)
         if head_dim < 1 or dim < head_dim or dim % head_dim != 0:
             raise ValueError(
@@ -110,7 +117,7 @@ class PST(nn.Module):
             (B, C2, H, W), dtype and memory format of ``x``.
 
         Raises:
-            TypeError: The maps' dtypes differ, outside autocast.
+            TypeError: The maps are of integers, or their dtypes differ outside autocast.
             ValueError: Shapes or devices do not fit, or ``fine`` is given and ``wiring`` is "concat".
         """
         check_maps(x, upper, fine, self.in_channels, self.upper_channels)

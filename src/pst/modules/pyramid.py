@@ -55,7 +55,8 @@ class PSTPyramid(nn.Module):
         reductions: As given, as a tuple; None if it was not. The pyramid itself never needs them.
 
     Raises:
-        TypeError: ``extra_blocks`` is not a Module, or ``topk`` holds something else than integers.
+        TypeError: ``extra_blocks`` is not a Module, ``in_channels`` is one number, or ``topk`` holds something else
+            than integers.
         ValueError: Numbers of levels or widths do not fit, or an option is unknown.
 
     Examples:
@@ -156,6 +157,10 @@ def _channels(in_channels: Sequence[int] | None, in_channels_list: Sequence[int]
     given = [c for c in (in_channels, in_channels_list) if c is not None]
     if len(given) != 1:
         raise ValueError("give the channels of each map once, as in_channels (torchvision's name: in_channels_list)")
+    if isinstance(given[0], int):
+        raise TypeError(
+            f"in_channels must hold the channels of each map, finest first, got {given[0]}: write [{given[0]}]"
+        )
     channels = tuple(given[0])
     if not channels or min(channels) < 1:
         raise ValueError(f"in_channels must hold the channels of each map, at least one map, got {list(channels)}")

@@ -67,7 +67,8 @@ class Frames(ABC):
             return self.names.index(name)
         if name.isdecimal() and len(name) < 19 and int(name) < len(self):
             return int(name)
-        named = "" if self.names == [str(i) for i in range(len(self))] else f", or by name, {self.names[0]} …"
+        numbers = all(name.isdecimal() and int(name) == i for i, name in enumerate(self.names))
+        named = "" if numbers else f", or by name, {self.names[0]} …"
         raise ValueError(f"{self.path} has no frame {name[:80]!r}: it has {len(self)}, 0 to {len(self) - 1}{named}")
 
 

@@ -141,6 +141,8 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """PyAV's container and video stream."""
     av = import_av()
+    if path.stat().st_size == 0:
+        raise CorruptVideoError(f"{path} is an empty file: copy it again")
     with path.open("rb") as file:
         try:
             container = av.open(

@@ -151,13 +151,12 @@ class Trainer:
                     self._set_rate()
                     if c.save_steps and progress.step % c.save_steps == 0:
                         self._check(previous)
-                        progress.sums = {name: float(value) for name, value in sums.items()}
+                        began = progress.note(sums, began)
                         self._save()
                     if progress.step >= self.steps:
                         break
         self._check(previous)
-        progress.sums = {name: float(value) for name, value in sums.items()}
-        progress.seconds += time.perf_counter() - began
+        progress.note(sums, began)
 
     def _batches(self) -> Generator[Batch]:
         """The rest of the epoch, with a progress bar on a terminal."""

@@ -33,6 +33,7 @@ def load_config(task: str, path: str | Path | None = None, overrides: Sequence[s
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
+        TypeError: ``overrides`` is one text.
         ValueError: A key is unknown (the message names the nearest) or twice in the file, a value of another type or
             out of range, the file no mapping or of another task, or ``data`` is missing.
     """
@@ -45,6 +46,10 @@ def load_config(task: str, path: str | Path | None = None, overrides: Sequence[s
         for line in read_lines(path, _mappings(types_)):
             with _at(f"{path}, line {line.number}: "):
                 values[line.key] = _checked(task, types_, line.key, line.value)
+    if isinstance(overrides, str):
+        raise TypeError(
+            f"overrides must be a list of key=value, got the text {overrides[:80]!r}: write [{overrides[:80]!r}]"
+        )
     pairs = overrides.items() if isinstance(overrides, Mapping) else _parsed(overrides, types_)
     for key, value in pairs:
         _insert(values, key, value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -61,6 +62,13 @@ class Progress:
     def position(self) -> str:
         """In words, what it goes on after."""
         return f"after step {self.step}, in epoch {self.epoch + 1}" if self.batch else f"after epoch {self.epoch}"
+
+    def note(self, sums: Mapping[str, Any], since: float) -> float:
+        """Keep the sums of the epoch and the time since then, as `time.perf_counter` counts; returns the time now."""
+        now = time.perf_counter()
+        self.sums = {name: float(value) for name, value in sums.items()}
+        self.seconds += now - since
+        return now
 
 
 def read_state(path: Path) -> Any:
@@ -190,7 +198,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[s
     weights, metadata = load_safetensors(path)
     settings, classes = describe_weights(metadata, path)
     if settings is None or classes is None:
-        raise ValueError(f"{path} was not written by pst train: it does not say how to build its model")
+        raise ValueError(
+            f"{path} was not written by pst train, and does not say how to build its model: "
+            "if it is a YOLO's, make a .pt of it by pst convert"
+        )
     return weights, settings, classes
 
 
