@@ -6,12 +6,15 @@ import atexit
 import os
 import random
 import shutil
+import sys
 import tempfile
+from pathlib import Path
 
 # Ultralytics writes its settings file when imported: never the user's own.
 os.environ["YOLO_CONFIG_DIR"] = _config = tempfile.mkdtemp(prefix="pst-tests-")
 os.environ["YOLO_OFFLINE"] = "true"  # no look-ups, no downloads
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as if it were activated
 atexit.register(shutil.rmtree, _config, ignore_errors=True)
 
 import hypothesis  # noqa: E402

@@ -188,9 +188,7 @@ def test_a_number_out_of_range_is_named(tmp_path, name, value):
 def test_missing_scikit_learn_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     monkeypatch.delitem(sys.modules, "pst.data._sources")
-    with pytest.raises(
-        ImportError, match=r'scikit-learn and Pillow .*pip install "pyramid-sparse-transformer\[demo\]"'
-    ):
+    with pytest.raises(ImportError, match=r"scikit-learn and Pillow .*pip install .pyramid-sparse-transformer\[demo\]"):
         digits.make(tmp_path / "set", train=1, val=1)
     assert list(tmp_path.iterdir()) == []
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 
 import pytest
 
 from messages import says
 from pst.backbones.versions import TRANSFORMERS
-from pst.io.versions import Range
+from pst.io.versions import Range, install_extra
 
 RANGE = Range("host", (5, 4), (6, 0))
 
@@ -45,3 +46,21 @@ def test_none_is_refused_with_the_range(monkeypatch):
 def test_what_is_installed_here_is_in_the_range_of_the_adapters():
     pytest.importorskip("transformers")
     TRANSFORMERS.check("a test")
+
+
+@pytest.mark.parametrize(
+    ("found", "command"),
+    [("/env/bin/pip", "pip"), ("/usr/bin/pip", "/env/bin/python -m pip"), (None, "/env/bin/python -m pip")],
+)
+def test_what_is_installed_goes_into_this_environment(found, command, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/env/bin/python")
+    monkeypatch.setattr("shutil.which", lambda _: found)
+    assert install_extra("viz") == f"{command} install 'pyramid-sparse-transformer[viz]'"
+
+
+def test_a_path_with_a_space_is_quoted_and_one_below_this_folder_short(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my env" / "bin" / "python"))
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert install_extra("viz").startswith(f"'{tmp_path}/my env/bin/python' -m pip install ")
+    monkeypatch.chdir(tmp_path)
+    assert install_extra("viz").startswith("'my env/bin/python' -m pip install ")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import shutil
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from pst.cli._common import Verbs, add_trust, add_verb, host_errors, natural, positive, require
+from pst.io.versions import install_extra, program
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -36,7 +35,6 @@ def add_parser(verbs: Verbs) -> None:
     parser.set_defaults(run=run, again="; the same command continues")
 
 
-_EXPLORE = "pyramid-sparse-transformer[explore]"
 _OPTIONS = ("data", "imgsz", "epochs", "batch", "out", "device", "workers", "seed", "restart", "trust")
 
 
@@ -51,15 +49,9 @@ def run(args: argparse.Namespace) -> int:
     with host_errors(f"train and validate on {getattr(args, 'data', 'the embedded digits')}"):
         report = run_demo(**{name: value for name, value in vars(args).items() if name in _OPTIONS})
     print(f"Report: open {report}")
-    first = "" if find_spec("gradio") else f"{_of_here('python')} -m pip install '{_EXPLORE}', then "
-    pst = "pst" if shutil.which("pst") else _of_here("pst")  # make runs it in an environment that the shell is not in
+    first = "" if find_spec("gradio") else f"{install_extra('explore')}, then "
+    pst = "pst" if shutil.which("pst") else program("pst")  # make runs it in an environment that the shell is not in
     print(
         f"Next: {first}{pst} explore, to play with the model; {pst} demo --data data.yaml, to train on your own images"
     )
     return 0
-
-
-def _of_here(name: str) -> str:
-    """A program of this environment, which need not be the shell's. Its pip knows the extras of a checkout too."""
-    path = Path(sys.executable).with_name(name)
-    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

@@ -14,6 +14,7 @@ from importlib import import_module, metadata
 
 from pst.cli._common import Verbs, add_verb, format_table
 from pst.io.files import first_line
+from pst.io.versions import install_extra
 
 _DISTRIBUTION = "pyramid-sparse-transformer"
 _REQUIREMENT = re.compile(r"^([\w.-]+)(?:\[([\w,-]+)\])?.*;.*\bextra == ['\"]([\w-]+)['\"]")
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     _print_table(["extra", "for", "state"], [[e, EXTRAS[e][0], state] for e, state in states.items()])
     lacking = [extra for extra, state in states.items() if state.startswith("lacks")]
     if lacking:
-        print(f"\nTo install an extra, for example {lacking[0]}:\n  pip install '{_DISTRIBUTION}[{lacking[0]}]'")
+        print(f"\nTo install an extra, for example {lacking[0]}:\n  {install_extra(lacking[0])}")
     return int(any(text.startswith("fails") for text in [*devices.values(), *states.values()]))
 
 

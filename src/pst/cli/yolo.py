@@ -8,7 +8,10 @@ import sys
 
 from pst.cli._common import Verbs, host_errors, require
 
-_HOW = "Settings of PST are options of pst val, or of the rows of a model's YAML: pst val --help"
+_HOW = (
+    "Settings of PST are options of pst val and pst export, or of the rows of a model's YAML: pst val --help; "
+    "to predict with k, run the file of pst export --topk 8"
+)
 _HELP = """pst yolo TASK MODE ARG=VALUE … is Ultralytics' own command, which knows these models as well:
   yolo11n-pst-neck.yaml   a PST neck in YOLO11n; likewise for n, s, m, l, x, other YOLOs and tasks
   yolo11n-pst.yaml        the paper's detector

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from pst.io.files import replacing
+from pst.io.versions import install_extra
 
 STAMP = "digits.json"
 _FORMAT = 1  # raise when unchanged settings give other scenes
@@ -84,8 +85,7 @@ def _write_split(root: Path, split: str, count: int, imgsz: int, seed: int) -> N
         from pst.data._sources import load_photos, load_scans
     except ImportError as error:
         raise ImportError(
-            f"the digits data set needs scikit-learn and Pillow ({error}): "
-            'pip install "pyramid-sparse-transformer[demo]"'
+            f"the digits data set needs scikit-learn and Pillow ({error}): {install_extra('demo')}"
         ) from error
 
     images, texts = root / "images" / split, root / "labels" / split

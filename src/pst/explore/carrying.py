@@ -124,6 +124,6 @@ def show_carried(
         first = selection_overlay(first, Selection(torch.tensor(tokens).view(1, 1, -1), cells, cells), 0)
     chosen = f"{there}; {len(tokens)} of {cells[0] * cells[1]} coarse positions selected."
     heated = heat(enlarged(coarse.clip.frames[0]), weights)
-    said = "Attention of the marked position in the first picture."
+    said = "Attention of the position that was clicked on, in the first picture."
     captions = (said_0, said_k, " ".join(filter(None, (chosen, PINK if tokens else "", then))), said)
     return Shown(marked(with_0, place), marked(with_k, place), first, heated, captions)

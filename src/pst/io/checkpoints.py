@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pst.io.files import check_parent, replacing
+from pst.io.versions import pip
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -143,4 +144,4 @@ def _import_safetensors() -> None:
     try:
         import_module("safetensors")
     except ImportError as error:
-        raise ImportError("reading and writing checkpoints needs safetensors: pip install safetensors") from error
+        raise ImportError(f"reading and writing checkpoints needs safetensors: {pip()} install safetensors") from error

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 
 def check_installed(user: str, module: str, extra: str) -> None:
@@ -24,8 +28,21 @@ def check_installed(user: str, module: str, extra: str) -> None:
 
 
 def install_extra(extra: str) -> str:
-    """The command that installs an extra of ours."""
-    return f"pip install 'pyramid-sparse-transformer[{extra}]'"
+    """The command that installs an extra of ours into this environment."""
+    return f"{pip()} install 'pyramid-sparse-transformer[{extra}]'"
+
+
+def pip() -> str:
+    """This environment's pip: by its name where that is what the shell finds, else by way of this Python."""
+    found = shutil.which("pip")
+    ours = found is not None and Path(found).parent == Path(sys.executable).parent
+    return "pip" if ours else f"{program('python')} -m pip"
+
+
+def program(name: str) -> str:
+    """A program of this environment, which need not be the shell's, quoted for the shell."""
+    path = Path(sys.executable).with_name(name)
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 class HostError(ImportError):

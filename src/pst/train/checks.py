@@ -16,6 +16,7 @@ from pst.data.paths import is_there
 from pst.functional.selection import check_selection
 from pst.io import files
 from pst.io.names import counted, nearest
+from pst.io.versions import pip
 from pst.train.config import ClassifyConfig, Config
 from pst.train.log import LOG
 from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
@@ -71,7 +72,7 @@ def check_names(config: Config) -> None:
     if given is not None and not Path(given).is_file():
         raise FileNotFoundError(f"no file {given}: backbone_weights is a .safetensors file or one of torch.save")
     if config.tensorboard and find_spec("tensorboard") is None:
-        raise ImportError("tensorboard is not installed: pass tensorboard=false, or pip install tensorboard")
+        raise ImportError(f"tensorboard is not installed: pass tensorboard=false, or {pip()} install tensorboard")
 
 
 def check_batch(task: Task[Any], model: nn.Module, images: Images, device: torch.device) -> None:

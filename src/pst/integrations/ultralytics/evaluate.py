@@ -91,7 +91,9 @@ def sweep(
     grid(topk, fusion)  # wrong ones are refused before anything is loaded
     check_bounds(max_tokens)
     if not Path(model).is_file():
-        raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
+        raise FileNotFoundError(
+            f"no checkpoint at {model}: pass the path of a trained model, e.g. runs/train/weights/best.pt"
+        )
     yolo = YOLO(model, trust=trust)
     check_pst(yolo, model)
     check_classes(yolo, data, single_cls=bool(val_args.get("single_cls")))

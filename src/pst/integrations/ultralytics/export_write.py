@@ -82,7 +82,9 @@ def open_model(model: Any, kind: Any, *, trust: bool = False) -> Any:
         twin.predictor = None
         return twin
     if not Path(model).is_file():
-        raise FileNotFoundError(f"no checkpoint at {model}: pass the path of a trained model, e.g. best.pt")
+        raise FileNotFoundError(
+            f"no checkpoint at {model}: pass the path of a trained model, e.g. runs/train/weights/best.pt"
+        )
     opened = kind(model, trust=trust)
     if not isinstance(opened.model, nn.Module):
         raise ValueError(f"{model} is not a checkpoint but a file of an export: pass the .pt that it was made of")  # noqa: TRY004
