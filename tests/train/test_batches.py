@@ -19,6 +19,14 @@ from pst.train.batches import dealt, plain_loader, worker_errors
 from train_runs import settings
 
 
+@pytest.fixture(autouse=True)
+def _as_at_a_terminal() -> Iterator[None]:
+    """SIGINT interrupts, also where a script that runs the tests in its background ignores it for them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Forking:
     """A loader in whose start the first interruption is dropped, as in a fork."""
 
