@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 
 from messages import says
 from pst.propagate import BackboneFeatures
 
-timm = pytest.importorskip("timm")
 IMAGES = torch.linspace(0, 1, 3 * 40 * 56).view(1, 3, 40, 56)
 SMALL = {"name": "test_efficientnet", "reductions": (4, 8)}
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from pst.backbones.channels import check_channels, check_size
 from pst.backbones.weights import Weights, fill, filled_network, fits, heads_of, read_weights
+from pst.io.logs import logging_at
 from pst.io.transfer import shapes
 
 PROBE = (96, 128)  # a size that no network has as its one fixed size
@@ -165,19 +164,7 @@ def with_weights(model: Any, name: str, weights: Weights, options: dict[str, Any
     )
     heads = tuple(f"{head}." for head in heads_of(network))
     overlay = {"state_dict": {key: t for key, t in state.items() if not key.startswith(heads)}}
-    with _silent_builder():  # which lists what lies behind the last map: `filled_network` has found nothing amiss
+    with logging_at("timm.models._builder", logging.ERROR):  # it lists what lies behind the last map; all was checked
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     model.pretrained_cfg.pop("state_dict")
     return model
-
-
-@contextmanager
-def _silent_builder() -> Iterator[None]:
-    """What timm logs of weights that it loads is not shown, inside the with block."""
-    logger = logging.getLogger("timm.models._builder")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

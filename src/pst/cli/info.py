@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from pst.cli._common import Verbs, add_verb, format_table, require
+from pst.io.logs import logging_at
 
 
 class _Host(NamedTuple):
@@ -128,13 +129,8 @@ def list_sizes(host: str, names: Sequence[str]) -> None:
     for package in _HOSTS[host].packages:
         require(package, host)
     size = import_module(f"pst.integrations.{host}.size")
-    logger = logging.getLogger(f"pst.integrations.{host}")
-    before = logger.level
-    logger.setLevel(logging.ERROR)  # that all weights are fresh goes without saying here
-    try:
+    with logging_at(f"pst.integrations.{host}", logging.ERROR):  # that all weights are fresh goes without saying here
         _print_sizes(f"{_HOSTS[host].title} model", names or size.USUAL, size.measure)
-    finally:
-        logger.setLevel(before)
 
 
 def _print_sizes(title: str, names: Sequence[str], measure: Callable[[str], Any]) -> None:

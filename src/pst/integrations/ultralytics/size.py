@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from ultralytics.utils import LOGGER
 
 from pst.integrations.ultralytics.flops import gflops
 from pst.integrations.ultralytics.yolo import YOLO
+from pst.io.logs import logging_at
 
 
 class ModelSize(NamedTuple):
@@ -36,19 +35,8 @@ def measure(name: str, imgsz: int | None = None) -> ModelSize:
         name: Whatever `YOLO` takes that is a YAML, e.g. one of `model_zoo`.
         imgsz: Side of the image in pixels; None for 224 in classification and 640 elsewhere.
     """
-    with _quiet():
+    with logging_at(LOGGER.name, logging.WARNING):  # a classifier logs its summary in any case
         yolo = YOLO(name)
     if imgsz is None:
         imgsz = 224 if yolo.task == "classify" else 640
     return ModelSize(str(yolo.task), sum(p.numel() for p in yolo.parameters()), gflops(yolo, imgsz), imgsz)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No summary of a model that is built, which Ultralytics logs for classifiers in any case."""
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)
