@@ -159,9 +159,22 @@ def test_a_wrong_data_file_is_refused(tmp_path, old, new, error, message):
         read_boxes(root, "train")
 
 
-def test_a_folder_of_another_task_is_told_what_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"masks has no data\.yaml, .* folders of masks are for segment"):
-        read_boxes(tiny_data.masks(tmp_path / "masks"), "train")
+READERS = {"detect": read_boxes, "segment": read_masks, "classify": read_folder}
+MADE = {"detect": tiny_data.yolo, "segment": tiny_data.masks, "classify": tiny_data.folder}
+
+
+@pytest.mark.parametrize(("task", "of"), [(a, b) for a in READERS for b in MADE if a != b])
+def test_a_folder_of_another_task_is_named(tmp_path, task, of):
+    with pytest.raises(FileNotFoundError, match=f"^(no|.* has no) .*; it has .* as data sets for {of} have$"):
+        READERS[task](MADE[of](tmp_path / "data"), "train")
+
+
+@pytest.mark.parametrize("task", READERS)
+def test_a_folder_of_no_task_is_told_what_is_missing_alone(tmp_path, task):
+    (tmp_path / "train" / "images").mkdir(parents=True)  # as Roboflow writes it, without its data.yaml
+    with pytest.raises(FileNotFoundError, match=r"(^| has )no ") as caught:
+        READERS[task](tmp_path, "train" if task != "classify" else "val")
+    assert "; it has" not in str(caught.value)
 
 
 def test_coco_crowds_and_unknown_ids(tmp_path):

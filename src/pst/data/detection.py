@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pst.data.coco import read_coco
 from pst.data.images import Boxes, Split
-from pst.data.paths import absent, entry_of, is_there, root_of
+from pst.data.paths import absent, entry_of, is_there, other_task, root_of
 from pst.data.yaml_file import read_mapping
 from pst.data.yolo import read_yolo
 from pst.io.names import counted, listed
@@ -63,7 +63,7 @@ def read_boxes(
         if not is_there(path):
             raise FileNotFoundError(
                 f"{path.parent} has no data.yaml, which names the images and classes of boxes: write one as in "
-                "docs/train.md; folders of masks are for segment, folders of classes for classify"
+                f"docs/train.md{other_task(path.parent)}"
             )
     spec = read_mapping(path, text=True)
     entry = entry_of(spec, split)

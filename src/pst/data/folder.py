@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pst.data.images import Split
-from pst.data.paths import absent, is_there
+from pst.data.paths import absent, is_there, other_task
 from pst.data.text import checked_names
 from pst.data.walk import list_folders, list_images
 from pst.io.names import listed
@@ -31,7 +31,7 @@ def read_folder(root: str | Path, split: str, classes: tuple[str, ...] | None = 
     if not is_there(Path(root)):
         raise FileNotFoundError(absent(Path(root), f"the folder of a data set, with {split}/CLASS/IMAGE in it"))
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}: expected {root}/{split}/CLASS/IMAGE")
+        raise FileNotFoundError(f"no folder {folder}: expected {root}/{split}/CLASS/IMAGE{other_task(Path(root))}")
     folders = {each.name: each for each in list_folders(folder)}
     found = checked_names(folders, str(folder))
     names = found if classes is None else classes

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from pst.data.images import Split
-from pst.data.paths import absent, is_there, named
+from pst.data.paths import absent, is_there, named, other_task
 from pst.data.text import checked_names, read_lines
 from pst.data.walk import list_images, unique
 from pst.io.image_file import read_indices
@@ -45,7 +45,9 @@ def read_masks(root: str | Path, split: str) -> Split:
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: expected one with classes.txt, images and masks")
     if not names.is_file():
-        raise FileNotFoundError(f"no {names}: expected one class name a line, in the order of the values in the masks")
+        raise FileNotFoundError(
+            f"no {names}: expected one class name a line, in the order of the values in the masks{other_task(root)}"
+        )
     classes = checked_names(read_lines(names), str(names))
     if not 1 <= len(classes) <= IGNORE:
         raise ValueError(f"{names} must name 1 to {IGNORE} classes, it names {len(classes)}")

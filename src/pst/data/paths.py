@@ -59,6 +59,18 @@ def absent(place: Path, wanted: str) -> str:
     return f"there is nothing at {named(place)}: give {wanted}"
 
 
+def other_task(root: Path) -> str:
+    """What a folder that a task can't read seems to be for, to end its message with; empty where nothing says so."""
+    for sign, task in (("data.yaml", "detect"), ("classes.txt", "segment")):
+        if is_file(root / sign):
+            return f"; it has a {sign}, as data sets for {task} have"
+    train = root / "train"
+    folders = {each.name for each in train.iterdir() if each.is_dir()} if train.is_dir() else set()
+    if folders - {"images", "labels", "masks"}:
+        return "; it has folders in train, as data sets for classify have"
+    return ""
+
+
 def is_there(path: Path) -> bool:
     """Whether a file or folder exists; text that can't be a path leads nowhere."""
     try:
