@@ -120,9 +120,7 @@ DETECTED = (
     "bifpn",
     "laterals",
     "p2-pst-attention-bound",
-    "p2-pst-add-bound",
     "p2-fpn",
-    "p2-bifpn",
     "p2-laterals",
 )  # rows that find boxes, all of one width
 

@@ -251,6 +251,15 @@ def test_exported_programs_need_trust(tmp_path: Path) -> None:
         YOLO(tmp_path / "a.torchscript", task="detect").predict(np.zeros((64, 64, 3), np.uint8), imgsz=64)
 
 
+def test_a_file_that_is_no_model_asks_for_no_trust(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"notes\.txt is no model: expected a \.pt or .*") as caught:
+        YOLO(tmp_path / "notes.txt", task="detect").predict(np.zeros((64, 64, 3), np.uint8), **SMALL)
+    assert "trust" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"grpc://host/model is not loaded: .* --trust"):  # what a server runs
+        YOLO("grpc://host/model", task="detect").predict(np.zeros((64, 64, 3), np.uint8), **SMALL)
+
+
 @pytest.mark.parametrize(
     ("name", "inside", "said"),
     [

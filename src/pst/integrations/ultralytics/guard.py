@@ -106,8 +106,12 @@ def open_backend(original: Callable[..., Any], backend: Any, *args: Any, **kwarg
     """``AutoBackend``, which opens any exported file: here none that is a program in a general language."""
     model = args[0] if args else kwargs.get("model")
     if is_protected() and isinstance(model, (str, Path)) and not _OPENED.fullmatch(str(model)):
-        if not any(suffix in Path(model).name for suffix in export_formats()["Suffix"]):  # of a folder that it exports
+        exported = any(suffix in Path(model).name for suffix in export_formats()["Suffix"])
+        if not exported and "://" not in str(model):
             check_no_folder(model)
+            raise ValueError(
+                f"{model} is no model: expected a .pt or .safetensors file of Ultralytics, a model's YAML, or an export"
+            )
         raise ValueError(f"{model} is not loaded: such a file can do more than arithmetic; {_TRUST}")
     original(backend, *args, **kwargs)
 
