@@ -20,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(PY) -m pytest 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv with everything; at once when it is there already
+setup: $(STAMP) ## make .venv with all that demo and test need; at once when it is there already
 
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10 or newer found: install one, or pass PYTHON=/path/to/python" >&2; exit 1; }

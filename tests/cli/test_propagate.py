@@ -105,7 +105,10 @@ def test_many_clips_with_one_broken(clip, tmp_path, capsys):
         (["clip.mp4"], "no mask for clip.mp4"),
         (["clip.mp4", "--mask", "9=first.png"], "has no frame '9'"),
         (["clip.mp4", "--mask", "0=none.png"], "none.png"),
-        (["clip.mp4", "--masks", "nowhere"], "no folder of masks at nowhere"),
+        (
+            ["clip.mp4", "--masks", "nowhere"],
+            "no folder of masks at nowhere: give one, or single masks as --mask 0=first.png",
+        ),
         (["clip.mp4", "--mask", "0=first.png", "--mask", "0=last.png"], "two masks for frame 0"),
         (["clip.mp4", "--mask", "0=first.png", "--points", "none.csv"], "none.csv"),
         (["clip.mp4", "--mask", "0=first.png", "--size", "8"], "size must be"),

@@ -192,7 +192,7 @@ def test_of_several_options_none_is_set_where_one_is_wrong(model, wrong):
 
 
 def test_an_option_that_layers_do_not_have_is_named_with_those_they_have(model):
-    with pytest.raises(TypeError, match=r"no option k, rule: choose among topk, fusion, selection"):
+    with pytest.raises(TypeError, match=r"no option k, rule: choose among aligned, fusion, max_tokens, selection"):
         pst.set_options(model, topk=4, k=8, rule="mass")
     assert ks(model) == [0, 0, 0]
 

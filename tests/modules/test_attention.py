@@ -247,6 +247,7 @@ def test_bad_maps_are_refused_before_any_work(inputs, kind, text):
 
 
 BAD_SETTINGS = {
+    "misspelt": ({"k": 8}, TypeError, "no option k: choose among … topk"),
     "heads": ({"num_heads": 3}, ValueError, "multiple … dim=16 … num_heads=3"),
     "no heads": ({"num_heads": 0}, ValueError, "multiple … dim=16 … num_heads=0"),
     "negative k": ({"topk": -8}, ValueError, "topk … got -8"),

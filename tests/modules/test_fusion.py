@@ -80,6 +80,7 @@ BAD_SETTINGS = {
         ValueError,
         "selection … mean … got ''",
     ),
+    "misspelt": ({"top_k": 8}, TypeError, "no option top_k: choose among … depth … topk"),
 }
 
 
@@ -100,7 +101,7 @@ BAD_MAPS = {
     "swapped": (
         (zeros(1, 12, 4, 4), zeros(1, 8, 8, 8)),
         ValueError,
-        "x … 8 … got … (1, 12, 4, 4)",
+        "x … 8 … got … (1, 12, 4, 4): the finer map comes first",
     ),
     "upper": (
         (zeros(1, 8, 8, 8), zeros(1, 8, 4, 4)),

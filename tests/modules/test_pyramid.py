@@ -228,6 +228,7 @@ BAD_SETTINGS = {
     "zero channels": ({"in_channels": [8, 0]}, ValueError, "in_channels must hold the channels of each map"),
     "width": ({"out_channels": 80}, ValueError, "out_channels … multiple … head_dim=32"),
     "a class": ({"extra_blocks": LastLevelMaxPool}, TypeError, "extra_blocks must be a Module, such as LastLevel"),
+    "misspelt": ({"max_token": 8}, TypeError, "no option max_token: choose among … max_tokens"),
     "share": ({"share": "all"}, ValueError, "share … none … attention … got 'all'"),
     "two norms": (
         {"norm_layer": nn.Identity, "conv": partial(ConvNormAct)},

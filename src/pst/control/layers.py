@@ -50,7 +50,9 @@ def attention_layers(model: nn.Module) -> dict[str, PyramidSparseAttention]:
         raise TypeError(f"expected a torch Module or a YOLO object, got {type(model).__name__}")
     layers = find_attention(model)
     if not layers:
-        raise ValueError(f"{type(model).__name__} holds no PST layer: nothing to control")
+        raise ValueError(
+            f"{type(model).__name__} holds no PST layer: build the model with pst.PST, or a builder of pst.integrations"
+        )
     return layers
 
 

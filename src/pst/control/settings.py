@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -15,7 +15,7 @@ from pst.functional.attention import Fusion
 from pst.functional.checks import check_share, check_topk
 from pst.functional.selection import SelectionRule
 from pst.modules.attention import PyramidSparseAttention
-from pst.modules.settings import Settings
+from pst.modules.settings import check_names
 
 Topk: TypeAlias = "int | list[int] | tuple[int, ...] | Mapping[str, int]"
 
@@ -38,9 +38,7 @@ def set_options(model: nn.Module, **options: Any) -> None:
         >>> set_options(pyramid, topk=8, fusion="refine")
     """
     layers = attention_layers(model)
-    known = [field.name for field in fields(Settings)]
-    if unknown := sorted(options.keys() - known):
-        raise TypeError(f"PST layers have no option {', '.join(unknown)}: choose among {', '.join(known)}")
+    check_names(options)
     ks = _topk_of_layers(layers, options["topk"]) if "topk" in options else {}
     settings = {
         name: replace(layer.settings, **options | ({"topk": ks[name]} if ks else {})) for name, layer in layers.items()

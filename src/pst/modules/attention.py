@@ -82,7 +82,7 @@ class PyramidSparseAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads != 0:
             raise ValueError(f"dim must be a multiple of num_heads, got dim={dim} and num_heads={num_heads}")
-        self._settings = Settings(**options)
+        self._settings = Settings().changed(options)
         head_dim = dim // num_heads
         self.dim, self.num_heads = dim, num_heads
         self.impl: Implementation = "auto"
@@ -284,7 +284,9 @@ def check_pair(x: Tensor, upper: Tensor, channels: int, upper_channels: int, nam
     for name, t, c in ((name_of_x, x, channels), ("upper", upper, upper_channels)):
         check_tensor(name, t)
         if t.ndim != 4 or t.shape[1] != c:
-            raise ValueError(f"{name} must be (batch, {c}, height, width), got shape {tuple(t.shape)}")
+            swapped = x.ndim == upper.ndim == 4 and (x.shape[1], upper.shape[1]) == (upper_channels, channels)
+            hint = ": the finer map comes first, then the coarser one" if swapped else ""
+            raise ValueError(f"{name} must be (batch, {c}, height, width), got shape {tuple(t.shape)}{hint}")
         if not t.is_floating_point():
             raise TypeError(f"{name} must be of floating point, got {t.dtype}: make it float, and images 0 to 1")
     if x.shape[0] != upper.shape[0]:

@@ -11,7 +11,7 @@ from pst.functional.checks import check_width
 from pst.modules.attention import check_maps
 from pst.modules.block import PSTBlock
 from pst.modules.conv import ConvFactory, ConvNormAct
-from pst.modules.settings import Options
+from pst.modules.settings import LayerOptions, Options, check_names
 from pst.modules.upsampling import Upsample, build_upsampling, resize
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class PST(nn.Module):
         **options: Unpack[Options],
     ) -> None:
         super().__init__()
+        check_names(options, LayerOptions)
         for name, width in (
             ("in_channels", in_channels),
             ("upper_channels", upper_channels),

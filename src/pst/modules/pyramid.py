@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pst.modules.attention import check_pair
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fusion import PST
+from pst.modules.settings import PyramidOptions, check_names
 
 Maps = TypeVar("Maps", list[Tensor], tuple[Tensor, ...], dict[str, Tensor], "OrderedDict[str, Tensor]")
 Share = Literal["none", "attention"]
@@ -82,6 +83,7 @@ class PSTPyramid(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        check_names(options, PyramidOptions)
         self.in_channels = _channels(in_channels, in_channels_list)
         self.out_channels = out_channels
         self.reductions = _reductions(reductions, len(self.in_channels))

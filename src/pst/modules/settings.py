@@ -6,7 +6,7 @@ and the adapters pass ``**options`` on, and files hold whatever `Settings.plain`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
@@ -51,6 +51,13 @@ def split(options: Mapping[str, Any], kind: Any) -> tuple[dict[str, Any], dict[s
     """The options that a class above has, and the others, which an adapter hands to its host."""
     own = {name: value for name, value in options.items() if name in kind.__optional_keys__}
     return own, {name: value for name, value in options.items() if name not in own}
+
+
+def check_names(options: Iterable[str], kind: Any = Options) -> None:
+    """Raise TypeError for a name that is none of the TypedDict ``kind``."""
+    known = sorted(kind.__optional_keys__)
+    if unknown := [str(name) for name in options if name not in known]:
+        raise TypeError(f"PST layers have no option {', '.join(unknown)}: choose among {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ class Settings:
         """
         if not isinstance(values, Mapping):
             raise TypeError(f"settings are a mapping, got a {type(values).__name__}")
+        check_names(values)
         if "selection" in values:
             values = {**values, "selection": from_plain(values["selection"])}
         return replace(self, **values)
