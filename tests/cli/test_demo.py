@@ -18,7 +18,7 @@ def calls(monkeypatch):
 
     def run(**options):
         recorded.append(options)
-        return Path("runs/demo/report.html")
+        return Path(options.get("out", "runs/demo")) / "report.html"
 
     module = ModuleType("pst.demo")
     vars(module)["run"] = run
@@ -54,7 +54,9 @@ def test_without_gradio_the_last_line_says_what_to_install_first(monkeypatch, ca
     said = capsys.readouterr().out.splitlines()[-1]
     pip = ".venv/bin/python -m pip" if inside else f"'{python}' -m pip"
     pst = ".venv/bin/pst" if inside else f"'{python.with_name('pst')}'"
-    assert said.startswith(f"Next: {pip} install 'pyramid-sparse-transformer[explore]', then {pst} explore, to play")
+    assert said.startswith(
+        f"Next: {pip} install 'pyramid-sparse-transformer[explore]', then {pst} explore runs/demo/best.pt, to play"
+    )
 
 
 def test_defaults_are_left_to_the_demo(calls, monkeypatch, capsys):
@@ -62,7 +64,17 @@ def test_defaults_are_left_to_the_demo(calls, monkeypatch, capsys):
     monkeypatch.setattr("shutil.which", lambda _: "/bin/pst")
     assert main(["demo"]) == 0
     assert calls == [{}]
-    assert capsys.readouterr().out.startswith("Report: open runs/demo/report.html\nNext: pst explore")
+    told = "Report: open runs/demo/report.html\nNext: pst explore runs/demo/best.pt, to play with the model; pst demo"
+    assert capsys.readouterr().out.startswith(told)
+
+
+@pytest.mark.usefixtures("calls")
+def test_with_data_of_ones_own_the_last_line_leads_to_that_very_model(monkeypatch, capsys):
+    monkeypatch.setattr("pst.cli.demo.find_spec", lambda _: object())
+    monkeypatch.setattr("shutil.which", lambda _: "/bin/pst")
+    assert main(["demo", "--data", "d.yaml", "--out", "runs/my own"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "Next: pst explore 'runs/my own/best.pt', to play with the model"
 
 
 def test_given_options_are_handed_on(calls):

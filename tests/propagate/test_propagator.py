@@ -332,8 +332,10 @@ def test_settings_out_of_range(setting, parts):
 
 
 def test_an_unknown_setting():
-    with pytest.raises(TypeError, match="k_top"):
-        Propagator(features=patches, k_top=8)
+    with pytest.raises(TypeError, match=says("no setting 'sizes': did you mean 'size'?")):
+        Propagator(features=patches, sizes=8)
+    with pytest.raises(TypeError, match=says("no setting 'rule': it has topk, size")):
+        Propagator(features=patches, rule="mass")
 
 
 BAD_SETTINGS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"Report: open {report}")
     first = "" if find_spec("gradio") else f"{install_extra('explore')}, then "
     pst = "pst" if shutil.which("pst") else program("pst")  # make runs it in an environment that the shell is not in
-    print(
-        f"Next: {first}{pst} explore, to play with the model; {pst} demo --data data.yaml, to train on your own images"
-    )
+    best = shlex.quote(str(report.with_name("best.pt")))
+    own = "" if hasattr(args, "data") else f"; {pst} demo --data data.yaml, to train on your own images"
+    print(f"Next: {first}{pst} explore {best}, to play with the model{own}")
     return 0

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pst.demo.settings import TRAINING, Settings
+from pst.io.names import counted
 from pst.profile import environment
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def headline(settings: Settings, coarse: SweepRow, minutes: float, images: dict[
     return {
         "mAP50 at k = 0": f"{coarse.map50:.3f}",
         "mAP50-95 at k = 0": f"{coarse.map50_95:.3f}",
-        f"training of {settings.epochs} epochs": f"{minutes:.1f} min",
+        f"training of {counted(settings.epochs, 'epoch')}": f"{minutes:.1f} min",
         "validation images": str(images["val"]),
     }
 
@@ -32,7 +33,7 @@ def describe(
         "model": f"YOLO11n-PST, {parameters:,} parameters, {classes} classes, trained with k = 0 from random weights",
         "data": "handwritten digits on photos (pst.data.digits)" if settings.data is None else settings.data,
         "images": f"{images['train']} train, {images['val']} val, {settings.imgsz} px",
-        "training": f"{settings.epochs} epochs in {minutes:.1f} min, batch {settings.batch}, {training}",
+        "training": f"{counted(settings.epochs, 'epoch')} in {minutes:.1f} min, batch {settings.batch}, {training}",
         "evaluation": f"weights of the epoch with the best mAP50-95 on these val images, batch {settings.batch}",
         "seed": str(settings.seed),
         "hardware": _hardware(settings.device),

@@ -40,7 +40,8 @@ class Remaining:
             self._epochs, self._validations = [], []
         self._validations.append(seconds)
         self._evaluations -= 1
-        self._say(f"{words(self._evaluations * fmean(self._validations))} left")
+        if self._evaluations > 0:
+            self._say(f"{words(self._evaluations * fmean(self._validations))} left")
 
     def _start(self) -> None:
         self._began = time.perf_counter()

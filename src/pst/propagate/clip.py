@@ -23,7 +23,7 @@ from pst.propagate.pictures import write_sheet, write_video
 from pst.propagate.points import Tracks, read_points, read_tracks, write_points
 from pst.propagate.run_folder import RunFolder
 from pst.propagate.sequence import Frames, ImageFrames
-from pst.propagate.setting import Setting
+from pst.propagate.setting import make_setting
 from pst.propagate.video import VideoFrames, import_av
 
 _BYTES = 0.1  # of all files for each pixel of a frame, about
@@ -81,7 +81,7 @@ def propagate_clip(
         ValueError: Clip, masks, points or settings do not fit; or ``out`` holds another run.
     """
     network = Network() if network is None else network
-    chosen = Setting(**setting)
+    chosen = make_setting(setting)
     out = Path(out)
     frames = open_frames(clip)
     files = masks_of(_pairs(masks), frames)

@@ -159,7 +159,9 @@ def check_mask(mask: Any, size: tuple[int, ...]) -> Tensor:
     """(H, W) uint8; raise TypeError or ValueError unless it is one of the frame's size."""
     array = array_of("mask", mask)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"a mask must be (height, width) integers, got {array.dtype} of shape {array.shape}")
+        raise TypeError(
+            f"a mask must be (height, width) integers, got {array.dtype} of shape {array.shape}: make it so, e.g. uint8"
+        )
     if array.shape != tuple(size):
         raise ValueError(
             f"the mask is {array.shape[1]}×{array.shape[0]}, its frame {size[1]}×{size[0]}: make it of the frame's size"

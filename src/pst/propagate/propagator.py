@@ -32,7 +32,7 @@ from pst.propagate.memory import (
     splat,
     to_state,
 )
-from pst.propagate.setting import Setting
+from pst.propagate.setting import make_setting
 
 _ENLARGED = 2  # times a frame at most, for its features
 _AROUND = 2  # fine positions on each side of a peak that a point's place is averaged over
@@ -78,7 +78,7 @@ class Propagator:
     """
 
     def __init__(self, features: Features | None = None, *, device: str | torch.device = "cpu", **setting: Any) -> None:
-        self.setting = Setting(**setting)
+        self.setting = make_setting(setting)
         self.device = torch.device(device)
         self.features = BackboneFeatures().to(self.device) if features is None else features
         self.size: tuple[int, int] | None = None

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
+from pst.io.names import nearest
+
 _MOST = 10**6  # of a setting that is an integer
+
+
+def make_setting(options: Mapping[str, Any]) -> Setting:
+    """A `Setting` of some of its fields.
+
+    Raises:
+        TypeError: There is no field of a name.
+        ValueError: See `Setting`.
+    """
+    known = [field.name for field in fields(Setting)]
+    for name in options:
+        if name not in known:
+            near = nearest(name, known, 0.6)
+            raise TypeError(f"propagation has no setting {name!r}{near or ': it has ' + ', '.join(known)}")
+    return Setting(**options)
 
 
 @dataclass(frozen=True)
