@@ -22,23 +22,24 @@ def draw_curves(columns: dict[str, list[float]]) -> tuple[bytes, bytes]:
         KeyError: A column is missing.
     """
     epochs = columns["epoch"]
-    losses, axes = _axes("loss (train solid, val dashed)")
+    losses, axes = _axes("loss (train solid, val dashed)", epochs)
     for name, label, color in _LOSSES:
         axes.plot(epochs, columns[f"train/{name}"], color=color, label=label, marker=".")
-        axes.plot(epochs, columns[f"val/{name}"], color=color, linestyle="--", linewidth=1)
-    metrics, axes = _axes("mAP on val, k = 0")
+        axes.plot(epochs, columns[f"val/{name}"], color=color, linestyle="--", linewidth=1, marker=".", markersize=3)
+    metrics, axes = _axes("mAP on val, k = 0", epochs)
     for name, label, color in _METRICS:
         axes.plot(epochs, columns[name], color=color, label=label, marker=".")
     axes.set_ylim(0, 1)
     return _png(losses), _png(metrics)
 
 
-def _axes(what: str) -> tuple[Figure, Any]:
+def _axes(what: str, epochs: list[float]) -> tuple[Figure, Any]:
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set(xlabel="epoch", ylabel=what)
-    axes.locator_params(axis="x", integer=True)
+    axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)  # whole numbers on the axis, of one epoch too
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
