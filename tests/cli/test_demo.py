@@ -64,8 +64,12 @@ def test_defaults_are_left_to_the_demo(calls, monkeypatch, capsys):
     monkeypatch.setattr("shutil.which", lambda _: "/bin/pst")
     assert main(["demo"]) == 0
     assert calls == [{}]
-    told = "Report: open runs/demo/report.html\nNext: pst explore runs/demo/best.pt, to play with the model; pst demo"
-    assert capsys.readouterr().out.startswith(told)
+    report, said = capsys.readouterr().out.splitlines()
+    assert report == "Report: open runs/demo/report.html"
+    assert said == (
+        "Next: pst explore runs/demo/best.pt, to play with the model; "
+        "pst demo --data data.yaml --out runs/mine, to train on your own images"
+    )
 
 
 @pytest.mark.usefixtures("calls")

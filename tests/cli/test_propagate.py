@@ -107,7 +107,7 @@ def test_many_clips_with_one_broken(clip, tmp_path, capsys):
         (["clip.mp4", "--mask", "0=none.png"], "none.png"),
         (
             ["clip.mp4", "--masks", "nowhere"],
-            "no folder of masks at nowhere: give one, or single masks as --mask 0=first.png",
+            "no folder of masks at nowhere: give one; a single mask is --mask 0=first.png at the shell",
         ),
         (["clip.mp4", "--mask", "0=first.png", "--mask", "0=last.png"], "two masks for frame 0"),
         (["clip.mp4", "--mask", "0=first.png", "--points", "none.csv"], "none.csv"),

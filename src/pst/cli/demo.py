@@ -53,6 +53,6 @@ def run(args: argparse.Namespace) -> int:
     first = "" if find_spec("gradio") else f"{install_extra('explore')}, then "
     pst = "pst" if shutil.which("pst") else program("pst")  # make runs it in an environment that the shell is not in
     best = shlex.quote(str(report.with_name("best.pt")))
-    own = "" if hasattr(args, "data") else f"; {pst} demo --data data.yaml, to train on your own images"
+    own = "" if hasattr(args, "data") else f"; {pst} demo --data data.yaml --out runs/mine, to train on your own images"
     print(f"Next: {first}{pst} explore {best}, to play with the model{own}")
     return 0

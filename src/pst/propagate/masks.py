@@ -40,7 +40,9 @@ def masks_in(folder: Path) -> list[tuple[str, Path]]:
         FileNotFoundError: There is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of masks at {folder}: give one, or single masks as --mask 0=first.png")
+        raise FileNotFoundError(
+            f"no folder of masks at {folder}: give one; a single mask is --mask 0=first.png at the shell"
+        )
     files = list_frames(folder)
     if not files:
         raise FileNotFoundError(f"no masks in {folder}: expected PNG files named as the frames that they belong to")
