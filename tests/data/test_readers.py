@@ -177,6 +177,12 @@ def test_a_folder_of_no_task_is_told_what_is_missing_alone(tmp_path, task):
     assert "; it has" not in str(caught.value)
 
 
+def test_a_folder_of_classes_without_a_split_is_not_said_to_be_of_another_task(tmp_path):
+    shutil.rmtree(tiny_data.folder(tmp_path) / "val")
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))}/val/CLASS/IMAGE$"):
+        read_folder(tmp_path, "val")
+
+
 def test_coco_crowds_and_unknown_ids(tmp_path):
     root = tiny_data.coco(tmp_path)
     document = json.loads((root / "train.json").read_text())

@@ -63,7 +63,7 @@ def read_boxes(
         if not is_there(path):
             raise FileNotFoundError(
                 f"{path.parent} has no data.yaml, which names the images and classes of boxes: write one as in "
-                f"docs/train.md{other_task(path.parent)}"
+                f"docs/train.md{other_task(path.parent, 'detect')}"
             )
     spec = read_mapping(path, text=True)
     entry = entry_of(spec, split)

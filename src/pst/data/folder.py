@@ -31,7 +31,9 @@ def read_folder(root: str | Path, split: str, classes: tuple[str, ...] | None = 
     if not is_there(Path(root)):
         raise FileNotFoundError(absent(Path(root), f"the folder of a data set, with {split}/CLASS/IMAGE in it"))
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}: expected {root}/{split}/CLASS/IMAGE{other_task(Path(root))}")
+        raise FileNotFoundError(
+            f"no folder {folder}: expected {root}/{split}/CLASS/IMAGE{other_task(Path(root), 'classify')}"
+        )
     folders = {each.name: each for each in list_folders(folder)}
     found = checked_names(folders, str(folder))
     names = found if classes is None else classes

@@ -46,7 +46,8 @@ def read_masks(root: str | Path, split: str) -> Split:
         raise FileNotFoundError(f"{root} is not a folder: expected one with classes.txt, images and masks")
     if not names.is_file():
         raise FileNotFoundError(
-            f"no {names}: expected one class name a line, in the order of the values in the masks{other_task(root)}"
+            f"no {names}: expected one class name a line, in the order of the values in the masks"
+            f"{other_task(root, 'segment')}"
         )
     classes = checked_names(read_lines(names), str(names))
     if not 1 <= len(classes) <= IGNORE:

@@ -59,14 +59,14 @@ def absent(place: Path, wanted: str) -> str:
     return f"there is nothing at {named(place)}: give {wanted}"
 
 
-def other_task(root: Path) -> str:
-    """What a folder that a task can't read seems to be for, to end its message with; empty where nothing says so."""
-    for sign, task in (("data.yaml", "detect"), ("classes.txt", "segment")):
+def other_task(root: Path, task: str) -> str:
+    """Which other task a folder seems to be for that ``task`` can't read, to end its message with; may be empty."""
+    for sign, other in (("data.yaml", "detect"), ("classes.txt", "segment")):
         if is_file(root / sign):
-            return f"; it has a {sign}, as data sets for {task} have"
+            return f"; it has a {sign}, as data sets for {other} have"
     train = root / "train"
     folders = {each.name for each in train.iterdir() if each.is_dir()} if train.is_dir() else set()
-    if folders - {"images", "labels", "masks"}:
+    if task != "classify" and folders - {"images", "labels", "masks"}:
         return "; it has folders in train, as data sets for classify have"
     return ""
 

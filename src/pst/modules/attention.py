@@ -17,7 +17,7 @@ from pst.functional.grid import child_means
 from pst.functional.selection import Gumbel, SelectionRule
 from pst.modules.conv import ConvFactory, ConvNormAct
 from pst.modules.fine_statistics import FineStatistics, find_norm
-from pst.modules.settings import Options, Settings
+from pst.modules.settings import Options, Settings, check_names
 from pst.modules.upsampling import Upsample, build_upsampling, resize
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ class PyramidSparseAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads != 0:
             raise ValueError(f"dim must be a multiple of num_heads, got dim={dim} and num_heads={num_heads}")
-        self._settings = Settings().changed(options)
+        check_names(options)
+        self._settings = Settings(**options)
         head_dim = dim // num_heads
         self.dim, self.num_heads = dim, num_heads
         self.impl: Implementation = "auto"
