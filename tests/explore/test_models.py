@@ -56,8 +56,13 @@ def test_the_demos_model_is_there_if_it_is(tmp_path):
 
 def test_nothing_at_a_path_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    for path in ("none.pt", "empty"):
-        with pytest.raises(FileNotFoundError, match=says(f"no model at {path}")):
+    (tmp_path / "best.onnx").touch()
+    for path, message in (
+        ("none.pt", "no model at none.pt: expected"),
+        ("empty", "no model in empty: expected"),
+        ("best.onnx", "not a model: best.onnx: expected a .pt"),
+    ):
+        with pytest.raises(FileNotFoundError, match=says(message)):
             find_models([path])
 
 

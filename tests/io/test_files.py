@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from messages import says
 from pst.io.files import (
     WriteError,
+    check_file,
     check_folder,
     check_ours,
     check_space,
@@ -217,6 +219,20 @@ def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path):
     for name in ("file", "file/a/b", "loop", "loop/a"):
         with pytest.raises(NotADirectoryError, match=name.partition("/")[0]):
             check_folder(tmp_path / name)
+
+
+def test_what_is_no_file_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "a").touch()
+    os.mkfifo(tmp_path / "pipe")
+    assert check_file(str(tmp_path / "a"), "image") == tmp_path / "a"
+    for name in ("none", "pipe"):
+        with pytest.raises(FileNotFoundError, match=says(f"no image at {tmp_path / name}: check the path")):
+            check_file(tmp_path / name, "image")
+    with pytest.raises(FileNotFoundError, match=says(f"no image at {tmp_path}, which is a folder: give a file in it")):
+        check_file(tmp_path, "image")
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(FileNotFoundError, match=r": write one$"):
+            check_file(path, "image", "write one")
 
 
 def test_only_files_of_ours_are_replaced(tmp_path):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pst.io import safe_load
 from pst.io.checkpoints import load_safetensors
+from pst.io.files import check_file
 from pst.io.transfer import Shapes, check_finite, difference, shapes
 
 Weights = str | Path | Mapping[str, Tensor]
@@ -39,8 +40,7 @@ def read_weights(weights: Weights) -> tuple[dict[str, Tensor], str]:
     path = Path(weights)
     if path.suffix == ".safetensors":
         return load_safetensors(path)[0], str(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: weights are a .safetensors file or one of torch.save")
+    check_file(path, "weights", "give a .safetensors file, or one of torch.save")
     found = safe_load.load(path, remedy="save its state dict alone, or get the weights as .safetensors")
     while isinstance(found, Mapping) and (
         inside := next((k for k in _INSIDE if isinstance(found.get(k), Mapping)), "")

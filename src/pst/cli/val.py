@@ -28,7 +28,7 @@ from pst.cli._common import (
     require,
     topk_list,
 )
-from pst.io.files import check_folder, check_ours, write_text
+from pst.io.files import check_file, check_folder, check_ours, write_text
 
 Row = dict[str, Any]
 _HEADER = {
@@ -96,8 +96,7 @@ def run(args: argparse.Namespace) -> int:
                     f"--{name} is for runs of pst train, and {args.model} is a checkpoint of Ultralytics: leave it out"
                 )
         if args.data is None:
-            if not args.model.is_file():
-                raise FileNotFoundError(f"no checkpoint at {args.model}: give the path of a trained model")
+            check_file(args.model, "checkpoint", "give the path of a trained model")
             raise ValueError("--data is missing: name a data set YAML in the Ultralytics layout")
     require(*("accelerate", "train") if own else ("ultralytics", "ultralytics"))
     from pst.profile.environment import environment

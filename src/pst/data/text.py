@@ -6,6 +6,8 @@ import codecs
 from collections.abc import Iterable
 from pathlib import Path
 
+from pst.io.files import check_file
+
 _MARKS = {  # the longer ones first: that of UTF-16 is the beginning of that of UTF-32
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -21,9 +23,7 @@ def read_text(path: str | Path, *, most: int | None = None) -> str:
         FileNotFoundError: There is no such file.
         ValueError: It has more than ``most`` bytes, or is not UTF-8; the message names the encoding where it is known.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+    path = check_file(path, "file")
     size = path.stat().st_size
     if most is not None and size > most:
         raise ValueError(f"{path} has {size:,} bytes, more than {most:,}: is it the right file?")

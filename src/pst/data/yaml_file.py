@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 
 from pst.data.text import read_text, shown
+from pst.io.files import check_file
 
 _MOST_BYTES = 1 << 20
 _MOST_VALUES = 100_000
@@ -66,9 +67,7 @@ def read_mapping(path: str | Path, *, text: bool = False) -> dict[Any, Any]:
 
 def read_node(path: str | Path, kind: type[Strict], read: Callable[[Any, yaml.MappingNode], T]) -> T:
     """What ``read``, given the loader and its node, makes of a YAML file's mapping; errors as in `read_mapping`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no YAML file at {path}: check the path")
+    path = check_file(path, "YAML file")
     content = read_text(path, most=_MOST_BYTES)
     try:
         loader = kind(content)

@@ -13,7 +13,7 @@ import torch
 from pst.demo.remaining import Remaining
 from pst.demo.settings import GRID, MODEL, TRAINING, Settings
 from pst.demo.workspace import Workspace
-from pst.io.files import write_bytes, write_text
+from pst.io.files import check_file, write_bytes, write_text
 
 if TYPE_CHECKING:
     from pst.integrations.ultralytics import YOLO, SweepRow
@@ -28,10 +28,9 @@ def check_data(data: str, root: Path) -> None:
     """
     from pst.integrations.ultralytics.host import ROOT, check_det_dataset
 
-    if not Path(data).is_file():
-        if (ROOT / "cfg" / "datasets" / data).is_file() and Path(data).name == data:
-            return
-        raise FileNotFoundError(f"no data set YAML at {data}: check the path")
+    if not Path(data).is_file() and (ROOT / "cfg" / "datasets" / data).is_file() and Path(data).name == data:
+        return
+    check_file(data, "data set YAML", "give the data.yaml that names its images and classes")
     found = check_det_dataset(data, autodownload=False)
     parts = [data, *(found.get(name) or [] for name in ("train", "val"))]
     for path in (Path(p).resolve() for part in parts for p in ([part] if isinstance(part, str) else part)):

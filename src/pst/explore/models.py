@@ -35,8 +35,9 @@ def find_models(given: Sequence[str | Path]) -> list[Choice]:
     for path in map(Path, given):
         models = [path] if is_model(path) else _below(path)
         if not models:
+            what = "no model at" if not path.exists() else "no model in" if path.is_dir() else "not a model:"
             raise FileNotFoundError(
-                f"no model at {path}: expected a .pt or .safetensors file, a run folder, or a folder with such files"
+                f"{what} {path}: expected a .pt or .safetensors file, a run folder, or a folder with such files"
             )
         found += [Choice(_name(model, path), model) for model in models]
     if DEMO.is_file():

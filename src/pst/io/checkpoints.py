@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pst.io.files import check_parent, replacing
+from pst.io.files import check_file, check_parent, replacing
 from pst.io.versions import pip
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]
@@ -80,9 +80,9 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     _import_safetensors()
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no safetensors file at {path}: check the path")
-    Path(path).open("rb").close()  # safetensors calls a file that may not be read a missing one
+    check_file(path, "safetensors file").open(
+        "rb"
+    ).close()  # safetensors calls a file that may not be read a missing one
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata = f.metadata()

@@ -127,6 +127,22 @@ def check_ours(path: str | Path, mark: str) -> None:
             raise FileExistsError(f"{path} is not of an earlier run, and would be replaced: choose another folder")
 
 
+def check_file(path: str | Path, what: str, remedy: str | None = None) -> Path:
+    """``path`` as a Path; FileNotFoundError unless it is a file.
+
+    Args:
+        path: What was given.
+        what: What it should be, in a few words without an article.
+        remedy: What to do, to end the message with.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"no {what} at {path}, which is a folder: {remedy or 'give a file in it'}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}: {remedy or 'check the path'}")
+    return path
+
+
 def check_folder(folder: str | Path) -> None:
     """Refuse a folder to write to that cannot be made or written to, before any work; nothing is made.
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pst.io.files import check_file
+
 EXTENSIONS = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -128,10 +130,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
 @contextmanager
 def opened(path: str | Path) -> Iterator[Image.Image]:
     """An image that is not yet decoded; whatever goes wrong inside is a CorruptImageError that names the file."""
-    path = Path(path)
-    if not path.is_file():
-        remedy = ", which is a folder: give one of the files in it" if path.is_dir() else ": check the path"
-        raise FileNotFoundError(f"no image at {path}{remedy}")
+    path = check_file(path, "image")
     with path.open("rb") as file:
         try:
             image = _identified(file)

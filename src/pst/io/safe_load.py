@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pst.io._pickle_scan import RefusedError, scan
-from pst.io.files import first_line
+from pst.io.files import check_file, first_line
 
 TRUST = "get the weights as .safetensors, or pass --trust (in Python trust=True) if you trust where it is from"
 _ZIP = b"PK\x03\x04"
@@ -237,8 +237,7 @@ def check(data: bytes) -> None:
 
 def _read_pickle(path: Path) -> bytes:
     """The pickle in the archive, read by the reader that torch.load uses, so that both see the same."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: check the path")
+    check_file(path, "checkpoint")
     with path.open("rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
             raise ValueError("it is not in PyTorch's zip format, or PyTorch before 1.6 wrote it")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pst.io.device import check_cuda
-from pst.io.files import first_line
+from pst.io.files import check_file, first_line
 from pst.propagate.features import DEFAULT, BackboneFeatures, Features
 
 _BLOCK = 2**20
@@ -81,8 +81,7 @@ def digest(path: Path) -> str:
     Raises:
         FileNotFoundError: There is no such file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+    check_file(path, "weights")
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

@@ -69,8 +69,8 @@ def check_names(config: Config) -> None:
         if not timm.is_model(config.model):
             raise ValueError(f"timm has no model {config.model!r}{nearest(config.model, timm.list_models())}")
     given = getattr(config, "backbone_weights", None)
-    if given is not None and not Path(given).is_file():
-        raise FileNotFoundError(f"no file {given}: backbone_weights is a .safetensors file or one of torch.save")
+    if given is not None:
+        files.check_file(given, "weights", "backbone_weights is a .safetensors file, or one of torch.save")
     if config.tensorboard and find_spec("tensorboard") is None:
         raise ImportError(f"tensorboard is not installed: pass tensorboard=false, or {pip()} install tensorboard")
 

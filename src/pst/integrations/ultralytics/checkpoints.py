@@ -25,6 +25,7 @@ from pst.integrations.ultralytics.portable import (
 )
 from pst.io import safe_load
 from pst.io.checkpoints import from_authors, load_safetensors
+from pst.io.files import check_file
 
 # Entries of a checkpoint that a training goes on with, or reports.
 _ENTRIES = (
@@ -95,8 +96,7 @@ def torch_load(original: Callable[..., Any], file: Any, *args: Any, **kwargs: An
 def open_checkpoint(path: Path, *, trust: bool = False) -> tuple[Checkpoint, Any]:
     """What is in a file, and the model; raises what `convert_checkpoint` does."""
     check_suffix(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: check the path")
+    check_file(path, "checkpoint")
     if path.suffix == ".safetensors":
         checkpoint = from_metadata(*load_safetensors(path), path)
         return checkpoint, build(checkpoint, path)

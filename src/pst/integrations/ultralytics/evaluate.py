@@ -14,6 +14,7 @@ from pst.functional.attention import Fusion
 from pst.integrations.ultralytics.classes import check_classes
 from pst.integrations.ultralytics.flops import gflops
 from pst.integrations.ultralytics.yolo import YOLO, check_pst, trained_size
+from pst.io.files import check_file
 from pst.profile.sweep import Evaluated, check_bounds, grid, run_sweep
 
 _VAL_DEFAULTS = {"plots": False, "verbose": False, "exist_ok": True}
@@ -90,10 +91,7 @@ def sweep(
     """
     grid(topk, fusion)  # wrong ones are refused before anything is loaded
     check_bounds(max_tokens)
-    if not Path(model).is_file():
-        raise FileNotFoundError(
-            f"no checkpoint at {model}: pass the path of a trained model, e.g. runs/train/weights/best.pt"
-        )
+    check_file(model, "checkpoint", "pass the path of a trained model, e.g. runs/train/weights/best.pt")
     yolo = YOLO(model, trust=trust)
     check_pst(yolo, model)
     check_classes(yolo, data, single_cls=bool(val_args.get("single_cls")))

@@ -19,7 +19,7 @@ from pst.export.precision import onnx_to_float16, quantize_onnx, quantize_openvi
 from pst.export.program import to_pt2
 from pst.functional.grid import open_sizes
 from pst.integrations.ultralytics.yolo import check_pst
-from pst.io.files import check_parent, explained
+from pst.io.files import check_file, check_parent, explained
 from pst.modules.settings import Settings
 
 LEAST_STRIDE = 32  # of every model of Ultralytics' with a coarsest level P5, and for classifiers, which give none
@@ -81,10 +81,7 @@ def open_model(model: Any, kind: Any, *, trust: bool = False) -> Any:
         twin.callbacks = copy.copy(model.callbacks)
         twin.predictor = None
         return twin
-    if not Path(model).is_file():
-        raise FileNotFoundError(
-            f"no checkpoint at {model}: pass the path of a trained model, e.g. runs/train/weights/best.pt"
-        )
+    check_file(model, "checkpoint", "pass the path of a trained model, e.g. runs/train/weights/best.pt")
     opened = kind(model, trust=trust)
     if not isinstance(opened.model, nn.Module):
         raise ValueError(f"{model} is not a checkpoint but a file of an export: pass the .pt that it was made of")  # noqa: TRY004
