@@ -51,7 +51,8 @@ def test_a_file_is_given_once_and_names_are_told_apart(tmp_path):
 def test_the_demos_model_is_there_if_it_is(tmp_path):
     models.DEMO.parent.mkdir(parents=True)
     models.DEMO.touch()
-    assert [choice.name for choice in find_models([])] == ["the demo's detector", PROPAGATION]
+    for given in ([], [models.DEMO], [tmp_path / models.DEMO]):
+        assert [choice.name for choice in find_models(given)] == ["the demo's detector", PROPAGATION]
 
 
 def test_nothing_at_a_path_is_refused(tmp_path):

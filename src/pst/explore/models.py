@@ -92,7 +92,7 @@ def _name(model: Path, given: Path) -> str:
 
 def _told_apart(choices: list[Choice]) -> list[Choice]:
     """Each file once; names that come twice are numbered."""
-    once = list({choice.path: choice for choice in choices}.values())
+    once = list({choice.path and choice.path.resolve(): choice for choice in choices}.values())
     names: dict[str, int] = {}
     out = []
     for choice in once:

@@ -69,7 +69,8 @@ def load_by_name(name: str, host_load: Callable[[str], dict[str, Any]]) -> dict[
         The dictionary, as ``yaml_model_load`` would return it; None when the name is none of ours.
 
     Raises:
-        FileNotFoundError: The host of a neck does not exist, or the name has "pst" in it and is not a model's.
+        FileNotFoundError: The host of a neck does not exist, or a part of the name begins with "pst"
+            and it is no model's.
         ValueError: The model has no such scale, or its host nothing that PST could replace.
     """
     if (host := host_name(name)) is not None:
@@ -78,7 +79,7 @@ def load_by_name(name: str, host_load: Callable[[str], dict[str, Any]]) -> dict[
         d = pst_neck(host_load(host)) if own else pst_neck(host_load(plain), finest=4)
     elif (path := bundled_models().get(_file_name(name))) is not None:
         d = _resize(YAML.load(str(path)), Path(name).stem)
-    elif "pst" in Path(name).stem.split("-"):
+    elif any(part.startswith("pst") for part in Path(name).stem.split("-")):
         meant = nearest(name, [model.name for model in model_zoo()], 0.6)
         raise FileNotFoundError(f"no file {name} and no model of that name{meant} (pst info --models lists them)")
     else:
