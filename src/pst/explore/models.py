@@ -29,7 +29,7 @@ def find_models(given: Sequence[str | Path]) -> list[Choice]:
         given: Files, run folders, folders of `save_pretrained`, or folders with any of these below them.
 
     Raises:
-        FileNotFoundError: There is nothing at a path, or no model in a folder.
+        FileNotFoundError: There is nothing at a path, no model in a folder, or a file that is none.
     """
     found: list[Choice] = []
     for path in map(Path, given):

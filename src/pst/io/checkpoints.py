@@ -80,9 +80,8 @@ def load_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     _import_safetensors()
     from safetensors import SafetensorError, safe_open
 
-    check_file(path, "safetensors file").open(
-        "rb"
-    ).close()  # safetensors calls a file that may not be read a missing one
+    # opened here, since safetensors calls a file that may not be read a missing one
+    check_file(path, "safetensors file").open("rb").close()
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata = f.metadata()
