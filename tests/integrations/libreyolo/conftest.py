@@ -25,23 +25,33 @@ def four() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def learned(four: tuple[Tensor, Tensor]) -> Any:
-    """A `LibreYOLO9PST` after forty steps on `four`, and its losses."""
+    """A `LibreYOLO9PST` trained on `four` until it is sure of each, and its losses.
+
+    How many steps that takes depends on the processor's rounding: 30 to 90 have been seen.
+    """
     libreyolo = pytest.importorskip("libreyolo", reason="LibreYOLO is not installed")
     from pst.integrations.libreyolo import add_pst
 
     model = add_pst(libreyolo.LibreYOLO9(None, size="t", device="cpu", nb_classes=2), topk=2)
     (images, targets), losses = four, []
     optimizer = torch.optim.AdamW(model.model.parameters(), 4e-3)
-    for _ in range(40):
-        loss = model.model.train()(images, targets=targets)["total_loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    for norm in (m for m in model.model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+    for _ in range(20):
+        for _ in range(10):
+            loss = model.model.train()(images, targets=targets)["total_loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        if _scores(model.model, images).min() > 0.7:
+            return model, losses
+    pytest.fail(f"200 steps leave an image unlearned: highest scores {_scores(model.model, images).tolist()}")
+
+
+def _scores(network: Any, images: Tensor) -> Tensor:
+    """The highest score in each image, of the network in evaluation with the statistics of just these images."""
+    for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.reset_running_stats()
         norm.momentum = None  # the average of what follows
     with torch.no_grad():
-        model.model(images)
-    model.model.eval()
-    return model, losses
+        network.train()(images)
+        return network.eval()(images)["predictions"][:, 4:].amax((1, 2))

@@ -82,7 +82,9 @@ def test_onnx_runs_and_finds_what_the_model_finds(learned, four, tmp_path, monke
         (found,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
         np.testing.assert_allclose(found, wanted, atol=2e-3, rtol=1e-4)
     runtime = LibreYOLO(str(path), device="cpu")
-    pixels = Image.fromarray((images[3].permute(1, 2, 0) * 255).byte().numpy()).resize((100, 80))
+    pixels = Image.fromarray((images[3].permute(1, 2, 0) * 255).byte().numpy()).resize(
+        (128, 128), Image.Resampling.NEAREST
+    )
     boxes, same = (m(pixels, imgsz=64, conf=0.3).boxes for m in (model, runtime))
     assert boxes.cls.tolist() == same.cls.tolist() != []
     np.testing.assert_allclose(np.asarray(boxes.xyxy), np.asarray(same.xyxy), atol=0.1)
