@@ -47,7 +47,7 @@ def test_without_gradio_the_last_line_says_what_to_install_first(monkeypatch, ca
     checkout.mkdir()
     python = checkout / ".venv" / "bin" / "python"
     monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr("pst.cli.demo.find_spec", lambda _: None)
+    monkeypatch.setattr("pst.cli.demo.is_installed", lambda _: False)
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.chdir(checkout if inside else elsewhere)
     assert main(["demo"]) == 0
@@ -60,7 +60,7 @@ def test_without_gradio_the_last_line_says_what_to_install_first(monkeypatch, ca
 
 
 def test_defaults_are_left_to_the_demo(calls, monkeypatch, capsys):
-    monkeypatch.setattr("pst.cli.demo.find_spec", lambda _: object())
+    monkeypatch.setattr("pst.cli.demo.is_installed", lambda _: True)
     monkeypatch.setattr("shutil.which", lambda _: "/bin/pst")
     assert main(["demo"]) == 0
     assert calls == [{}]
@@ -74,7 +74,7 @@ def test_defaults_are_left_to_the_demo(calls, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("calls")
 def test_with_data_of_ones_own_the_last_line_leads_to_that_very_model(monkeypatch, capsys):
-    monkeypatch.setattr("pst.cli.demo.find_spec", lambda _: object())
+    monkeypatch.setattr("pst.cli.demo.is_installed", lambda _: True)
     monkeypatch.setattr("shutil.which", lambda _: "/bin/pst")
     assert main(["demo", "--data", "d.yaml", "--out", "runs/my own"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
@@ -100,6 +100,6 @@ def test_given_options_are_handed_on(calls):
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, capsys):
-    monkeypatch.setattr("pst.cli._common.find_spec", lambda name: None if name == "sklearn" else object())
+    monkeypatch.setattr("pst.cli._common.is_installed", lambda name: name != "sklearn")
     assert main(["demo"]) == 2
     assert "sklearn is not installed: pip install 'pyramid-sparse-transformer[demo]'" in capsys.readouterr().err

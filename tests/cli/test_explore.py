@@ -28,7 +28,7 @@ def served(monkeypatch, tmp_path):
     module = ModuleType("pst.explore.server")
     vars(module)["served"] = stand_in
     monkeypatch.setitem(sys.modules, "pst.explore.server", module)
-    monkeypatch.setattr("pst.cli._common.find_spec", lambda name: object())
+    monkeypatch.setattr("pst.cli._common.is_installed", lambda name: True)
 
     def stop(event: object) -> None:
         raise KeyboardInterrupt
@@ -102,6 +102,6 @@ def test_a_port_that_is_taken_is_refused_at_once(served, capsys):
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, capsys):
-    monkeypatch.setattr("pst.cli._common.find_spec", lambda name: None if name == "gradio" else object())
+    monkeypatch.setattr("pst.cli._common.is_installed", lambda name: name != "gradio")
     assert main(["explore"]) == 2
     assert "gradio is not installed: pip install 'pyramid-sparse-transformer[explore]'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Which versions of a host fit."""
+"""Which libraries are there, and which versions of a host fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from messages import says
 from pst.backbones.versions import TRANSFORMERS
-from pst.io.versions import Range, install_extra
+from pst.io.versions import Range, install_extra, is_installed
 
 RANGE = Range("host", (5, 4), (6, 0))
 
@@ -64,3 +64,11 @@ def test_a_path_with_a_space_is_quoted_and_one_below_this_folder_short(monkeypat
     assert install_extra("viz").startswith(f"'{tmp_path}/my env/bin/python' -m pip install ")
     monkeypatch.chdir(tmp_path)
     assert install_extra("viz").startswith("'my env/bin/python' -m pip install ")
+
+
+def test_what_an_uninstall_leaves_behind_is_not_installed(tmp_path, monkeypatch):
+    (tmp_path / "removed" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert [is_installed(name) for name in ("removed", "there", "absent", "json")] == [False, True, False, True]

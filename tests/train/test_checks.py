@@ -110,7 +110,7 @@ def test_the_first_batch_leaves_the_model_alone(tmp_path):
 
 
 def test_tensorboard_that_is_missing_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks, "is_installed", lambda name: False)
     refused("classify", tmp_path, "tensorboard=false", kind=ImportError, tensorboard=True)
 
 

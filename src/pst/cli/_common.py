@@ -12,14 +12,13 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, NoReturn, TypeAlias
 
 from pst.io.files import WriteError, write_failure
 from pst.io.names import nearest
-from pst.io.versions import install_extra
+from pst.io.versions import install_extra, is_installed
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Any]"
 
@@ -164,7 +163,7 @@ def show_log() -> None:
 
 def require(module: str, extra: str) -> None:
     """Raise ImportError with the command that installs it unless ``module`` can be imported."""
-    if find_spec(module) is None:
+    if not is_installed(module):
         raise ImportError(f"{module} is not installed: {install_extra(extra)}")
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 from pst.cli._common import Verbs, add_trust, add_verb, host_errors, natural, positive, require
-from pst.io.versions import install_extra, program
+from pst.io.versions import install_extra, is_installed, program
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     with host_errors(f"train and validate on {getattr(args, 'data', 'the embedded digits')}"):
         report = run_demo(**{name: value for name, value in vars(args).items() if name in _OPTIONS})
     print(f"Report: open {report}")
-    first = "" if find_spec("gradio") else f"{install_extra('explore')}, then "
+    first = "" if is_installed("gradio") else f"{install_extra('explore')}, then "
     pst = "pst" if shutil.which("pst") else program("pst")  # make runs it in an environment that the shell is not in
     best = shlex.quote(str(report.with_name("best.pt")))
     own = "" if hasattr(args, "data") else f"; {pst} demo --data data.yaml --out runs/mine, to train on your own images"

@@ -6,11 +6,11 @@ import argparse
 import logging
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from pst.cli._common import Verbs, add_verb, format_table, require
 from pst.io.logs import logging_at
+from pst.io.versions import is_installed
 
 
 class _Host(NamedTuple):
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     for name, fact in facts.items():
         text = ", ".join(fact) if isinstance(fact, list) else fact
         print(f"{name:<12} {'none' if text in ('', None) else text}")
-    if find_spec("timm") is not None:
+    if is_installed("timm"):
         list_sizes("timm", [])
     return 0
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import NamedTuple
 
 from torch import Tensor
 
-from pst.io.versions import install_extra
+from pst.io.versions import install_extra, is_installed
 
 MAX_TOPK = 3840  # TensorRT's TopK layer takes no larger k
 
@@ -124,7 +123,7 @@ def check_request(
     if int8 and data is None:
         raise ValueError("int8 needs data=YAML, a data set whose images give the ranges of the activations")
     packages = dict(target.packages) | ({"nncf": "nncf"} if int8 and name == "openvino" else {})
-    missing = [package for package, module in packages.items() if find_spec(module) is None]
+    missing = [package for package, module in packages.items() if not is_installed(module)]
     if missing and name != "engine":  # which says more when it finds no GPU
         remedy = install_extra("export") if set(missing) <= _IN_EXTRA else target.install
         raise ImportError(f"{name} needs {' and '.join(missing)}: {remedy}")

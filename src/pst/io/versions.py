@@ -12,6 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
+def is_installed(module: str) -> bool:
+    """Whether a module is there; a folder without code, as an uninstall leaves behind for its caches, is none."""
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None
+
+
 def check_installed(user: str, module: str, extra: str) -> None:
     """See whether a module can be imported, before something deeper fails without it.
 
@@ -23,7 +29,7 @@ def check_installed(user: str, module: str, extra: str) -> None:
     Raises:
         ImportError: It cannot; the message says what installs it.
     """
-    if find_spec(module) is None:
+    if not is_installed(module):
         raise ImportError(f"{user} needs {module}, which is not installed: {install_extra(extra)}", name=module)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pst.data.paths import is_there
 from pst.functional.selection import check_selection
 from pst.io import files
 from pst.io.names import counted, nearest
-from pst.io.versions import pip
+from pst.io.versions import is_installed, pip
 from pst.train.config import ClassifyConfig, Config
 from pst.train.log import LOG
 from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
@@ -71,7 +70,7 @@ def check_names(config: Config) -> None:
     given = getattr(config, "backbone_weights", None)
     if given is not None:
         files.check_file(given, "weights", "backbone_weights is a .safetensors file, or one of torch.save")
-    if config.tensorboard and find_spec("tensorboard") is None:
+    if config.tensorboard and not is_installed("tensorboard"):
         raise ImportError(f"tensorboard is not installed: pass tensorboard=false, or {pip()} install tensorboard")
 
 

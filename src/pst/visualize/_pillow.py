@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from pst.io.versions import install_extra
+from pst.io.versions import install_extra, is_installed
 
 
 def require_pillow() -> None:
     """Raise ImportError with the command that installs Pillow when it is missing."""
-    if find_spec("PIL") is None:
+    if not is_installed("PIL"):
         raise ImportError(f"pictures need Pillow: {install_extra('viz')}")
