@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from checkpoint_files import Call, write_archive
@@ -73,6 +74,21 @@ def test_a_checkpoint_of_ultralytics():
     assert network.classes
     assert computed.seen.square.size == (network.edge, network.edge)
     assert shown.attention is not None
+    assert "; the highest is 0.00" in network.find(computed.seen).text  # it was never trained
+
+
+def test_without_an_object_the_highest_score_is_named():
+    pytest.importorskip("ultralytics")
+    network = load_model(LEGACY / "yolo.pt")
+    some, none = torch.tensor([0.2, 0.71]), torch.tensor([0.2, 0.04])
+    network.classes = ["dog", "cat"]
+    for scores, tags, text in (
+        (some, ["cat 0.71"], "1 object of a score of at least 0.3"),
+        (none, [], "0 objects of a score of at least 0.3; the highest is 0.2"),
+        (none[:0], [], "0 objects of a score of at least 0.3"),
+    ):
+        found = network.boxes(torch.zeros(len(scores), 4), scores, torch.arange(len(scores)))
+        assert (found.tags, found.text) == (tags, text)
 
 
 def test_a_run_of_the_trainer_as_folder_and_as_file():

@@ -11,6 +11,8 @@ from PIL import Image
 
 from pst.explore.networks import NOTHING, SCORE, Found, Network, Seen, centred, square_of, to_tensor
 
+_FAINT = 1e-4  # least score of the one object that is named where there is none of `SCORE`
+
 
 class YOLONetwork(Network):
     """A checkpoint of Ultralytics; nothing in it is executed.
@@ -38,18 +40,23 @@ class YOLONetwork(Network):
 
     def find(self, seen: Seen) -> Found:
         """See `Network`."""
-        options = {"imgsz": self.edge, "conf": SCORE, "device": "cpu", "verbose": False, "save": False}
-        given = seen.square if self.channels == 3 else seen.pixels.permute(1, 2, 0).numpy()
-        (result,) = self.model.predict(given, **options)
+        result = self._predict(seen, conf=SCORE)
         if result.probs is not None:
             return self.scores(result.probs.data.float())
         if getattr(result, "semantic_mask", None) is not None:
             return self.shares(result.semantic_mask.data.cpu().long(), seen.size)
-        boxes = result.boxes if result.boxes is not None else result.obb
+        boxes = _boxes(result)
         if boxes is None:
             return Found("a map that this page does not draw")
+        if not len(boxes):
+            boxes = _boxes(self._predict(seen, conf=_FAINT, max_det=1))
         found = self.boxes(boxes.xyxy.cpu(), boxes.conf.cpu(), boxes.cls.cpu())
         return found if result.masks is None else found._replace(mask=self._objects(result))
+
+    def _predict(self, seen: Seen, **options: float) -> Any:
+        given = seen.square if self.channels == 3 else seen.pixels.permute(1, 2, 0).numpy()
+        (result,) = self.model.predict(given, imgsz=self.edge, device="cpu", verbose=False, save=False, **options)
+        return result
 
     def _objects(self, result: Any) -> Any:
         """(S, S): the class of the object at each pixel, `NOTHING` where there is none."""
@@ -58,6 +65,10 @@ class YOLONetwork(Network):
         for mask, label in zip(masks, result.boxes.cls.cpu().tolist(), strict=True):
             out[mask > 0.5] = int(label) % NOTHING
         return out.numpy()
+
+
+def _boxes(result: Any) -> Any:
+    return result.boxes if result.boxes is not None else result.obb
 
 
 class TaskNetwork(Network):

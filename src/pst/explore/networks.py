@@ -94,11 +94,13 @@ class Network(ABC):
         return self.classes[label] if 0 <= label < len(self.classes) else f"class {label}"
 
     def boxes(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Found:
-        """The boxes (n, 4) of at least `SCORE`."""
+        """The boxes (n, 4) of at least `SCORE`; where there is none, the highest score is named."""
         keep = scores >= SCORE
         kept = labels[keep].long().tolist()
         tags = [f"{self.name_of(i)} {score:.2f}" for i, score in zip(kept, scores[keep].tolist(), strict=True)]
         text = f"{counted(len(kept), 'object')} of a score of at least {SCORE}"
+        if not kept and len(scores):
+            text += f"; the highest is {float(scores.max()):.2g}"
         return Found(text, boxes[keep].float().tolist(), tags, kept)
 
     def shares(self, mask: Tensor, size: tuple[int, int]) -> Found:
