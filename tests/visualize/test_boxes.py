@@ -10,6 +10,8 @@ from PIL import Image
 from pst.visualize import draw_boxes, selection_overlay
 from pst.visualize.boxes import class_color
 
+RGB_TO_XYZ = np.array([[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0178, 0.1094, 0.8728]])  # white is 1
+
 
 def black(width: int = 60, height: int = 50) -> Image.Image:
     return Image.new("RGB", (width, height))
@@ -31,6 +33,25 @@ def test_a_class_has_one_colour_and_neighbours_differ():
     assert len(set(colors)) == 20
     assert all(np.abs(np.subtract(a, b)).sum() > 60 for a, b in pairwise(colors))
     assert class_color(3) == colors[3]
+
+
+def test_black_text_is_legible_on_each_colour():
+    brightness = linear([class_color(i) for i in range(256)]) @ RGB_TO_XYZ[1]
+    assert (brightness.min() + 0.05) / 0.05 > 4.5  # the contrast that WCAG 2 asks for
+
+
+@pytest.mark.parametrize(("classes", "least"), [(14, 20), (21, 14)])
+def test_as_many_classes_are_told_apart(classes, least):
+    x, y, z = (np.cbrt(part) for part in RGB_TO_XYZ @ linear([class_color(i) for i in range(classes)]).T)
+    places = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], 1)  # in CIELAB, where 2 can just be seen
+    distances = np.linalg.norm(places[:, None] - places[None], axis=2) + 1e3 * np.eye(classes)
+    assert distances.min() > least
+
+
+def linear(colors: list[tuple[int, int, int]]) -> np.ndarray:
+    """(n, 3) shares of light of sRGB values."""
+    shares = np.asarray(colors) / 255
+    return np.where(shares > 0.04045, ((shares + 0.055) / 1.055) ** 2.4, shares / 12.92)
 
 
 def test_the_tag_stays_in_the_picture_at_the_upper_edge():

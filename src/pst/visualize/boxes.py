@@ -15,7 +15,9 @@ from pst.visualize._pillow import require_pillow
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_GOLDEN = 0.618034  # steps of the golden ratio around the hue circle keep any number of classes apart
+_GOLDEN = 0.618034  # steps of the golden ratio around the hue circle come close to an earlier one after `_APART`
+_APART = 7
+_SHADES = ((0.62, 1.0), (0.4, 0.75), (0.35, 1.0))  # saturation and value, for one round of `_APART` after the other
 _MARGIN = 2
 
 
@@ -73,6 +75,10 @@ def draw_boxes(
 
 
 def class_color(index: int) -> tuple[int, int, int]:
-    """A bright colour on which black text is legible, RGB 0 to 255, the same for a class everywhere."""
-    red, green, blue = colorsys.hsv_to_rgb((0.13 + index * _GOLDEN) % 1, 0.62, 1.0)
+    """A bright colour on which black text is legible, RGB 0 to 255, the same for a class everywhere.
+
+    The first fourteen are easy to tell apart, the first twenty-one not hard.
+    """
+    shade = _SHADES[index // _APART % len(_SHADES)]
+    red, green, blue = colorsys.hsv_to_rgb((0.13 + index * _GOLDEN) % 1, *shade)
     return round(red * 255), round(green * 255), round(blue * 255)
