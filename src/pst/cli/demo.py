@@ -28,7 +28,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch (8)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where everything is written (runs/demo)")
     parser.add_argument("--device", help="cpu, 0, … (cpu)")
-    parser.add_argument("--workers", type=natural, metavar="N", help="processes that load images (4)")
+    parser.add_argument("--workers", type=natural, metavar="N", help="processes that load images (4; none on a CPU)")
     parser.add_argument("--seed", type=natural, help="seed of data and training (0)")
     parser.add_argument("--restart", action="store_true", help="start again instead of going on")
     add_trust(parser)
