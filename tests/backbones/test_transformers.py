@@ -128,6 +128,17 @@ def test_a_classifiers_weights_are_taken_by_its_names(name, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(body.state_dict().values(), again.state_dict().values(), strict=True))
 
 
+def test_indices_of_positions_that_older_files_have_are_no_weights():
+    state = classifier("swin").state_dict()
+    [table, *_] = [n for n in state if n.endswith("relative_position_bias_table")]
+    state[table.replace("bias_table", "index")] = torch.zeros(16, 16, dtype=torch.int64)
+    given = body_of("swin", weights=state).state_dict()
+    assert torch.equal(*(next(t for n, t in s.items() if n.endswith(table.partition(".")[2])) for s in (given, state)))
+    state[table] = state[table].long()
+    with pytest.raises(ValueError, match=says("relative_position_bias_table is torch.int64")):
+        body_of("swin", weights=state)
+
+
 def test_weights_of_colour_images_are_adapted():
     grey = body_of("dinov2", weights=classifier("dinov2").state_dict(), in_channels=1)
     colour = classifier("dinov2").state_dict()["dinov2.embeddings.patch_embeddings.projection.weight"]

@@ -190,7 +190,6 @@ def test_a_calibrated_model_runs_in_low_precision(model, batches, dtype):
     assert_close(low, expected, {torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype])
 
 
-@pytest.mark.filterwarnings("ignore:.* is a parameter. But:UserWarning")  # of PyTorch 2.6, about parts of `kv`
 def test_a_calibrated_layer_compiles_and_is_exported_when_fused():
     layer: Any = filled(pst.PyramidSparseAttention(8, 1, topk=2)).eval().double()
     maps = torch.randn(1, 8, 6, 5, dtype=torch.float64), torch.randn(1, 8, 3, 3, dtype=torch.float64)

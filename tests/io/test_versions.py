@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import metadata
 
@@ -64,6 +65,18 @@ def test_a_path_with_a_space_is_quoted_and_one_below_this_folder_short(monkeypat
     assert install_extra("viz").startswith(f"'{tmp_path}/my env/bin/python' -m pip install ")
     monkeypatch.chdir(tmp_path)
     assert install_extra("viz").startswith("'my env/bin/python' -m pip install ")
+
+
+def test_the_ranges_are_those_that_are_installed():
+    pytest.importorskip("ultralytics")
+    pytest.importorskip("libreyolo")
+    from pst.integrations.libreyolo.compat import LIBREYOLO
+    from pst.integrations.ultralytics.compat import TESTED
+
+    wanted = " ".join(metadata.requires("pyramid-sparse-transformer") or ())
+    for range_ in (TRANSFORMERS, LIBREYOLO, TESTED):
+        oldest, beyond = (".".join(map(str, version)) for version in (range_.oldest, range_.beyond))
+        assert {f"<{beyond.removesuffix('.0')},>={oldest}"} == set(re.findall(rf"\b{range_.host}(<[\d.,<>=]+)", wanted))
 
 
 def test_what_an_uninstall_leaves_behind_is_not_installed(tmp_path, monkeypatch):

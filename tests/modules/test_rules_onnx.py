@@ -31,7 +31,6 @@ CASES = [
 ]
 
 
-@pytest.mark.skipif(torch.__version__ < "2.7", reason="PyTorch 2.6's new exporter cannot resize to an open size")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(("rule", "fusion"), CASES)

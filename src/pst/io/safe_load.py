@@ -219,7 +219,7 @@ def _only(names: Collection[str]) -> Iterator[None]:
         serialization.clear_safe_globals()
         try:
             stubs = [(type(name, (Record,), {"__slots__": (), "name": name}), name) for name in names]
-            with serialization.safe_globals(stubs):  # pyright: ignore[reportArgumentType] pairs, since PyTorch 2.6
+            with serialization.safe_globals(stubs):  # pyright: ignore[reportArgumentType] pairs, which it takes too
                 yield
         finally:
             serialization.add_safe_globals(before)

@@ -61,7 +61,7 @@ class Range:
 
     Attributes:
         host: Name of its distribution, and of our extra.
-        oldest: First that fits, as (major, minor).
+        oldest: First that fits, as (major, minor) or with more parts.
         beyond: First that is not known to.
 
     Examples:
@@ -70,11 +70,16 @@ class Range:
     """
 
     host: str
-    oldest: tuple[int, int]
-    beyond: tuple[int, int]
+    oldest: tuple[int, ...]
+    beyond: tuple[int, ...]
 
     def __str__(self) -> str:
         return f"{self.host} ≥ {'.'.join(map(str, self.oldest))} and < {'.'.join(map(str, self.beyond))}"
+
+    def has(self, version: str) -> bool:
+        """Whether a version, as a distribution names its own, is one of them."""
+        numbers = re.match(r"\d+(\.\d+)+", version)
+        return numbers is not None and self.oldest <= tuple(map(int, numbers[0].split("."))) < self.beyond
 
     def check(self, user: str) -> None:
         """See whether a version in the range is installed.
@@ -91,6 +96,5 @@ class Range:
         except metadata.PackageNotFoundError:
             said = f"{user} needs {self}, which is not installed: {remedy}"
             raise ImportError(said, name=self.host) from None
-        numbers = re.match(r"(\d+)\.(\d+)", found)
-        if numbers is None or not self.oldest <= tuple(map(int, numbers.groups())) < self.beyond:
+        if not self.has(found):
             raise ImportError(f"{user} needs {self}, found {found}: {remedy}", name=self.host)

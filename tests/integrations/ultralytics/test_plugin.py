@@ -15,6 +15,7 @@ import ultralytics
 from ultralytics.engine import model as host_model
 from ultralytics.nn import tasks
 
+from messages import says
 from pst.integrations import ultralytics as adapter
 from pst.integrations.ultralytics import bundled_models, register, unregister
 
@@ -76,9 +77,10 @@ def test_unknown_name_is_the_hosts_own_error() -> None:
         YOLO("yolo11-nothing.yaml")
 
 
-def test_other_versions_warn_once_with_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ultralytics, "__version__", "9.0.1")
-    with pytest.warns(UserWarning, match=r"tested with ultralytics 8\.4\.x, found 9\.0\.1"):
+@pytest.mark.parametrize("found", ["8.4.166", "8.5.0", "9.0.1"])
+def test_other_versions_warn_once_with_the_range(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ultralytics, "__version__", found)
+    with pytest.warns(UserWarning, match=says(f"tested with ultralytics ≥ 8.4.167 and < 8.5, found {found}")):
         register()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""PST on stock Ultralytics (tested with 8.4.x), without a fork.
+"""PST on stock Ultralytics (8.4.167 to 8.4.x), without a fork.
 
 `register` teaches Ultralytics' YAML parser the ``PST`` row and the bundled model names; `YOLO` is Ultralytics' own
 class with that done. Ultralytics is AGPL-3.0: this is the one part of pst that imports it.

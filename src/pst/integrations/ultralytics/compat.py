@@ -8,18 +8,17 @@ from typing import Any
 
 import ultralytics
 
-from pst.io.versions import HostError
+from pst.io.versions import HostError, Range, install_extra
 
-TESTED = "8.4"
-_REMEDY = f'pip install "ultralytics=={TESTED}.*"'
+TESTED = Range("ultralytics", (8, 4, 167), (8, 5))  # earlier ones build other ResNets and keep a YAML's activation
 
 
 def warn_untested() -> None:
     """Warn when the installed version is outside the tested range."""
-    if not ultralytics.__version__.startswith(f"{TESTED}."):
+    if not TESTED.has(ultralytics.__version__):
         warnings.warn(
-            f"pst is tested with ultralytics {TESTED}.x, found {ultralytics.__version__}: "
-            f"if a model fails to build or to train, {_REMEDY}",
+            f"pst is tested with {TESTED}, found {ultralytics.__version__}, where models may be others: "
+            f"{install_extra('ultralytics')}",
             stacklevel=3,
         )
 
@@ -38,5 +37,5 @@ def incompatible(name: str, reason: object) -> HostError:
     """The one error for a host whose function ``name`` is no longer what pst was written for."""
     return HostError(
         f"pst's hook into ultralytics {ultralytics.__version__}'s {name} failed: {reason}; "
-        f"tested range {TESTED}.x: {_REMEDY}"
+        f"tested with {TESTED}: {install_extra('ultralytics')}"
     )

@@ -45,7 +45,7 @@ def register() -> None:
       processes of multi-GPU training (see `host_training`);
     - ``get_flops``, so that ``model.info()`` and loggers show the figure of `gflops`.
 
-    Warns once when Ultralytics is outside the tested range 8.4.x.
+    Warns once when Ultralytics is outside the tested range.
 
     Raises:
         HostError: One of them is missing, or no longer does what the wrapper needs; an ImportError whose message names
