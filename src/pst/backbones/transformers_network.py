@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from pst.backbones.channels import replace_first_convolution
+from pst.backbones.weights import COUNTER, INTEGERS
 from pst.io.files import explained, first_line
 from pst.io.transfer import check_finite, difference, shapes
 
@@ -34,8 +35,6 @@ PREFIX_TOKENS = {"vit": 1, "deit": 2}
 
 _PROBE = 224  # a multiple of every usual patch
 _SHARED = {f.name for f in dataclasses.fields(PreTrainedConfig)}
-_COUNTER = "num_batches_tracked"
-_INTEGERS = (_COUNTER, "relative_position_index")  # the only ones in a file of weights; the indices of old ones alone
 
 
 class Maps(NamedTuple):
@@ -197,7 +196,7 @@ def loaded_network(
     more = {"config": config, "dtype": torch.float32, "trust_remote_code": False, **_arguments(config), **given}
     if revision is not None:
         more["revision"] = revision
-    wrong = [n for n, t in (state or {}).items() if not (t.is_floating_point() or n.endswith(_INTEGERS))]
+    wrong = [n for n, t in (state or {}).items() if not (t.is_floating_point() or n.endswith(INTEGERS))]
     if wrong:
         raise ValueError(f"{name} does not hold weights: {wrong[0]} is {given['state_dict'][wrong[0]].dtype}")
     with _quiet(), explained(f"{name} cannot be loaded", passing=(ImportError, OSError)):
@@ -213,8 +212,8 @@ def _check(network: nn.Module, config: Any, info: dict[str, Any], name: str, *, 
     """Raise ValueError unless all of the network that its library publishes was loaded, and if strict nothing else."""
     of_stages, of_classes = _apart(network, config)
     own = shapes(network.state_dict())
-    missing = [n for n in info["missing_keys"] if n not in of_stages and not n.endswith(_COUNTER)]
-    unexpected = [n for n in info["unexpected_keys"] if not n.endswith(_INTEGERS)]
+    missing = [n for n in info["missing_keys"] if n not in of_stages and not n.endswith(COUNTER)]
+    unexpected = [n for n in info["unexpected_keys"] if not n.endswith(INTEGERS)]
     extra = [n for n in unexpected if strict and _bare(network, n) not in of_classes]
     other = {n: tuple(got) for n, got, _ in info["mismatched_keys"]}
     wanted = {n: own[n] for n in sorted({*missing, *other})}

@@ -17,7 +17,8 @@ Weights = str | Path | Mapping[str, Tensor]
 
 _INSIDE = ("state_dict", "model")  # where checkpoints of trainings keep the weights
 _GIVEN = "the state dict of weights"
-_COUNTER = "num_batches_tracked"  # which files of before PyTorch 0.4.1 have not
+COUNTER = "num_batches_tracked"  # which files of before PyTorch 0.4.1 have not
+INTEGERS = (COUNTER, "relative_position_index")  # the only ones among weights
 
 
 def read_weights(weights: Weights) -> tuple[dict[str, Tensor], str]:
@@ -71,11 +72,11 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, heads: Seq
 def check(own: Shapes, state: Mapping[str, Tensor], source: str, heads: Sequence[str] = ()) -> None:
     """Raise ValueError unless a state dict has what a module of these shapes has, see `fill`."""
     got = {name: shape for name, shape in shapes(state).items() if not _is_of(name, heads)}
-    optional = {name for name in own if name.endswith(_COUNTER) and name not in got}
+    optional = {name for name in own if name.endswith(COUNTER) and name not in got}
     wanted = {name: shape for name, shape in own.items() if not _is_of(name, heads) and name not in optional}
     if said := difference(wanted, got):
         raise ValueError(f"{source} does not hold the weights of this backbone: {said}; give those of the same network")
-    if wrong := [name for name in wanted if not state[name].is_floating_point() and not name.endswith(_COUNTER)]:
+    if wrong := [name for name in wanted if not (state[name].is_floating_point() or name.endswith(INTEGERS))]:
         raise ValueError(f"{source} does not hold weights: {wrong[0]} is {state[wrong[0]].dtype}")
 
 

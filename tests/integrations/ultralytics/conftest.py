@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,22 @@ def registered() -> Iterator[None]:
 @pytest.fixture
 def host_warnings() -> Iterator[list[str]]:
     """What Ultralytics logs at WARNING or above during one test."""
+    with _collected(logging.WARNING) as messages:
+        yield messages
+
+
+@pytest.fixture
+def host_log() -> Iterator[list[str]]:
+    """What Ultralytics logs during one test; its log does not reach pytest's own fixture."""
+    with _collected(logging.INFO) as messages:
+        yield messages
+
+
+@contextmanager
+def _collected(level: int) -> Iterator[list[str]]:
     from ultralytics.utils import LOGGER
 
-    handler = _Collector(logging.WARNING)
+    handler = _Collector(level)
     LOGGER.addHandler(handler)
     yield handler.messages
     LOGGER.removeHandler(handler)

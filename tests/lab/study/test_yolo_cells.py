@@ -133,7 +133,7 @@ def test_what_prepare_made_is_in_the_averaged_model_of_a_resumed_training(run):
     for layer in layers:
         assert layer.fine_statistics is not None
         norm: Any = layer.kv.bn
-        assert not torch.equal(layer.fine_statistics.var, norm.running_var)
+        assert not torch.equal(layer.fine_statistics.mean, norm.running_mean)
         assert layer.fine_statistics.var.dtype == torch.float32
         assert not layer.training
 
