@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from ultralytics.utils import ASSETS, SETTINGS, YAML
 
 import pst
 from pst.cli import main
+from pst.control.layers import find_attention
 from pst.integrations import ultralytics as adapter
 from pst.integrations.ultralytics import gflops
 
@@ -66,12 +67,14 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def certain(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained model made to see a box of either class nearly everywhere, for what needs boxes to show."""
+    """The trained model made to see a box of either class nearly everywhere, and to listen to its attention."""
     yolo = YOLO(trained)
     with torch.no_grad():
         for level, branch in enumerate(yolo.model.model[-1].cv3):
             branch[-1].bias += 8
             branch[-1].bias[level % 2] += 1  # else training decides which class is seen
+        for layer in find_attention(yolo.model).values():
+            cast("Any", layer.proj).bn.weight *= 100  # one epoch leaves its part too small to change a box
     path = tmp_path_factory.mktemp("certain") / "certain.pt"
     yolo.save(path)
     return path
