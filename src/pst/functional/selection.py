@@ -231,7 +231,7 @@ RULES: dict[str, Callable[..., SelectionRule]] = {
     "window": Window,
 }
 _DEFAULTS = {name: rule() for name, rule in RULES.items()}
-_OWN = tuple(RULES.values())  # PyTorch 2.6 cannot compile a look-up among the values of a dict
+_OWN = tuple(RULES.values())  # PyTorch 2.8 cannot compile a look-up among the values of a dict
 
 
 def check_selection(selection: str | SelectionRule) -> SelectionRule:
