@@ -36,7 +36,7 @@ def test_the_help_says_the_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     defaults = {name: p.default for name, p in inspect.signature(run).parameters.items()}
     for name in ("imgsz", "epochs", "batch", "out", "device", "workers", "seed"):
-        assert re.search(rf"--{name} [^-]*\({defaults[name]}\)", text), name
+        assert re.search(rf"--{name} [^-]*\({defaults[name]}[;)]", text), name
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in the checkout", "elsewhere"])
