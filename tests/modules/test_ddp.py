@@ -30,4 +30,5 @@ def test_two_processes_train_every_parameter(tmp_path):
         "gate switched to refine: 45 of 49 parameters moved",
         "idle: True",
     ]
-    assert [out.splitlines() for out, _ in outputs] == [expected, expected]
+    said = [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in outputs]
+    assert said == [expected, expected]
