@@ -107,7 +107,7 @@ def test_every_parameter_gets_a_gradient_and_four_images_are_learned_by_heart(le
         pixels = Image.fromarray((image.permute(1, 2, 0) * 255).byte().numpy())
         boxes = model(pixels, imgsz=64, conf=0.5).boxes
         assert boxes.cls.tolist() == [round(float(target[0, 0]))]
-        assert float(box_iou(boxes.xyxy[:1], 64 * target[:1, 1:])) > 0.5
+        assert float(box_iou(boxes.xyxy[:1], 64 * target[:1, 1:])) > 0.7  # to a few pixels
 
 
 def test_the_hosts_fuse_reaches_pst(learned, four):

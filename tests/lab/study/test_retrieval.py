@@ -26,9 +26,9 @@ from lab.study.task import Task
 HERE = Path(__file__).parent
 STUDY, COMMITTED = HERE / "retrieval.yaml", HERE / "tiny-one-space-stochastic-refine-0.json"
 KEY, WIDTH, IMAGES = 24, 4, 60
-# Scaling every weight at the start by 1.001 moves no figure of the cell by more than 0.0002, PyTorch 2.8 one of them by
-# 0.013: this is above both, and far below what the comparisons of the last test tell apart.
-TOLERANCE = 0.02
+# Scaling every weight at the start by 1.001 moves no figure of the cell by more than 0.0002: what other machines and
+# versions round differently stays far below this, and what the comparisons of the last test tell apart far above.
+TOLERANCE = 0.02 if torch.__version__ < "2.9" else 0.01  # PyTorch 2.8 trains one of them to 0.013 less
 
 
 def draw(seed: int = 0, side: int = SIDE, **settings: Any) -> Scenes:
