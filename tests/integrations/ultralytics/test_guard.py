@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -53,10 +53,10 @@ def test_what_stock_ultralytics_saved_computes_the_same(name: str, tmp_path: Pat
 def test_rtdetr_is_opened_and_stays_guarded(tmp_path: Path) -> None:
     stock: Any = ultralytics.RTDETR("rtdetr-l.yaml")
     stock.save(tmp_path / "stock.pt")
-    ours = YOLO(tmp_path / "stock.pt")
+    ours: Any = YOLO(tmp_path / "stock.pt")
     assert isinstance(ours, ultralytics.RTDETR)
     theirs: Any = ultralytics.RTDETR(tmp_path / "stock.pt")
-    state, wanted = ours.model.state_dict(), theirs.model.state_dict()
+    state, wanted = (cast("Any", yolo.model).state_dict() for yolo in (ours, theirs))
     assert state.keys() == wanted.keys()
     assert all(torch.equal(state[name], wanted[name]) for name in wanted)
     torch.testing.assert_close(
