@@ -17,10 +17,16 @@ Maps = OrderedDict[str, Tensor]
 
 
 class FPN(FeaturePyramidNetwork):
-    """torchvision's, with a BatchNorm behind each convolution, as all other necks here have."""
+    """torchvision's, with a BatchNorm behind each convolution, as all other necks here have.
 
-    def __init__(self, in_channels: Sequence[int], width: int) -> None:
-        super().__init__(list(in_channels), width, norm_layer=nn.BatchNorm2d)
+    Args:
+        in_channels: Of the maps, finest first.
+        width: Of each map that comes out.
+        norm: False for torchvision's own default, without BatchNorm, which ``neck="fpn"`` of `pst` builds.
+    """
+
+    def __init__(self, in_channels: Sequence[int], width: int, *, norm: bool = True) -> None:
+        super().__init__(list(in_channels), width, norm_layer=nn.BatchNorm2d if norm else None)
 
 
 class PAN(nn.Module):

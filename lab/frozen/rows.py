@@ -50,6 +50,7 @@ class Row:
 RIVALS: dict[str, Callable[..., nn.Module]] = {
     "laterals": Laterals,
     "fpn": necks.FPN,
+    "plain-fpn": partial(necks.FPN, norm=False),
     "pan": necks.PAN,
     "bifpn": necks.BiFPN,
     "pooled-fpn": necks.PooledFPN,
@@ -81,7 +82,7 @@ def _bound(start: str, group: str) -> list[Row]:
 
 def _fine() -> list[Row]:
     found = [Row(f"p2-pst-{name}", "P2", "pst", _WIRINGS[name]) for name in ("attention", "concat", "add", "aligned")]
-    rivals = [Row(f"p2-{name}", "P2", name) for name in ("fpn", "pan", "bifpn", "pooled-fpn", "laterals")]
+    rivals = [Row(f"p2-{name}", "P2", name) for name in ("fpn", "plain-fpn", "pan", "bifpn", "pooled-fpn", "laterals")]
     return [*found, *_bound("p2-pst", "P2"), *rivals]
 
 
@@ -116,6 +117,7 @@ DETECTED = (
     "pst-add",
     "pst-aligned",
     "fpn",
+    "plain-fpn",
     "pan",
     "bifpn",
     "laterals",

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-KINDS = ("fpn", "pan", "upernet", "deeplabv3plus", "segformer")
+_DEEPLAB = {"deeplabv3plus": (1, 3), "deeplabv3plus-s4": (0, 2)}  # which two of the maps, a factor of 4 apart
+KINDS = ("fpn", "pan", "upernet", *_DEEPLAB, "segformer")
 _SEGMENTATION = 64  # of FPN's second half, whose GroupNorms have 32 groups
 
 
@@ -22,7 +23,7 @@ class Decoder(nn.Module):
     """One of `KINDS`, called with maps by name.
 
     Its own list of maps begins with the image and stride 2, which none of these looks into; an empty map stands there.
-    DeepLabV3+ enlarges its coarsest map four times: of the strides 4 to 32 it gets 8 and 32.
+    DeepLabV3+ enlarges its coarsest map four times: of the strides 4 to 32 it gets 8 and 32, or as "-s4" 4 and 16.
 
     Args:
         kind: Of `KINDS`.
@@ -41,8 +42,9 @@ class Decoder(nn.Module):
     def forward(self, maps: OrderedDict[str, Tensor]) -> Tensor:
         """Maps -> (B, out_channels, H, W)."""
         levels = list(maps.values())
-        if self.kind == "deeplabv3plus":
-            levels = [levels[1], levels[1], levels[3], levels[3]]
+        if self.kind in _DEEPLAB:
+            fine, coarse = (levels[i] for i in _DEEPLAB[self.kind])
+            levels = [fine, fine, coarse, coarse]
         first = levels[0]
         height, width = 4 * first.shape[2], 4 * first.shape[3]
         image, half = (first.new_empty(len(first), 0, height // s, width // s) for s in (1, 2))
@@ -64,7 +66,8 @@ def _build(kind: str, channels: list[int], width: int) -> Any:
         return UPerNetDecoder(channels, decoder_channels=width)
     if kind == "segformer":
         return SegformerDecoder(channels, segmentation_channels=width)
-    two = [*channels[:2], channels[3], channels[3], channels[5]]
+    fine, coarse = (channels[2 + i] for i in _DEEPLAB[kind])
+    two = [*channels[:2], fine, fine, coarse]
     return DeepLabV3PlusDecoder(
         two,
         encoder_depth=4,

@@ -13,12 +13,20 @@ from pst.io.files import read_json
 
 Results = Mapping[str, list[dict[str, Any]]]
 NONE = "–"
-_NAMES = {"fpn": "FPN", "pan": "PAN", "bifpn": "BiFPN", "pooled-fpn": "FPN with pyramid pooling", "laterals": "no neck"}
+_NAMES = {
+    "fpn": "FPN",
+    "plain-fpn": "FPN without BatchNorm",
+    "pan": "PAN",
+    "bifpn": "BiFPN",
+    "pooled-fpn": "FPN with pyramid pooling",
+    "laterals": "no neck",
+}
 _SMP = {
     "fpn": "FPN",
     "pan": "PAN",
     "upernet": "UPerNet",
-    "deeplabv3plus": "DeepLabV3+",
+    "deeplabv3plus": "DeepLabV3+, strides 8 and 32,",
+    "deeplabv3plus-s4": "DeepLabV3+, strides 4 and 16,",
     "segformer": "SegFormer",
 }  # as segmentation_models_pytorch calls them
 
