@@ -43,11 +43,11 @@ def same(body: Any, classifier: Any) -> bool:
     return all(torch.equal(a, b) for a, b in zip(maps.values(), features(IMAGE), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pt", "pth", "nested", "dict"])
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "pth", "nested", "dict", "nested dict"])
 def test_a_file_or_a_state_dict_fills_the_backbone(kind, state, classifier, tmp_path):
     path: Any = tmp_path / f"w.{'pt' if kind == 'nested' else kind}"
-    if kind == "dict":
-        path = state
+    if kind.endswith("dict"):
+        path = state if kind == "dict" else {"state_dict": state, "epoch": 3}
     elif kind == "safetensors":
         save_safetensors(state, path, {})
     else:
@@ -55,6 +55,18 @@ def test_a_file_or_a_state_dict_fills_the_backbone(kind, state, classifier, tmp_
     body = build_body(NAME, weights=path if kind != "pth" else str(path))
     assert same(body, classifier)
     assert "state_dict" not in getattr(body, "model").pretrained_cfg  # noqa: B009 - the type checker knows no such name
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "dict"])
+def test_names_of_a_wrapped_network_are_taken(prefix, kind, state, classifier, tmp_path):
+    wrapped: Any = {prefix + name: t for name, t in state.items()}
+    path = tmp_path / f"w.{kind}"
+    if kind == "safetensors":
+        save_safetensors(wrapped, path, {})
+    else:
+        torch.save(wrapped, path)
+    assert same(build_body(NAME, weights=wrapped if kind == "dict" else path), classifier)
 
 
 def test_class_layers_may_be_missing_or_of_other_classes(state, classifier):
@@ -73,6 +85,25 @@ def test_the_state_dict_of_a_body_is_taken_too(state):
         build_body(NAME, weights=body.get_submodule("model").state_dict()).state_dict().keys()
         == body.state_dict().keys()
     )
+
+
+def test_what_the_state_dict_of_a_body_lacks_is_told_by_its_own_names(state):
+    own = build_body(NAME, weights=state).state_dict()
+    for prefix in ("", "model."):
+        lacking = {k.removeprefix("model."): t for k, t in own.items() if k != "model.bn1.weight"}
+        with pytest.raises(ValueError, match=says("1 missing, e.g. bn1.weight" if prefix else "missing")):
+            build_body(NAME, weights={prefix + k: t for k, t in lacking.items()})
+    with pytest.raises(ValueError, match=says("1 of another shape, e.g. conv_stem.weight … 3, 3, 3), not")):
+        build_body(NAME, weights=own, in_channels=1)
+
+
+def test_a_file_of_an_old_pytorch_says_how_to_write_it_again(state, tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=says("old.pth … before 1.6 … weights_only=True")):
+        build_body(NAME, weights=path)
+    torch.save(torch.load(path, weights_only=True), path)
+    build_body(NAME, weights=path)
 
 
 def test_networks_whose_maps_have_other_names_are_filled_by_the_classifiers_names():
@@ -148,8 +179,10 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path, state):
         build_body(NAME, weights=tmp_path / "none.pt")
     with pytest.raises(TypeError, match=says("file or a state dict … int")):
         build_body(NAME, weights=3)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match=says("pretrained=True … backbone_weights")):
+    with pytest.raises(ValueError, match=says("one place: weights … beside … True")):
         build_body(NAME, pretrained=True, weights=state)
+    with pytest.raises(ValueError, match=says("one place: backbone_weights … beside … True")):
+        PSTSegmenter(NAME, encoder_weights="imagenet", backbone_weights=state)
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match=says("list.pt holds no state dict")):
         build_body(NAME, weights=tmp_path / "list.pt")

@@ -105,7 +105,9 @@ def build_body(
     if library not in get_args(Library):
         raise ValueError(f"library must be one of {', '.join(get_args(Library))}, got {library!r}")
     if weights is not None and pretrained:
-        raise ValueError(f"weights come from one place: pretrained={pretrained!r} was given beside backbone_weights")
+        raise ValueError(
+            f"weights come from one place: {weights_name} was given beside the published ones, {pretrained!r}"
+        )
     levels_from(finest, max(coarsest, 4))
     of_transformers = not isinstance(name, str) or name.startswith("hf:")
     if of_transformers and library != "timm":

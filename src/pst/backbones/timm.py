@@ -15,7 +15,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from pst.backbones.channels import check_channels, check_size
-from pst.backbones.weights import Weights, fill, filled_network, fits, heads_of, read_weights
+from pst.backbones.weights import Weights, check, fill, filled_network, fits, heads_of, read_weights
 from pst.io.logs import logging_at
 from pst.io.transfer import shapes
 
@@ -159,11 +159,16 @@ def with_weights(model: Any, name: str, weights: Weights, options: dict[str, Any
     plain = {
         key: v for key, v in options.items() if key not in ("features_only", "out_indices", "in_chans", "num_classes")
     }
-    network, _ = filled_network(
-        lambda channels: timm.create_model(name, in_chans=channels, **plain), state, source, options["in_chans"]
-    )
+    try:
+        network, _ = filled_network(
+            lambda channels: timm.create_model(name, in_chans=channels, **plain), own, source, options["in_chans"]
+        )
+    except ValueError:
+        if own.keys() != state.keys():  # they are called as in a body, so what it lacks is what to tell
+            check(shapes(model.state_dict()), own, source)
+        raise
     heads = tuple(f"{head}." for head in heads_of(network))
-    overlay = {"state_dict": {key: t for key, t in state.items() if not key.startswith(heads)}}
+    overlay = {"state_dict": {key: t for key, t in own.items() if not key.startswith(heads)}}
     with logging_at("timm.models._builder", logging.ERROR):  # it lists what lies behind the last map; all was checked
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     model.pretrained_cfg.pop("state_dict")

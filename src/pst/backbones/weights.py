@@ -16,6 +16,7 @@ from pst.io.transfer import Shapes, check_finite, difference, shapes
 Weights = str | Path | Mapping[str, Tensor]
 
 _INSIDE = ("state_dict", "model")  # where checkpoints of trainings keep the weights
+_AROUND = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before the names
 _GIVEN = "the state dict of weights"
 COUNTER = "num_batches_tracked"  # which files of before PyTorch 0.4.1 have not
 INTEGERS = (COUNTER, "relative_position_index")  # the only ones among weights
@@ -26,7 +27,8 @@ def read_weights(weights: Weights) -> tuple[dict[str, Tensor], str]:
 
     Args:
         weights: File, ``.safetensors`` or of ``torch.save``, or a state dict. A checkpoint may hold its state dict as
-            "state_dict" or "model". Nothing that a file names is executed.
+            "state_dict" or "model", and its names may begin as those of DataParallel and ``torch.compile`` do. Nothing
+            that a file names is executed.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -34,20 +36,26 @@ def read_weights(weights: Weights) -> tuple[dict[str, Tensor], str]:
         ValueError: The file cannot be read, or holds no state dict.
     """
     if isinstance(weights, Mapping):
-        given = {name: t.detach().cpu() if isinstance(t, Tensor) else t for name, t in weights.items()}
+        inside = _unpacked(weights)
+        given = {name: t.detach().cpu() if isinstance(t, Tensor) else t for name, t in inside.items()}
         return _tensors(given, _GIVEN), _GIVEN
     if not isinstance(weights, (str, Path)):
         raise TypeError(f"weights must be a file or a state dict, got {type(weights).__name__}")
     path = Path(weights)
     if path.suffix == ".safetensors":
-        return load_safetensors(path)[0], str(path)
+        return _tensors(load_safetensors(path)[0], str(path)), str(path)
     check_file(path, "weights", "give a .safetensors file, or one of torch.save")
     found = safe_load.load(path, remedy="save its state dict alone, or get the weights as .safetensors")
+    return _tensors(_unpacked(found), str(path)), str(path)
+
+
+def _unpacked(found: Any) -> Any:
+    """What lies inside a checkpoint, or what was given, where nothing does."""
     while isinstance(found, Mapping) and (
         inside := next((k for k in _INSIDE if isinstance(found.get(k), Mapping)), "")
     ):
         found = found[inside]
-    return _tensors(found, str(path)), str(path)
+    return found
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: str, heads: Sequence[str] = ()) -> None:
@@ -123,7 +131,8 @@ def _is_of(name: str, heads: Sequence[str]) -> bool:
 def _tensors(found: Any, source: str) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not found or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{source} holds no state dict: wanted are tensors by name")
+    around = next((prefix for prefix in _AROUND if all(name.startswith(prefix) for name in found)), "")
     try:
-        return {name: safe_load.copy_tensor(t) for name, t in found.items()}
+        return {name.removeprefix(around): safe_load.copy_tensor(t) for name, t in found.items()}
     except ValueError as error:
         raise ValueError(f"{source} holds no state dict: {error}") from error

@@ -24,6 +24,7 @@ from pst.io.files import check_file, first_line
 
 TRUST = "get the weights as .safetensors, or pass --trust (in Python trust=True) if you trust where it is from"
 _ZIP = b"PK\x03\x04"
+_BEFORE_1_6 = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that such a file begins with
 _MAX_DEPTH, _MAX_PARTS = 32, 300_000  # of plain data; what is shared counts each time
 # What PyTorch's loader makes itself.
 _TORCH = frozenset({
@@ -109,11 +110,20 @@ def check_whole(path: str | Path) -> None:
         scan(_read_pickle(Path(path)))
 
 
+class _OldFormatError(ValueError):
+    """The file is of ``torch.save`` before PyTorch 1.6, or of today's without its zip format."""
+
+
 @contextmanager
 def _said(path: Path, remedy: str) -> Iterator[None]:
     """Say of a file what is wrong with it."""
     try:
         yield
+    except _OldFormatError as error:
+        raise ValueError(
+            f"{path} is in the format of PyTorch before 1.6, which is not read: write it again with "
+            "torch.save(torch.load(FILE, weights_only=True), FILE), which executes nothing of it"
+        ) from error
     except RefusedError as error:
         raise ValueError(f"{path} is not loaded: its pickle {first_line(error)}; {remedy}") from error
     except OSError:
@@ -239,8 +249,11 @@ def _read_pickle(path: Path) -> bytes:
     """The pickle in the archive, read by the reader that torch.load uses, so that both see the same."""
     check_file(path, "checkpoint")
     with path.open("rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
-            raise ValueError("it is not in PyTorch's zip format, or PyTorch before 1.6 wrote it")
+        start = file.read(len(_BEFORE_1_6))
+    if start == _BEFORE_1_6:
+        raise _OldFormatError
+    if not start.startswith(_ZIP):
+        raise ValueError("it is not in PyTorch's zip format")
     with zipfile.ZipFile(path) as listing:
         _check_entries(listing, path.stat().st_size)
     return _record(torch._C.PyTorchFileReader(str(path)))
