@@ -15,7 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lab.frozen.maps import Network
 from lab.frozen.pack import EDGE, Pictures
-from lab.frozen.rows import Row, build_neck
+from lab.frozen.rows import BOX_WIDTH, Row, box_neck
 from lab.frozen.schedule import Recipe, seeded, train
 from lab.frozen.segment import FINE, picked, variant
 from lab.study.bootstrap import average_precision, detections_of, pack, resample_weights
@@ -23,8 +23,6 @@ from pst.data.images import Boxes
 from pst.integrations.torchvision import PyramidBackbone, fcos
 from pst.train.tasks.detection_metrics import coco_metrics, match
 
-WIDTH = 64  # of every neck, so that the head is the same; small enough for a CPU
-_MLP_RATIO = 2.0
 _AT_ONCE = 32
 
 
@@ -67,12 +65,12 @@ class Cached(PyramidBackbone):
 
     def __init__(self, neck: nn.Module, strides: Sequence[int]) -> None:
         more = (2 * strides[-1], 4 * strides[-1])
-        super().__init__(nn.Identity(), neck, strides, more, WIDTH)
-        self.extra = LastLevelP6P7(WIDTH, WIDTH)
+        super().__init__(nn.Identity(), neck, strides, more, BOX_WIDTH)
+        self.extra = LastLevelP6P7(BOX_WIDTH, BOX_WIDTH)
         self.ready: OrderedDict[str, Tensor] = OrderedDict()
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Any tensor -> maps of `WIDTH` channels, "0" the finest."""
+        """Any tensor -> maps of `BOX_WIDTH` channels, "0" the finest."""
         del x
         fused = list(self.fpn(self.ready).values())
         levels, names = self.extra(fused, fused, list(self.fused))
@@ -139,7 +137,7 @@ def _run(
     """Train neck, head and ``more`` groups of parameters on what ``maps`` gives for pictures of a split."""
     device = data.network.device
     with seeded(seed):
-        backbone = Cached(build_neck(row, WIDTH, _MLP_RATIO, data.network.channels), row.strides)
+        backbone = Cached(box_neck(row, data.network.channels), row.strides)
         model: Any = fcos(backbone, len(data.classes), min_size=EDGE, max_size=EDGE)
     model.transform = AsTheyAre()
     model.to(device, memory_format=torch.channels_last)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lab.frozen import smp
-from lab.frozen.rows import CHANNELS, ROWS, decoder_of
+from lab.frozen.pack import EDGE
+from lab.frozen.rows import CHANNELS, DETECTED, ROWS, Row, box_neck, decoder_of
 from lab.frozen.widths import PADDED
 from pst.io.files import write_text
 from pst.profile.environment import environment
@@ -26,32 +28,49 @@ BATCHES = (1, 16)
 def measure(out: Path, device: str, seconds: float) -> Path:
     """Time one forward pass of every row, folded, channels_last, float32, in turn and in another order each round.
 
+    Rows that segment are timed with their head; those that find boxes without it, as it is the same.
+
     Returns:
-        The file, ``latency-DEVICE.json``: batch -> row -> median milliseconds of one pass.
+        The file, ``latency-DEVICE.json``: batch -> row -> median milliseconds of one pass, and the same of "boxes".
     """
     rows = [row for row in ROWS.values() if smp.is_installed() or not row.kind.startswith("smp-")]
-    timed: dict[str, dict[str, float]] = {}
-    for batch in BATCHES:
-        cases = {}
-        for row in rows:
-            decoder = folded(decoder_of(row).eval()).to(device).to(memory_format=torch.channels_last)
-            maps = OrderedDict(
-                (
-                    str(s),
-                    torch.randn(batch, CHANNELS[s], PADDED[0] // s, PADDED[1] // s, device=device).contiguous(
-                        memory_format=torch.channels_last
-                    ),
-                )
-                for s in row.strides
-            )
-            cases[row.name] = partial(decoder, maps)
-        with torch.inference_mode():
-            times = interleave(cases, seconds=seconds / len(BATCHES), shuffled=True)
-        timed[str(batch)] = {name: round(t.median, 4) for name, t in times.items()}
+    boxes = [ROWS[name] for name in DETECTED]
+    kinds = {
+        "milliseconds": (rows, decoder_of, PADDED),
+        "boxes": (boxes, box_neck, (EDGE, EDGE)),
+    }
+    share = seconds / len(kinds) / len(BATCHES)
+    timed = {
+        kind: {str(batch): _medians(*each, batch, device, share) for batch in BATCHES} for kind, each in kinds.items()
+    }
     path = out / f"latency-{device}.json"
-    record: dict[str, Any] = {"device": device, "milliseconds": timed, **environment()}
+    record: dict[str, Any] = {"device": device, **timed, **environment()}
     write_text(path, json.dumps(record, indent=1) + "\n")
     return path
+
+
+def _medians(
+    rows: Sequence[Row],
+    build: Callable[[Row], nn.Module],
+    size: tuple[int, int],
+    batch: int,
+    device: str,
+    seconds: float,
+) -> dict[str, float]:
+    """Median milliseconds of each row, on maps of pictures of a size."""
+    cases = {}
+    for row in rows:
+        network = folded(build(row).eval()).to(device).to(memory_format=torch.channels_last)
+        maps = OrderedDict((str(s), _map(batch, s, size, device)) for s in row.strides)
+        cases[row.name] = partial(network, maps)
+    with torch.inference_mode():
+        times = interleave(cases, seconds=seconds, shuffled=True)
+    return {name: round(t.median, 4) for name, t in times.items()}
+
+
+def _map(batch: int, stride: int, size: tuple[int, int], device: str) -> Tensor:
+    x = torch.randn(batch, CHANNELS[stride], size[0] // stride, size[1] // stride, device=device)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def folded(network: nn.Module) -> nn.Module:

@@ -60,15 +60,16 @@ def parts(results: Path) -> dict[str, str]:
         raise FileNotFoundError(f"no results of CamVid in {results}: run `python -m lab frozen run --camvid DIR` first")
     found = {name: tables.load(results, name) for name in ("bccd", "voc")}
     whole = {name: tables.load(results, name, trained=True) for name in ("bccd", "voc")}
-    latency = _latency(results)
+    latency, neck_latency = _latency(results), _latency(results, "boxes")
     return {
         "p3": _segmentation(frozen, "P3", latency),
         "p2": _segmentation(frozen, "P2", latency),
         "fine": tables.fine(frozen, "test"),
         "trained": _segmentation(trained, "P3", latency),
         "trained-p2": _segmentation(trained, "P2", latency),
-        **{name: tables.boxes(each) if each else NOT_RUN for name, each in found.items()},
-        **{f"{name}-trained": tables.boxes(each) if each else NOT_RUN for name, each in whole.items()},
+        "trained-fine": tables.fine(trained, "test") if trained else NOT_RUN,
+        **{name: tables.boxes(each, neck_latency) if each else NOT_RUN for name, each in found.items()},
+        **{f"{name}-trained": tables.boxes(each, neck_latency) if each else NOT_RUN for name, each in whole.items()},
         **{f"{name}-fine": tables.fine(each, "val") if each else NOT_RUN for name, each in found.items()},
         "made": tables.made([frozen, trained, *found.values(), *whole.values()]),
     }
@@ -79,7 +80,7 @@ def _segmentation(results: tables.Results, group: str, latency: dict[str, dict[s
     return tables.segmentation(results, group, latency) if there else NOT_RUN
 
 
-def _latency(results: Path) -> dict[str, dict[str, float]]:
-    """Milliseconds of one picture by row, for each device that was measured."""
-    paths = sorted(results.glob("latency-*.json"))
-    return {record["device"]: record["milliseconds"]["1"] for record in map(read_json, paths)}
+def _latency(results: Path, kind: str = "milliseconds") -> dict[str, dict[str, float]]:
+    """Milliseconds of one picture by row, for each device where rows of this kind were measured."""
+    records = [read_json(path) for path in sorted(results.glob("latency-*.json"))]
+    return {record["device"]: record[kind]["1"] for record in records if kind in record}

@@ -21,6 +21,8 @@ from pst.modules import Laterals, PSTPyramid
 
 HEAD = 64  # width of the segmenter's head
 DIM = 64  # of attention: two heads of 32
+BOX_WIDTH = 64  # of every neck that finds boxes, so that the head is the same; small enough for a CPU
+_BOX_MLP_RATIO = 2.0
 CHANNELS = {4: 24, 8: 40, 16: 112, 32: 320}  # of tf_efficientnet_lite0
 WIDTHS = Path(__file__).with_name("widths.json")
 
@@ -108,9 +110,8 @@ TRAINED = (
     "laterals",
     "p2-pst-add",
     "p2-fpn",
-    "p2-laterals",
     "smp-upernet",
-)  # rows that are trained with the backbone as well
+)  # rows that segment, trained with the backbone as well
 DETECTED = (
     "pst-attention",
     "pst-concat",
@@ -125,6 +126,7 @@ DETECTED = (
     "p2-fpn",
     "p2-laterals",
 )  # rows that find boxes, all of one width
+DETECTED_TRAINED = ("pst-attention", "fpn", "laterals")  # of these, those trained with the backbone as well
 
 
 def build_neck(row: Row, width: int, mlp_ratio: float, channels: Mapping[int, int] = CHANNELS) -> nn.Module:
@@ -134,6 +136,11 @@ def build_neck(row: Row, width: int, mlp_ratio: float, channels: Mapping[int, in
         shared = {"expansion": (DIM + 0.5) / width, "mlp_ratio": mlp_ratio}
         return PSTPyramid(widths, width, **{**shared, **row.options})
     return RIVALS[row.kind](widths, width)
+
+
+def box_neck(row: Row, channels: Mapping[int, int] = CHANNELS) -> nn.Module:
+    """`build_neck` of `BOX_WIDTH`."""
+    return build_neck(row, BOX_WIDTH, _BOX_MLP_RATIO, channels)
 
 
 def build_decoder(row: Row, width: int, mlp_ratio: float, channels: Mapping[int, int] = CHANNELS) -> Any:

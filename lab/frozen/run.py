@@ -19,7 +19,7 @@ import torch
 from lab.described import described
 from lab.frozen import pack, segment, smp
 from lab.frozen.maps import Network
-from lab.frozen.rows import DETECTED, ROWS, TRAINED, build_decoder, chosen
+from lab.frozen.rows import DETECTED, DETECTED_TRAINED, ROWS, TRAINED, build_decoder, chosen
 from lab.frozen.schedule import Recipe
 from lab.frozen.widths import PADDED
 from lab.study.task import Paused
@@ -102,7 +102,7 @@ def _cells(job: Job, part: str, rows: Sequence[str] | None, seeds: int | None) -
 
 def _usual(boxes: bool, trained: bool) -> tuple[str, ...]:
     if boxes:
-        return tuple(name for name in DETECTED if name in TRAINED) if trained else DETECTED
+        return DETECTED_TRAINED if trained else DETECTED
     return TRAINED if trained else tuple(ROWS)
 
 

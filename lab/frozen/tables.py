@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.frozen.rows import DETECTED, FIRST, ROWS
 from lab.frozen.segment import FINE
+from lab.frozen.widths import neck_gflops
 from lab.study.intervals import Estimate, difference, gain, value
 from pst.io.files import read_json
 
 Results = Mapping[str, list[dict[str, Any]]]
 NONE = "–"
+VERSIONS = ("torch", "torchvision", "timm", "segmentation-models-pytorch")
 _NAMES = {
     "fpn": "FPN",
     "plain-fpn": "FPN without BatchNorm",
@@ -59,23 +61,23 @@ def title(name: str) -> str:
 
 
 def segmentation(results: Results, group: str, latency: Mapping[str, Mapping[str, float]]) -> str:
-    """Mean IoU on val and test, what lies between a row and the first, and costs; best on val first."""
+    """Mean IoU on val and test, Δ from the row of `FIRST`, which has a dash there, and costs; best on val first."""
     rows = [name for name in results if ROWS[name].group == group]
     first = FIRST[group] if FIRST[group] in rows else rows[0]
     rows.sort(key=lambda name: -value(_of(results, name, "val"), "k0").mean)
-    header = ["neck", "val mIoU", "test mIoU", f"test − {title(first)}", "parameters, 1000s", "GFLOPs", "seeds"]
+    header = ["neck", "val mIoU", "test mIoU", "Δ val", "Δ test", "parameters, 1000s", "GFLOPs", "seeds"]
     devices = [device for device in latency if any(name in latency[device] for name in rows)]
     lines = []
     for name in rows:
         test = _of(results, name, "test")
-        versus = NONE if name == first else _difference(results, name, first, "test")
+        versus = [NONE if name == first else _difference(results, name, first, split) for split in ("val", "test")]
         cost = results[name][0]["widths"]
         lines.append(
             [
                 title(name),
                 points(value(_of(results, name, "val"), "k0")),
                 points(value(test, "k0")),
-                versus,
+                *versus,
                 f"{cost['parameters'] / 1e3:.0f}",
                 f"{cost['gflops']:.2f}",
                 str(len(test)),
@@ -95,8 +97,8 @@ def fine(results: Results, split: str) -> str:
     return markdown([f"{split}: k = 8 against k = 0", "finest level", *FINE.values()], lines)
 
 
-def boxes(results: Results) -> str:
-    """AP of each row, of all objects and by size, and the difference from the first."""
+def boxes(results: Results, latency: Mapping[str, Mapping[str, float]]) -> str:
+    """AP of each row, of all objects and by size, Δ from the first of `DETECTED`, and costs of the necks."""
     first = DETECTED[0]
     fields = {"ap50": "AP50", "small": "small", "medium": "medium", "large": "large"}
     lines = []
@@ -104,11 +106,11 @@ def boxes(results: Results) -> str:
         own = _of(results, name, "val")
         versus = NONE if name == first or first not in results else _difference(results, name, first, "val")
         sizes = [points(value(own, "k0", field)) for field in fields]
-        parameters = f"{results[name][0]['neck_parameters'] / 1e3:.0f}"
+        costs = [f"{results[name][0]['neck_parameters'] / 1e3:.0f}", f"{neck_gflops(ROWS[name]):.2f}"]
         head = [title(name), ROWS[name].group, points(value(own, "k0")), versus]
-        lines.append([*head, *sizes, parameters, str(len(own))])
-    header = ["neck", "finest level", "AP", f"AP − {title(first)}", *fields.values()]
-    return markdown([*header, "parameters of the neck, 1000s", "seeds"], lines)
+        lines.append([*head, *sizes, *costs, str(len(own)), *(_time(times, name) for times in latency.values())])
+    header = ["neck", "finest level", "AP", "Δ AP", *fields.values(), "parameters, 1000s", "GFLOPs"]
+    return markdown([*header, "seeds", *(f"ms, {device}" for device in latency)], lines)
 
 
 def made(results: Sequence[Results]) -> str:
@@ -117,19 +119,28 @@ def made(results: Sequence[Results]) -> str:
     lines: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for r in files:
         device = r["hardware"]["gpus"][0] if r["settings"]["device"] == "cuda" else r["hardware"]["cpu"]
-        versions = ", ".join(f"{k} {r['versions'][k]}" for k in ("torch", "torchvision", "timm") if k in r["versions"])
+        versions = ", ".join(f"{k} {r['versions'][k]}" for k in VERSIONS if k in r["versions"])
         settings = f"{r['settings']['epochs']} epochs, batch {r['settings']['batch']}, lr {r['settings']['lr']:g}"
         kind = f"{r['cell']['part']}{', trained' if r['cell']['trained'] else ''}"
         lines.setdefault((kind, settings, r["settings"]["data"], device, versions), []).append(r)
     header = ["data", "recipe", "pictures", "device", "versions", "commits", "dates", "cells"]
     return markdown(
-        header, [[*key, _all(found, "commit", 7), _all(found, "date"), str(len(found))] for key, found in lines.items()]
+        header,
+        [
+            [*key, _all(found, lambda r: _short(r["commit"])), _all(found, lambda r: r["date"]), str(len(found))]
+            for key, found in lines.items()
+        ],
     )
 
 
-def _all(found: Sequence[dict[str, Any]], key: str, length: int | None = None) -> str:
+def _all(found: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], str]) -> str:
     """What these results hold there, each once."""
-    return ", ".join(dict.fromkeys(str(r[key])[:length] for r in sorted(found, key=lambda r: (r["date"], r["commit"]))))
+    return ", ".join(dict.fromkeys(read(r) for r in sorted(found, key=lambda r: (r["date"], r["commit"]))))
+
+
+def _short(commit: str) -> str:
+    """The first letters, and a plus where files were changed beside it."""
+    return commit[:7] + ("+" if commit.endswith("-dirty") else "")
 
 
 def points(e: Estimate) -> str:

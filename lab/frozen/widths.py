@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lab.frozen.rows import CHANNELS, FIRST, ROWS, WIDTHS, Row, build_decoder
+from lab.frozen.pack import EDGE
+from lab.frozen.rows import CHANNELS, FIRST, ROWS, WIDTHS, Row, box_neck, build_decoder
 from pst.io.files import write_text
 from pst.profile.flops import count_flops
 
@@ -45,6 +46,13 @@ def cost(row: Row, width: int, mlp_ratio: float) -> dict[str, Any]:
         "parameters": parameters,
         "gflops": round(count_flops(decoder, maps) / 1e9, 5),
     }
+
+
+def neck_gflops(row: Row) -> float:
+    """GFLOPs of a neck that finds boxes, without the head, for one picture of `EDGE`."""
+    with torch.device("meta"):
+        maps = OrderedDict((str(s), torch.empty(1, CHANNELS[s], EDGE // s, EDGE // s)) for s in row.strides)
+        return count_flops(box_neck(row), maps) / 1e9
 
 
 def best(row: Row, wanted: dict[str, Any]) -> dict[str, Any]:

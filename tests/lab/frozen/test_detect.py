@@ -10,6 +10,8 @@ import pytest
 import tiny_data
 from lab.__main__ import main
 from lab.frozen import tables
+from lab.frozen.rows import ROWS
+from lab.frozen.widths import neck_gflops
 from lab.study.intervals import value
 
 
@@ -36,8 +38,12 @@ def test_a_cell_finds_boxes_and_has_a_table(squares, weights, tmp_path, more):
     assert {"value", "ap50", "small", "medium", "large"} <= set(ours["val"]["evaluations"]["k0"])
     assert ours["cell"]["trained"] is bool(more)
     assert 0 <= value([ours["val"]], "k0").mean <= 1
-    lines = tables.boxes(found).splitlines()
-    assert [line.split("|")[2].strip() for line in lines[2:]].count("P2") == 1
+    lines = [line.split("|")[1:-1] for line in tables.boxes(found, {"cpu": {"pst-add": 1.234}}).splitlines()]
+    cells = {line[1].strip(): [cell.strip() for cell in line] for line in lines}
+    assert (cells["P3"][-1], cells["P2"][-1]) == ("1.23", tables.NONE)
+    column = cells["finest level"].index("GFLOPs")
+    assert float(cells["P2"][column]) == pytest.approx(neck_gflops(ROWS["p2-fpn"]), abs=0.005)
+    assert tables.boxes(found, {}).splitlines()[0].endswith("seeds |")
 
 
 def test_training_the_network_changes_what_is_learned(squares, weights, tmp_path):

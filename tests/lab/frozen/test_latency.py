@@ -26,9 +26,11 @@ def test_folding_changes_nothing(name):
 
 
 def test_every_row_is_timed(tmp_path, monkeypatch):
-    monkeypatch.setattr(latency, "ROWS", {name: ROWS[name] for name in ("fpn", "pst-add")})
+    monkeypatch.setattr(latency, "ROWS", {name: ROWS[name] for name in ("fpn", "pst-add", "p2-fpn")})
+    monkeypatch.setattr(latency, "DETECTED", ("p2-fpn",))
     monkeypatch.setattr(latency, "BATCHES", (1,))
     found = json.loads(latency.measure(tmp_path, "cpu", 0.5).read_text())
-    assert set(found["milliseconds"]["1"]) == {"fpn", "pst-add"}
-    assert all(ms > 0 for ms in found["milliseconds"]["1"].values())
+    assert set(found["milliseconds"]["1"]) == {"fpn", "pst-add", "p2-fpn"}
+    assert set(found["boxes"]["1"]) == {"p2-fpn"}
+    assert all(ms > 0 for kind in ("milliseconds", "boxes") for ms in found[kind]["1"].values())
     assert found["hardware"]["cpu"]

@@ -47,16 +47,25 @@ def test_the_table_has_the_figures_of_the_files(results):
     own = [r["test"] for r in found["fpn"]]
     mean = value(own, "k0").mean
     assert lines[2][2].startswith(f"{100 * mean:.1f} ±")
-    assert lines[2][3] == tables.signed(difference(own, "k0", [r["test"] for r in found["pst-attention"]], "k0"))
-    assert "+2.00" in lines[2][3]
+    assert lines[0][3:5] == ["Δ val", "Δ test"]
+    for column, split in ((3, "val"), (4, "test")):
+        ours, theirs = ([r[split] for r in found[name]] for name in ("fpn", "pst-attention"))
+        assert lines[2][column] == tables.signed(difference(ours, "k0", theirs, "k0"))
+        assert "+2.00" in lines[2][column]
     assert lines[2][-1] == "1.23"
-    assert lines[3][3] == lines[3][-1] == tables.NONE
+    assert lines[3][3] == lines[3][4] == lines[3][-1] == tables.NONE
 
 
 def test_without_the_first_row_of_its_group_the_first_there_is_compared_with(results):
     table = tables.segmentation({"fpn": tables.load(results, "camvid")["fpn"]}, "P3", {})
-    assert "test − FPN" in table
-    assert "test − PST" not in table
+    assert table.count(f"| {tables.NONE} | {tables.NONE} |") == 1
+
+
+def test_a_commit_with_changed_files_beside_it_is_marked(results):
+    record = tables.load(results, "camvid")["fpn"][0]
+    clean, dirty = ({**record, "commit": "0123456789" + tail} for tail in ("", "-dirty"))
+    lines = tables.made([{"fpn": [clean, dirty]}]).splitlines()
+    assert "| 0123456, 0123456+ |" in lines[2]
 
 
 def test_fine_attention_has_a_column_for_each_rule(results):

@@ -7,10 +7,12 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from torch import nn
 
-from lab.frozen.rows import CHANNELS, FIRST, ROWS, TRAINED, chosen, decoder_of
+from lab.frozen.rows import CHANNELS, DETECTED, DETECTED_TRAINED, FIRST, ROWS, TRAINED, chosen, decoder_of
 from lab.frozen.widths import NEAR, PADDED, best, cost
 from pst.control import attention_layers
+from pst.integrations.segmentation import PSTSegmenter
 
 _SMP = importlib.util.find_spec("segmentation_models_pytorch") is not None
 built = pytest.mark.parametrize("name", [n for n in ROWS if _SMP or not n.startswith("smp-")])
@@ -54,7 +56,17 @@ def test_written_costs_are_those_of_the_row(name):
 
 def test_rows_that_are_trained_whole_exist():
     assert set(TRAINED) <= set(ROWS)
+    assert set(DETECTED_TRAINED) <= set(DETECTED) <= set(ROWS)
     assert all(side % 32 == 0 for side in PADDED)
+
+
+def test_the_fpn_without_batchnorm_is_that_of_the_builders():
+    ours = decoder_of(ROWS["p2-plain-fpn"]).neck
+    theirs = PSTSegmenter("resnet18", neck="fpn", decoder_pyramid_channels=64).decoder.neck
+    assert type(theirs) in type(ours).__mro__
+    kinds = [sorted({type(m).__name__ for m in neck.modules()} - {type(neck).__name__}) for neck in (ours, theirs)]
+    assert kinds[0] == kinds[1]
+    assert any(isinstance(m, nn.BatchNorm2d) for m in decoder_of(ROWS["p2-fpn"]).neck.modules())
 
 
 def test_a_row_of_pst_has_the_options_of_its_name():
