@@ -144,6 +144,7 @@ def leads_somewhere(page: Path, target: str) -> bool:
 @pytest.mark.parametrize("document", ["README.md", "docs/evidence.md"])
 def test_a_figure_stands_on_the_page_that_its_row_links(document):
     rows = re.findall(r"^\| (.*\d.*) \| \[[^]]*\]\(([^)#]+)[^)]*\) \|$", (ROOT / document).read_text(), re.MULTILINE)
+    rows = [(row, page) for row, page in rows if not page.endswith("frozen.md")]  # tests/lab/frozen/test_prose.py
     assert len(rows) >= 9
     for row, page in rows:
         figures = row.split(" | ")[1:] if document == "README.md" else row.split(" | ")[2:]  # after the words
@@ -151,7 +152,7 @@ def test_a_figure_stands_on_the_page_that_its_row_links(document):
         numbers = re.findall(
             r"−?\d[\d.,]*", " ".join(figures).replace("95 %", "").replace("k = 0", "").replace(" 1 s", "")
         )
-        missing = [number for number in numbers if number not in text]
+        missing = [n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n.rstrip('.,'))}(?!\.?\d)", text)]
         assert not missing, f"{row}: {page} has no {missing}"
 
 
