@@ -35,13 +35,10 @@ def measure(out: Path, device: str, seconds: float) -> Path:
     """
     rows = [row for row in ROWS.values() if smp.is_installed() or not row.kind.startswith("smp-")]
     boxes = [ROWS[name] for name in DETECTED]
-    kinds = {
-        "milliseconds": (rows, decoder_of, PADDED),
-        "boxes": (boxes, box_neck, (EDGE, EDGE)),
-    }
-    share = seconds / len(kinds) / len(BATCHES)
+    share = seconds / 2 / len(BATCHES)
     timed = {
-        kind: {str(batch): _medians(*each, batch, device, share) for batch in BATCHES} for kind, each in kinds.items()
+        "milliseconds": {str(n): _medians(rows, decoder_of, PADDED, n, device, share) for n in BATCHES},
+        "boxes": {str(n): _medians(boxes, box_neck, (EDGE, EDGE), n, device, share) for n in BATCHES},
     }
     path = out / f"latency-{device}.json"
     record: dict[str, Any] = {"device": device, **timed, **environment()}
