@@ -178,11 +178,20 @@ def faq() -> Claims:
     ]
 
 
+def segmentation() -> Claims:
+    """One digit."""
+    return [
+        ("a PST pyramid is {0.m} to {1.m} points ahead of an FPN", [lost("fpn", FIRST), lost("p2-fpn", BOUND)]),
+        ("level on test and {0.m} points behind on val", [behind("camvid", "p2-laterals", BOUND)]),
+    ]
+
+
 PAGES = {
     "docs/frozen.md": (frozen, 1),
     "docs/evidence.md": (evidence, 2),
     "README.md": (readme, 2),
     "docs/faq.md": (faq, 1),
+    "docs/segmentation.md": (segmentation, 1),
 }
 
 
