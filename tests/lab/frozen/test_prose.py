@@ -121,6 +121,8 @@ def frozen() -> Claims:
         ("It is {0.m} AP ahead of the PST pyramid ({0.i})", [ahead(v, "fpn", FIRST)]),
         ("PAN, with twice the parameters, is level with it: {0.m} ahead ({0.i})", [ahead(v, "pan", "fpn")]),
         ("So is FPN from stride 4: {0.m} ahead ({0.i})", [ahead(v, "p2-fpn", "fpn")]),
+        ("is level with FPN, {0.m} behind ({0.i})", [behind(v, "plain-fpn", "fpn")]),
+        ("and {0.m} ahead of PST ({0.i})", [ahead(v, "plain-fpn", FIRST)]),
         ("aligned levels is level with PST too ({0.i})", [ahead(v, "pst-aligned", FIRST)]),
         ("and {0.m} behind FPN ({0.i})", [behind(v, "pst-aligned", "fpn")]),
         ("stride 4 is {0.m} AP behind stride 8 ({0.i})", [behind(v, "p2-laterals", "laterals")]),
@@ -147,8 +149,9 @@ def evidence() -> Claims:
         ("+{0.m} AP ({0.i}) | PST pyramid from stride 4", [ahead("bccd", "p2-laterals", BOUND)]),
         ("no neck from stride 8 is {0.m} below", [ahead("bccd", "p2-laterals", "laterals")]),
         ("PST and FPN are level with it | +{0.m} AP ({0.i})", [ahead("bccd-trained", "laterals", FIRST)]),
-        ("so is FPN from stride 4 | +{0.m} AP ({0.i})", [ahead("voc", "fpn", FIRST)]),
-        ('the network trained as well | FPN, `neck="fpn"` | +{0.m} AP ({0.i})', [ahead("voc-trained", "fpn", FIRST)]),
+        ("so is FPN from stride 4 | +{0.m} AP ({0.i})", [ahead("voc", "plain-fpn", FIRST)]),
+        ("with BatchNorm +{0.m} ({0.i})", [ahead("voc", "fpn", FIRST)]),
+        ("the network trained as well | FPN | +{0.m} AP ({0.i}), with", [ahead("voc-trained", "fpn", FIRST)]),
     ]
 
 
