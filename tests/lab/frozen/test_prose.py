@@ -189,12 +189,27 @@ def segmentation() -> Claims:
     ]
 
 
+def torchvision() -> Claims:
+    """One digit."""
+    return [
+        (
+            "on photos, by {0.m} AP with the network frozen and {1.m} trained",
+            [ahead("voc", "fpn", FIRST), ahead("voc-trained", "fpn", FIRST)],
+        ),
+        (
+            "stride 4 FPN was {0.m} AP ahead, which may just be chance, and no neck {1.m}",
+            [ahead("bccd", row, BOUND) for row in ("p2-fpn", "p2-laterals")],
+        ),
+    ]
+
+
 PAGES = {
     "docs/frozen.md": (frozen, 1),
     "docs/evidence.md": (evidence, 2),
     "README.md": (readme, 2),
     "docs/faq.md": (faq, 1),
     "docs/segmentation.md": (segmentation, 1),
+    "docs/torchvision.md": (torchvision, 1),
 }
 
 
