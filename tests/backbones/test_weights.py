@@ -57,7 +57,7 @@ def test_a_file_or_a_state_dict_fills_the_backbone(kind, state, classifier, tmp_
     assert "state_dict" not in getattr(body, "model").pretrained_cfg  # noqa: B009 - the type checker knows no such name
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("kind", ["safetensors", "pt", "dict"])
 def test_names_of_a_wrapped_network_are_taken(prefix, kind, state, classifier, tmp_path):
     wrapped: Any = {prefix + name: t for name, t in state.items()}
@@ -89,18 +89,58 @@ def test_the_state_dict_of_a_body_is_taken_too(state):
 
 def test_what_the_state_dict_of_a_body_lacks_is_told_by_its_own_names(state):
     own = build_body(NAME, weights=state).state_dict()
-    for prefix in ("", "model."):
-        lacking = {k.removeprefix("model."): t for k, t in own.items() if k != "model.bn1.weight"}
-        with pytest.raises(ValueError, match=says("1 missing, e.g. bn1.weight" if prefix else "missing")):
-            build_body(NAME, weights={prefix + k: t for k, t in lacking.items()})
+    lacking = {k: t for k, t in own.items() if k != "model.bn1.weight"}
+    with pytest.raises(ValueError, match=says("backbone: 1 missing, e.g. bn1.weight; give")):
+        build_body(NAME, weights=lacking)
+    with pytest.raises(ValueError, match=says("backbone: 1 missing, e.g. bn1.weight; give")):
+        build_body(NAME, weights={k.removeprefix("model."): t for k, t in lacking.items()})
     with pytest.raises(ValueError, match=says("1 of another shape, e.g. conv_stem.weight … 3, 3, 3), not")):
         build_body(NAME, weights=own, in_channels=1)
+
+
+def test_what_a_classifier_inside_another_module_lacks_is_told_by_its_own_names(state):
+    inside = {f"model.{k}": t for k, t in state.items()}
+    lacking = {k: t for k, t in inside.items() if k != "model.bn1.weight"}
+    with pytest.raises(ValueError, match=says("backbone: 1 missing, e.g. bn1.weight; give")):
+        build_body(NAME, weights=lacking)
+    with pytest.raises(ValueError, match=says("backbone: 1 unknown, e.g. criterion.weight; give")):
+        build_body(NAME, weights={**inside, "model.criterion.weight": torch.zeros(1)})
+    for half in ({**state, **inside}, {k: t for k, t in [*state.items()][:9]} | {k: inside[k] for k in [*inside][9:]}):
+        with pytest.raises(ValueError, match=says("unknown, e.g. model.")):
+            build_body(NAME, weights=half)
+
+
+def test_what_the_state_dict_of_a_plain_body_lacks_is_told_by_its_own_names():
+    small: Any = {"embed_dim": 32, "depth": 1, "num_heads": 2, "width": 16}
+    own = build_body("vit_tiny_patch16_224", **small).state_dict()
+    name = next(name for name in own if name.startswith("pyramid."))
+    del own[name]
+    with pytest.raises(ValueError, match=says(f"backbone: 1 missing, e.g. {name}; give")):
+        build_body("vit_tiny_patch16_224", weights=own, **small)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_a_checkpoint_inside_itself_is_refused(key, state, classifier, tmp_path):
+    around: dict[str, Any] = {}
+    around[key] = around
+    torch.save(around, tmp_path / "around.pt")
+    for weights in (around, tmp_path / "around.pt"):
+        with pytest.raises(ValueError, match=says("holds no state dict")):
+            build_body(NAME, weights=weights)
+    assert same(build_body(NAME, weights={"state_dict": {}, key: {"model": state}}), classifier)
+
+
+def test_what_has_no_values_and_what_is_not_weights_is_named(state):
+    with pytest.raises(ValueError, match=says("bn1.bias … meta")):
+        build_body(NAME, weights={**state, "bn1.bias": state["bn1.bias"].to("meta")})
+    with pytest.raises(ValueError, match=says("holds no state dict … model_state_dict … net")):
+        build_body(NAME, weights={"net": state, "epoch": 3})  # pyright: ignore[reportArgumentType]
 
 
 def test_a_file_of_an_old_pytorch_says_how_to_write_it_again(state, tmp_path):
     path = tmp_path / "old.pth"
     torch.save(state, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(ValueError, match=says("old.pth … before 1.6 … weights_only=True")):
+    with pytest.raises(ValueError, match=says("old.pth … before 1.6 … cpu … weights_only=True … NEW")):
         build_body(NAME, weights=path)
     torch.save(torch.load(path, weights_only=True), path)
     build_body(NAME, weights=path)

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from pst.backbones.channels import check_channels, check_size
 from pst.backbones.simple_pyramid import SimplePyramid
-from pst.backbones.weights import fill, fits
-from pst.io.transfer import shapes
+from pst.backbones.weights import fill
 
 REDUCTIONS = (4, 8, 16, 32)
 
@@ -110,8 +109,12 @@ class PlainBody(nn.Module):
             self.freeze()
 
     def take_own(self, state: Mapping[str, Tensor], source: str) -> bool:
-        """Load a state dict of a body like this one, its pyramid included; False if it is none."""
-        if not fits(shapes(self.state_dict()), state):
+        """Load a state dict of a body like this one, its pyramid included; False if it has no pyramid.
+
+        Raises:
+            ValueError: It does not fit this body.
+        """
+        if not any(name.startswith("pyramid.") for name in state):
             return False
         fill(self, state, source)
         return True

@@ -15,7 +15,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from pst.backbones.channels import check_channels, check_size
-from pst.backbones.weights import Weights, check, fill, filled_network, fits, heads_of, read_weights
+from pst.backbones.weights import Weights, check, fill, filled_network, fits, heads_of, misfits, read_weights
 from pst.io.logs import logging_at
 from pst.io.transfer import shapes
 
@@ -152,20 +152,24 @@ def with_weights(model: Any, name: str, weights: Weights, options: dict[str, Any
         ValueError: They are another network's.
     """
     state, source = read_weights(weights)
-    own = {key.removeprefix("model."): t for key, t in state.items()}
+    of_body = all(key.startswith("model.") for key in state)
+    own = {key.removeprefix("model."): t for key, t in state.items()} if of_body else state
     if fits(shapes(model.state_dict()), own):
         fill(model, own, source)
         return model
     plain = {
         key: v for key, v in options.items() if key not in ("features_only", "out_indices", "in_chans", "num_classes")
     }
+
+    def build(channels: int) -> Any:
+        return timm.create_model(name, in_chans=channels, **plain)
+
     try:
-        network, _ = filled_network(
-            lambda channels: timm.create_model(name, in_chans=channels, **plain), own, source, options["in_chans"]
-        )
+        network, _ = filled_network(build, own, source, options["in_chans"])
     except ValueError:
-        if own.keys() != state.keys():  # they are called as in a body, so what it lacks is what to tell
-            check(shapes(model.state_dict()), own, source)
+        body, whole = shapes(model.state_dict()), build(options["in_chans"])
+        if misfits(body, own) < misfits(shapes(whole.state_dict()), own, heads_of(whole)):
+            check(body, own, source)  # what a body lacks, by its own names
         raise
     heads = tuple(f"{head}." for head in heads_of(network))
     overlay = {"state_dict": {key: t for key, t in own.items() if not key.startswith(heads)}}

@@ -24,7 +24,7 @@ from pst.backbones.transformers_network import (
     plain_config,
     read_config,
 )
-from pst.backbones.weights import Weights, fill, fits, read_weights
+from pst.backbones.weights import Weights, fill, misfits, read_weights
 from pst.io.transfer import shapes
 
 Source = str | Mapping[str, Any] | PreTrainedConfig
@@ -174,7 +174,8 @@ class TransformersPlainBody(PlainBody):
 
 def _fill(body: Any, config: Any, state: dict[str, Tensor], source: str) -> None:
     """Give a body the weights of one like it, or of a network of transformers for its images or for colour images."""
-    if fits(shapes(body.state_dict()), state):
+    own = shapes(body.state_dict())
+    if misfits(own, state) < len(own) / 2:  # by the body's own names
         fill(body, state, source)
         return
     try:

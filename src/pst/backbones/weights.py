@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from pst.io import safe_load
 from pst.io.checkpoints import load_safetensors
 from pst.io.files import check_file
+from pst.io.names import one_line
 from pst.io.transfer import Shapes, check_finite, difference, shapes
 
 Weights = str | Path | Mapping[str, Tensor]
 
-_INSIDE = ("state_dict", "model")  # where checkpoints of trainings keep the weights
+_INSIDE = ("state_dict", "model_state_dict", "model")  # where checkpoints of trainings keep the weights
+_DEEPEST = 4  # so many of them inside each other
 _AROUND = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before the names
 _GIVEN = "the state dict of weights"
 COUNTER = "num_batches_tracked"  # which files of before PyTorch 0.4.1 have not
@@ -27,8 +29,8 @@ def read_weights(weights: Weights) -> tuple[dict[str, Tensor], str]:
 
     Args:
         weights: File, ``.safetensors`` or of ``torch.save``, or a state dict. A checkpoint may hold its state dict as
-            "state_dict" or "model", and its names may begin as those of DataParallel and ``torch.compile`` do. Nothing
-            that a file names is executed.
+            "state_dict", "model_state_dict" or "model", and its names may begin as those of DataParallel and
+            ``torch.compile`` do. Nothing that a file names is executed.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -37,6 +39,8 @@ def read_weights(weights: Weights) -> tuple[dict[str, Tensor], str]:
     """
     if isinstance(weights, Mapping):
         inside = _unpacked(weights)
+        if empty := [name for name, t in inside.items() if isinstance(t, Tensor) and t.is_meta]:
+            raise ValueError(f"{_GIVEN} has no values: {one_line(empty[0])} is on the device meta")
         given = {name: t.detach().cpu() if isinstance(t, Tensor) else t for name, t in inside.items()}
         return _tensors(given, _GIVEN), _GIVEN
     if not isinstance(weights, (str, Path)):
@@ -51,10 +55,20 @@ def read_weights(weights: Weights) -> tuple[dict[str, Tensor], str]:
 
 def _unpacked(found: Any) -> Any:
     """What lies inside a checkpoint, or what was given, where nothing does."""
-    while isinstance(found, Mapping) and (
-        inside := next((k for k in _INSIDE if isinstance(found.get(k), Mapping)), "")
-    ):
-        found = found[inside]
+    for _ in range(_DEEPEST):  # a file can hold a dict that holds itself
+        parts = [found.get(key) for key in _INSIDE] if isinstance(found, Mapping) else []
+        inside = next((part for part in parts if isinstance(part, Mapping) and part), None)
+        if inside is None:
+            break
+        found = inside
+    return found
+
+
+def _prefix(names: Collection[str]) -> str:
+    """What wrappers put before every name."""
+    found = ""
+    while around := next((a for a in _AROUND if all(name.startswith(found + a) for name in names)), ""):
+        found += around
     return found
 
 
@@ -86,6 +100,12 @@ def check(own: Shapes, state: Mapping[str, Tensor], source: str, heads: Sequence
         raise ValueError(f"{source} does not hold the weights of this backbone: {said}; give those of the same network")
     if wrong := [name for name in wanted if not (state[name].is_floating_point() or name.endswith(INTEGERS))]:
         raise ValueError(f"{source} does not hold weights: {wrong[0]} is {state[wrong[0]].dtype}")
+
+
+def misfits(own: Shapes, state: Mapping[str, Tensor], heads: Sequence[str] = ()) -> int:
+    """How many entries are missing, unknown or of another shape, class layers aside."""
+    got = shapes(state)
+    return sum(own.get(name) != got.get(name) for name in {**own, **got} if not _is_of(name, heads))
 
 
 def fits(own: Shapes, state: Mapping[str, Tensor], heads: Sequence[str] = ()) -> bool:
@@ -131,8 +151,15 @@ def _is_of(name: str, heads: Sequence[str]) -> bool:
 def _tensors(found: Any, source: str) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not found or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{source} holds no state dict: wanted are tensors by name")
-    around = next((prefix for prefix in _AROUND if all(name.startswith(prefix) for name in found)), "")
+    around = _prefix(found)
+    return {name.removeprefix(around): _copied(name, t, source) for name, t in found.items()}
+
+
+def _copied(name: str, t: Any, source: str) -> Tensor:
     try:
-        return {name.removeprefix(around): safe_load.copy_tensor(t) for name, t in found.items()}
+        return safe_load.copy_tensor(t)
     except ValueError as error:
-        raise ValueError(f"{source} holds no state dict: {error}") from error
+        looked = ", ".join(_INSIDE)
+        raise ValueError(
+            f"{source} holds no state dict, neither by itself nor as one of {looked}: {one_line(name)}: {error}"
+        ) from error

@@ -122,7 +122,8 @@ def _said(path: Path, remedy: str) -> Iterator[None]:
     except _OldFormatError as error:
         raise ValueError(
             f"{path} is in the format of PyTorch before 1.6, which is not read: write it again with "
-            "torch.save(torch.load(FILE, weights_only=True), FILE), which executes nothing of it"
+            'torch.save(torch.load(FILE, map_location="cpu", weights_only=True), NEW); where PyTorch refuses that, the '
+            "file holds more than weights: get it anew"
         ) from error
     except RefusedError as error:
         raise ValueError(f"{path} is not loaded: its pickle {first_line(error)}; {remedy}") from error
