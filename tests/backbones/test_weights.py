@@ -105,7 +105,7 @@ def test_what_a_classifier_inside_another_module_lacks_is_told_by_its_own_names(
         build_body(NAME, weights=lacking)
     with pytest.raises(ValueError, match=says("backbone: 1 unknown, e.g. criterion.weight; give")):
         build_body(NAME, weights={**inside, "model.criterion.weight": torch.zeros(1)})
-    for half in ({**state, **inside}, {k: t for k, t in [*state.items()][:9]} | {k: inside[k] for k in [*inside][9:]}):
+    for half in ({**state, **inside}, dict([*state.items()][:9]) | {k: inside[k] for k in [*inside][9:]}):
         with pytest.raises(ValueError, match=says("unknown, e.g. model.")):
             build_body(NAME, weights=half)
 
