@@ -104,6 +104,7 @@ TRAINED = (
     "pst-add",
     "pst-aligned",
     "fpn",
+    "plain-fpn",
     "pan",
     "bifpn",
     "pooled-fpn",

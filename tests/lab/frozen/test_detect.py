@@ -10,7 +10,7 @@ import pytest
 import tiny_data
 from lab.__main__ import main
 from lab.frozen import tables
-from lab.frozen.rows import ROWS
+from lab.frozen.rows import CHANNELS, ROWS
 from lab.frozen.widths import neck_gflops
 from lab.study.intervals import value
 
@@ -43,6 +43,8 @@ def test_a_cell_finds_boxes_and_has_a_table(squares, weights, tmp_path, more):
     assert (cells["P3"][-1], cells["P2"][-1]) == ("1.23", tables.NONE)
     column = cells["finest level"].index("GFLOPs")
     assert float(cells["P2"][column]) == pytest.approx(neck_gflops(ROWS["p2-fpn"]), abs=0.005)
+    products = sum(c * 64 * (320 // s) ** 2 + 9 * 64 * 64 * (320 // s) ** 2 for s, c in CHANNELS.items())
+    assert neck_gflops(ROWS["p2-fpn"]) == pytest.approx(2 * products / 1e9)
     assert tables.boxes(found, {}).splitlines()[0].endswith("seeds |")
 
 
