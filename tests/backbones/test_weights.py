@@ -134,7 +134,7 @@ def test_what_has_no_values_and_what_is_not_weights_is_named(state):
     with pytest.raises(ValueError, match=says("bn1.bias … meta")):
         build_body(NAME, weights={**state, "bn1.bias": state["bn1.bias"].to("meta")})
     with pytest.raises(ValueError, match=says("holds no state dict … model_state_dict … net")):
-        build_body(NAME, weights={"net": state, "epoch": 3})  # pyright: ignore[reportArgumentType]
+        build_body(NAME, weights={"net": state, "epoch": 3})
 
 
 def test_a_file_of_an_old_pytorch_says_how_to_write_it_again(state, tmp_path):

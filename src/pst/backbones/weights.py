@@ -14,7 +14,7 @@ from pst.io.files import check_file
 from pst.io.names import one_line
 from pst.io.transfer import Shapes, check_finite, difference, shapes
 
-Weights = str | Path | Mapping[str, Tensor]
+Weights = str | Path | Mapping[str, Any]
 
 _INSIDE = ("state_dict", "model_state_dict", "model")  # where checkpoints of trainings keep the weights
 _DEEPEST = 4  # so many of them inside each other
