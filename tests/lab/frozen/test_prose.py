@@ -120,13 +120,21 @@ def frozen() -> list[Claim]:
         Claim("on blood cells and not on VOC", [ahead(v, "pst-concat", FIRST)], level=True),
         Claim("PST with 100 tokens and no neck are level on test", [lost("p2-laterals", BOUND)], level=True),
         Claim("on val PST is {0.m} points ahead ({0.i})", [behind(c, "p2-laterals", BOUND)]),
+        Claim(
+            "a PST pyramid is {0.m} to {1.m} points of mIoU ahead of FPN, pyramid pooling and BiFPN on test",
+            [lost(name, FIRST) for name in ("plain-fpn", "pooled-fpn", "fpn", "bifpn")],
+        ),
+        Claim("which is {0.m} points ahead of it on test", [on_test("plain-fpn", "fpn")], level=True),
         Claim("PST is {0.m} points ahead of FPN ({0.i})", [lost("p2-fpn", BOUND)]),
+        Claim("{0.m} ahead of FPN without BatchNorm ({0.i})", [lost("p2-plain-fpn", BOUND)]),
         Claim(
             "{0.m} to {1.m} ahead of the decoders of segmentation_models_pytorch, DeepLabV3+ aside",
             [lost("smp-fpn", BOUND), lost("smp-upernet", BOUND)],
         ),
         Claim("of the other necks only BiFPN's interval holds zero", [lost("p2-bifpn", BOUND)], level=True),
-        Claim("of the other necks only", [lost(name, BOUND) for name in ("p2-fpn", "p2-pan", "p2-pooled-fpn")]),
+        Claim(
+            "of the other necks only", [lost(f"p2-{name}", BOUND) for name in ("fpn", "plain-fpn", "pan", "pooled-fpn")]
+        ),
         Claim(
             "No neck is {0.m} behind PST on val ({0.i}), and {1.m} ahead on test ({1.i})",
             [behind("camvid-trained", "laterals", FIRST), on_test("laterals", FIRST, "camvid-trained")],
@@ -181,12 +189,12 @@ def evidence() -> list[Claim]:
     return [
         Claim("+{0.m} mIoU on test ({0.i}), level", [on_test("laterals", FIRST)]),
         Claim("level on val", [ahead("camvid", "laterals", FIRST)], level=True),
-        Claim("PST pyramid, which is {0.m} ({0.i}) above FPN", [lost("fpn", FIRST)]),
+        Claim("PST pyramid, which is {0.m} ({0.i}) above FPN", [lost("plain-fpn", FIRST)]),
         Claim("is level on test", [lost("p2-laterals", BOUND)], level=True),
         Claim(", {0.m} behind on val", [behind("camvid", "p2-laterals", BOUND)]),
         Claim("+{0.m} mIoU on test ({0.i}) | no neck from stride 8", [on_test(BOUND, "laterals")]),
-        Claim("FPN from stride 4 is {0.m} ({0.i}) below PST", [lost("p2-fpn", BOUND)]),
-        Claim("+{0.m} mIoU on test ({0.i}) | FPN; without", [lost("fpn", FIRST, "camvid-trained")]),
+        Claim("FPN from stride 4 is {0.m} ({0.i}) below PST", [lost("p2-plain-fpn", BOUND)]),
+        Claim("+{0.m} mIoU on test ({0.i}) | FPN with", [lost("fpn", FIRST, "camvid-trained")]),
         Claim(
             "without a neck {0.m} above PST on test, {1.m} below on val",
             [on_test("laterals", FIRST, "camvid-trained"), behind("camvid-trained", "laterals", FIRST)],
@@ -212,8 +220,8 @@ def evidence() -> list[Claim]:
 
 def readme() -> list[Claim]:
     return [
-        Claim("frozen, PST pyramid against FPN, CamVid | +{0.m} mIoU ({0.i})", [lost("fpn", FIRST)]),
-        Claim("PST with 100 coarse tokens against FPN | +{0.m} mIoU ({0.i})", [lost("p2-fpn", BOUND)]),
+        Claim("frozen, PST pyramid against FPN, CamVid | +{0.m} mIoU ({0.i})", [lost("plain-fpn", FIRST)]),
+        Claim("PST with 100 coarse tokens against FPN | +{0.m} mIoU ({0.i})", [lost("p2-plain-fpn", BOUND)]),
         Claim("PST pyramid of equal cost, frozen network | +{0.m} mIoU ({0.i})", [on_test("laterals", FIRST)]),
         Claim("blood cells, frozen network | +{0.m} AP ({0.i})", [ahead("bccd", "laterals", FIRST)]),
         Claim("photos of VOC, frozen network | +{0.m} AP ({0.i})", [ahead("voc", "plain-fpn", FIRST)]),
@@ -237,7 +245,10 @@ def faq() -> list[Claim]:
 
 def segmentation() -> list[Claim]:
     return [
-        Claim("a PST pyramid is {0.m} to {1.m} points ahead of an FPN", [lost("fpn", FIRST), lost("p2-fpn", BOUND)]),
+        Claim(
+            "a PST pyramid is {0.m} to {1.m} points ahead of an FPN",
+            [lost("plain-fpn", FIRST), lost("p2-plain-fpn", BOUND)],
+        ),
         Claim("level on test and {0.m} points behind on val", [behind("camvid", "p2-laterals", BOUND)]),
     ]
 
