@@ -337,6 +337,18 @@ def test_two_forms_of_the_pyramid_are_ahead_of_its_default_on_val_and_none_on_te
     assert better == {"val": {"pst-attention-dysample", "pst-aligned-dysample"}, "test": set()}
 
 
+def test_a_range_spans_all_that_it_is_of():
+    decoders = [row for row in load("camvid") if row.startswith("smp-") and "deeplab" not in row]
+    necks = [row for row in load("camvid") if row.endswith(("fpn", "bifpn")) and ROWS[row].group == "P3"]
+    for rows, first, least, most in (
+        (decoders, BOUND, "smp-fpn", "smp-upernet"),
+        (necks, FIRST, "plain-fpn", "pooled-fpn"),
+    ):
+        means = {row: lost(row, first).mean for row in rows}
+        assert len(means) == 4
+        assert (min(means, key=means.__getitem__), max(means, key=means.__getitem__)) == (least, most)
+
+
 def test_times_and_costs_are_those_that_the_pages_tell():
     page, short = prose("docs/frozen.md"), prose("docs/evidence.md")
     for said, ratio in {
