@@ -127,7 +127,7 @@ DETECTED = (
     "p2-fpn",
     "p2-laterals",
 )  # rows that find boxes, all of one width
-DETECTED_TRAINED = ("pst-attention", "fpn", "plain-fpn", "laterals")  # of these, those trained with the backbone as well
+DETECTED_TRAINED = ("pst-attention", "fpn", "plain-fpn", "laterals")  # of these, the trained ones
 
 
 def build_neck(row: Row, width: int, mlp_ratio: float, channels: Mapping[int, int] = CHANNELS) -> nn.Module:

@@ -28,7 +28,8 @@ class Patches(PlainBody):
 
     def __init__(self, patch: int, **options: Any) -> None:
         super().__init__(nn.Conv2d(3, 8, patch, patch), "patches", patch=patch, tokens=8, in_channels=3,
-                         image_size=None, finest=4, coarsest=32, **options)  # fmt: skip
+                         image_size=None, finest=4, coarsest=32, statistics=((0.5,) * 3, (0.5,) * 3),
+                         **options)  # fmt: skip
 
     def tokens(self, x: Tensor) -> Tensor:
         return self.model(x)

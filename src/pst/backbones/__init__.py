@@ -39,11 +39,15 @@ class Body(Protocol):
         in_channels: Of the images.
         reductions: Pixels of the image per position of each map, finest first.
         channels: Of each map.
+        mean: Of each channel of images from 0 to 1, which they are normalised by: that of the network's training.
+        std: Standard deviation, likewise.
     """
 
     in_channels: int
     reductions: tuple[int, ...]
     channels: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, in_channels, H, W) -> maps by ``str(reduction)``."""

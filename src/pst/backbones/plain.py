@@ -35,6 +35,7 @@ class PlainBody(nn.Module):
         image_size: The only size (H, W) that the network takes, in its own pixels; None means any.
         finest: Reduction of the first level.
         coarsest: Reduction of the last level.
+        statistics: Mean and standard deviation of each channel that the network was trained with.
         frozen: Keep the transformer as it is: no gradients, eval mode also in training. The pyramid always trains.
 
     Attributes:
@@ -43,6 +44,8 @@ class PlainBody(nn.Module):
         channels: Of each level.
         multiple: What the sides of images are filled up to.
         image_size: The only (H, W) of images that can be taken; None means any.
+        mean: Of each channel of images from 0 to 1, as the network was trained.
+        std: Standard deviation, likewise.
         frozen: Whether the transformer is; `freeze` makes it so.
 
     Raises:
@@ -61,6 +64,7 @@ class PlainBody(nn.Module):
         image_size: tuple[int, int] | None,
         finest: int,
         coarsest: int,
+        statistics: tuple[tuple[float, ...], tuple[float, ...]],
         frozen: bool = False,
     ) -> None:
         super().__init__()
@@ -72,6 +76,7 @@ class PlainBody(nn.Module):
                 f"none of {coarsest}"
             )
         self.name, self.patch, self.in_channels = name, patch, in_channels
+        self.mean, self.std = statistics
         self.multiple = 2 ** round(math.log2(patch))
         self.image_size = None
         if image_size is not None:

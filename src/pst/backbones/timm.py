@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from pst.backbones.channels import check_channels, check_size
+from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, check_channels, check_size, per_channel
 from pst.backbones.weights import Weights, check, fill, filled_network, fits, heads_of, misfits, read_weights
 from pst.io.logs import logging_at
 from pst.io.transfer import shapes
@@ -54,6 +55,8 @@ class TimmBody(nn.Module):
         channels: Of each map.
         multiple: What the sides of images are filled up to.
         image_size: The one (H, W) that the network takes; None means any.
+        mean: Of each channel of images from 0 to 1: timm's of these weights, or of the network's default ones.
+        std: Standard deviation, likewise.
 
     Raises:
         ValueError: The network is unknown, has no such map, or its maps are not a hierarchy.
@@ -83,6 +86,7 @@ class TimmBody(nn.Module):
             self.model = timm.create_model(self.name, **load, **options)
         if weights is not None:
             self.model = with_weights(self.model, self.name, weights, {"out_indices": indices, **options})
+        self.mean, self.std = statistics_of(self.model.pretrained_cfg, in_channels)
         if frozen_batchnorm:
             self.model = freeze_batch_norm_2d(self.model)
         self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
@@ -121,6 +125,17 @@ class TimmBody(nn.Module):
     def extra_repr(self) -> str:
         """Settings shown in ``print(module)``."""
         return f"{self.name!r}, channels={self.channels}, reductions={self.reductions}"
+
+
+def statistics_of(config: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that weights were trained with, for images of so many channels.
+
+    Args:
+        config: timm's ``pretrained_cfg``; what it lacks is ImageNet's.
+        channels: Of the images.
+    """
+    mean, std = config.get("mean") or IMAGENET_MEAN, config.get("std") or IMAGENET_STD
+    return per_channel(mean, channels), per_channel(std, channels)
 
 
 def _plan(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pst.backbones.plain import PlainBody
-from pst.backbones.timm import TimmBody, check_known, with_weights
+from pst.backbones.timm import TimmBody, check_known, statistics_of, with_weights
 from pst.backbones.weights import Weights, read_weights
 
 
@@ -106,6 +106,7 @@ class TimmPlainBody(PlainBody):
             finest=finest,
             coarsest=coarsest,
             frozen=frozen,
+            statistics=statistics_of(model.pretrained_cfg, in_channels),
         )
         if weights is not None and not self.take_own(*read_weights(weights)):
             self.set_model(_without_head(with_weights(model, name, weights, options)))

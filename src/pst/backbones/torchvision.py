@@ -8,12 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model, list_models
+from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.ops import FrozenBatchNorm2d
 
-from pst.backbones.channels import check_channels, replace_first_convolution
+from pst.backbones.channels import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    check_channels,
+    per_channel,
+    replace_first_convolution,
+)
 from pst.backbones.weights import Weights, filled_network, read_weights
 
 PROBE = 64
@@ -28,11 +34,14 @@ class TorchvisionBody(IntermediateLayerGetter):
         channels: Of each map.
         channels_last: The children give (B, H, W, C).
         in_channels: Of the images.
+        statistics: Mean and standard deviation of each channel that the network was trained with.
 
     Attributes:
         in_channels: Of the images.
         reductions: Of each map, finest first.
         channels: Of each map.
+        mean: Of each channel of images from 0 to 1: torchvision's of these weights, or of the network's default ones.
+        std: Standard deviation, likewise.
     """
 
     def __init__(
@@ -43,12 +52,14 @@ class TorchvisionBody(IntermediateLayerGetter):
         *,
         channels_last: bool = False,
         in_channels: int = 3,
+        statistics: tuple[tuple[float, ...], tuple[float, ...]],
     ) -> None:
         super().__init__(trunk, layers)
         self.reductions = tuple(int(r) for r in layers.values())
         self.channels = channels
         self.channels_last = channels_last
         self.in_channels = in_channels
+        self.mean, self.std = statistics
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, in_channels, H, W) -> map (B, C_i, ~H/r_i, ~W/r_i) by ``str(r_i)``, finest first.
@@ -99,7 +110,17 @@ def torchvision_body(
         raise ValueError(f"{name} has maps of reductions {', '.join(layers.values())}, none of {coarsest}")
     kept = {child: r for child, r in layers.items() if int(r) <= coarsest}
     options = {"channels_last": channels_last, "in_channels": in_channels}
+    options["statistics"] = _statistics(name, published, in_channels)
     return TorchvisionBody(trunk, kept, channels[: len(kept)], **options)
+
+
+def _statistics(name: str, weights: str | None, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel that weights of a network, or its default ones, were trained with."""
+    known: Any = get_model_weights(name).__members__
+    chosen = known.get("DEFAULT" if weights is None else weights.rpartition(".")[2])
+    preset = None if chosen is None else chosen.transforms()
+    mean, std = getattr(preset, "mean", IMAGENET_MEAN), getattr(preset, "std", IMAGENET_STD)
+    return per_channel(mean, channels), per_channel(std, channels)
 
 
 def _classifier(name: str, channels: int, options: dict[str, Any]) -> nn.Module:

@@ -24,6 +24,7 @@ from pst.backbones.transformers_network import (
     plain_config,
     read_config,
 )
+from pst.backbones.transformers_statistics import Statistics, described, read_statistics
 from pst.backbones.weights import Weights, fill, misfits, read_weights
 from pst.io.transfer import shapes
 
@@ -70,12 +71,14 @@ def transformers_body(
     maps = find_maps(config, name, coarsest)
     if maps.stages:
         config.out_features = list(maps.stages)
+    statistics = read_statistics(source, channels, pretrained if isinstance(pretrained, str) else None)
     if len(maps.reductions) == 1:
-        body: Any = TransformersPlainBody(config, name, maps, channels, finest=finest, coarsest=coarsest, **of_levels)
+        shared = {"statistics": statistics, "finest": finest, "coarsest": coarsest}
+        body: Any = TransformersPlainBody(config, name, maps, channels, **shared, **of_levels)
     elif of_levels:
         raise ValueError(f"{name} is a hierarchy: {' and '.join(of_levels)} are options of plain vision transformers")
     else:
-        body = TransformersBody(config, name, maps, channels)
+        body = TransformersBody(config, name, maps, channels, statistics)
     if pretrained:
         revision = pretrained if isinstance(pretrained, str) else None
         body.set_model(loaded_network(config, name, in_channels=channels, revision=revision))
@@ -101,6 +104,7 @@ class TransformersBody(nn.Module):
         name: For messages.
         maps: Which it gives.
         in_channels: Of the images.
+        statistics: Mean and standard deviation of each channel that the network was trained with.
 
     Attributes:
         in_channels: Of the images.
@@ -108,13 +112,16 @@ class TransformersBody(nn.Module):
         channels: Of each map.
         multiple: What the sides of images are filled up to.
         image_size: The only (H, W) that the network takes; None means any.
+        mean: Of each channel of images from 0 to 1, see `read_statistics`.
+        std: Standard deviation, likewise.
     """
 
-    def __init__(self, config: Any, name: str, maps: Maps, in_channels: int) -> None:
+    def __init__(self, config: Any, name: str, maps: Maps, in_channels: int, statistics: Statistics) -> None:
         super().__init__()
         self.config = for_channels(config, in_channels)
         self.name, self.in_channels = name, in_channels
         self.reductions, self.channels, self.image_size = maps.reductions, maps.channels, maps.image_size
+        self.mean, self.std = statistics
         self.multiple = max(4, self.reductions[0])
         self.set_model(new_network(self.config))
 
@@ -125,7 +132,7 @@ class TransformersBody(nn.Module):
     @property
     def network_config(self) -> dict[str, Any]:
         """What `pst.backbones.build_body` makes the same network of again, in JSON."""
-        return plain_config(self.config)
+        return plain_config(self.config) | described((self.mean, self.std))
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, in_channels, H, W) -> map (B, C_i, ~H/r_i, ~W/r_i) by ``str(r_i)``, finest first.
@@ -165,7 +172,7 @@ class TransformersPlainBody(PlainBody):
     @property
     def network_config(self) -> dict[str, Any]:
         """What `pst.backbones.build_body` makes the same network of again, in JSON."""
-        return plain_config(self.config)
+        return plain_config(self.config) | described((self.mean, self.std))
 
     def tokens(self, x: Tensor) -> Tensor:
         """Images -> map of the last layer's patch tokens after the final norm; other tokens are left out."""

@@ -94,6 +94,6 @@ def _input_of(model: Any, channels: int) -> tuple[Any, int]:
         size = cfg.get("input_size") or (3, 224, 224)
         return tuple(per_channel(v, channels) for v in values), int(size[-1])
     if hasattr(model, "encoder"):
-        return tuple(per_channel(v, channels) for v in (IMAGENET_MEAN, IMAGENET_STD)), _SEGMENTER_EDGE
+        return (model.encoder.mean, model.encoder.std), _SEGMENTER_EDGE
     smallest = model.model.transform.min_size
     return None, square_of(min(smallest[-1], _DETECTOR_EDGE))

@@ -64,9 +64,8 @@ class BackboneFeatures(nn.Module):
         if lacking:
             raise ValueError(f"{name} has maps of reductions {list(self.body.reductions)}, got {lacking}")
         self.reductions = tuple(reductions)
-        config = self.body.model.pretrained_cfg
         for key in ("mean", "std"):
-            self.register_buffer(key, torch.tensor(config[key]).view(3, 1, 1), persistent=False)
+            self.register_buffer(key, torch.tensor(getattr(self.body, key)).view(3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
         self.body.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 

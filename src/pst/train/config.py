@@ -41,6 +41,9 @@ class Config:
         imgsz: Edge of the square images in pixels, at least 16.
         in_chans: Channels of the images: 3 reads any picture as colour, 1 as grey; with 2 (grey and alpha), 4 (colour
             and alpha, or the bands of a TIFF) or more (the pages of a TIFF) every file must have them.
+        mean: Of each channel of images from 0 to 1, which they are normalised by, or of red, green and blue, which
+            other numbers of channels repeat in turn or average; null takes what the network was trained with.
+        std: Standard deviation, likewise.
         workers: Processes that read images; 0 reads in the training process, the best choice with ``cache: ram``.
         cache: "ram" keeps all images decoded, as uint8; "none" reads them again in every epoch.
         check_images: Decode every image once before training. "ram" always does.
@@ -87,6 +90,8 @@ class Config:
     accumulate: int = 1
     imgsz: int = 224
     in_chans: int = 3
+    mean: list[float] | None = None
+    std: list[float] | None = None
     workers: int = 0
     cache: Literal["ram", "none"] = "none"
     check_images: bool = True
@@ -121,6 +126,8 @@ class Config:
         for name, (least, most) in _RANGES.items():
             if getattr(self, name, None) is not None:
                 _check_range(name, getattr(self, name), least, most)
+        for name in ("mean", "std"):
+            _check_statistics(name, getattr(self, name), self.in_chans)
         given = getattr(self, "backbone_weights", None) is not None
         if given and self.pretrained:
             raise ValueError("pretrained=true and backbone_weights=… both start the backbone: give one of them")
@@ -257,6 +264,16 @@ def _check_range(name: str, value: float, least: float, most: float) -> None:
         raise ValueError(f"{name} must be {'>' if name in _ABOVE else '≥'} {least}, got {value}")
     if value >= most if name in _BELOW else value > most or math.isinf(value):
         raise ValueError(f"{name} must be {'<' if name in _BELOW else '≤'} {most}, got {value}")
+
+
+def _check_statistics(name: str, values: list[float] | None, channels: int) -> None:
+    if values is None:
+        return
+    if len(values) not in (3, channels):
+        each = "" if channels == 3 else f", or one for each of {channels} channels"
+        raise ValueError(f"{name} must be three numbers{each}, got {values}")
+    if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
+        raise ValueError(f"{name} must be finite numbers{' above 0' if name == 'std' else ''}, got {values}")
 
 
 def _check_stochastic(name: str, options: dict[str, Any], wanted: str, fits: Callable[[Any], bool]) -> None:

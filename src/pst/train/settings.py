@@ -63,9 +63,9 @@ def load_config(task: str, path: str | Path | None = None, overrides: Sequence[s
 
 
 def _mappings(types_: Mapping[str, Any]) -> list[str]:
-    """Keys whose values are mappings alone; one that also takes text is text wherever a scalar stands."""
+    """Keys whose values are mappings or lists alone; one that also takes text is text wherever a scalar stands."""
     texts = {key for key, wanted in types_.items() if isinstance(wanted, types.UnionType) and str in get_args(wanted)}
-    return [key for key, wanted in types_.items() if "dict" in str(wanted) and key not in texts]
+    return [key for key, wanted in types_.items() if re.search("dict|list", str(wanted)) and key not in texts]
 
 
 def _checked(task: str, types_: Mapping[str, Any], key: Any, value: Any) -> Any:

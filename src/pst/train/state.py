@@ -21,6 +21,7 @@ import yaml
 from torch import Tensor, nn
 
 from pst.backbones import portable_name
+from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD
 from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.io.files import replacing, write_text
 from pst.io.safe_load import load, plain
@@ -126,7 +127,7 @@ def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] |
         return Progress(), None
     state = read_state(path)
     progress = check_state(state, path)
-    saved, now = {**_defaults(config), **state["config"]}, config.resolved()  # an earlier version had fewer settings
+    saved, now = {**_defaults(config), **_completed(state["config"])}, config.resolved()  # an earlier version had fewer
     differing = [key for key in now if key not in _MAY_CHANGE and saved.get(key) != now[key]]
     if differing:
         pairs = ", ".join(f"{key}={saved.get(key)!r} (now {now[key]!r})" for key in differing)
@@ -136,6 +137,13 @@ def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] |
             anew = f"train longer in a new run, with weights={run / LAST} and another out=…"
         raise ValueError(f"{run} was started with {pairs}: continue it with {those}, or {anew}")
     return progress, state
+
+
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run; all but classifiers of an earlier version had the mean and deviation of ImageNet."""
+    if settings.get("task") == "classify" or "mean" in settings:
+        return settings
+    return settings | {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 
 
 def _defaults(config: Config) -> dict[str, Any]:
@@ -220,7 +228,7 @@ def describe_weights(metadata: Mapping[str, str], path: Path) -> tuple[dict[str,
             isinstance(name, str) and name.isprintable() for name in classes
         )
         if isinstance(settings["task"], str) and named and len(set(classes)) == len(classes):
-            return settings, classes
+            return _completed(settings), classes
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(f"{path} is damaged: its metadata {_METADATA} hold no settings and class names of a run")

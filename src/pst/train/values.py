@@ -22,7 +22,14 @@ from pst.io.names import nearest
 
 _CORE = "tag:yaml.org,2002:"
 _TAGS = {_CORE + name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
-_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", dict: "a mapping {key: value}"}
+_NAMES = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a mapping {key: value}",
+    list: "a list of numbers",
+}
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -130,6 +137,9 @@ def _as(option: Any, value: Any, *, text: bool) -> tuple[bool, Any]:
         return accepted, int(value) if accepted else value
     if origin is float:
         return _as_float(value, word)
+    if origin is list:
+        parts = [_as(typing.get_args(option)[0], each, text=text) for each in value] if isinstance(value, list) else []
+        return isinstance(value, list) and all(fits for fits, _ in parts), [each for _, each in parts]
     if origin is dict:
         return isinstance(value, dict) and all(isinstance(key, str) for key in value), value
     return False, value

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from torch import nn
 
+from pst.backbones.channels import per_channel
 from pst.io.checkpoints import load_safetensors
 from pst.io.names import counted, listed
 from pst.io.transfer import check_finite, class_entries, load_weights
@@ -45,6 +46,8 @@ def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
             f"weights={path} are of {theirs}, not of this run's model, {_named(wanted, settings)}: {error}"
         ) from error
     check_finite(model, f"weights={path}")
+    if settings is not None:
+        _warn_of_statistics(path, settings, task, model)
     if fresh and task.config.trainable == "gate":
         raise ValueError(
             f"weights={path} have other classes, so {fresh[0]} starts anew, and trainable=gate would leave it "
@@ -52,6 +55,19 @@ def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
         )
     if PartialState().is_main_process:
         _report(path, classes, task.classes, fresh)
+
+
+def _warn_of_statistics(path: Path, theirs: dict[str, Any], task: Task[Any], model: nn.Module) -> None:
+    """Say so where the weights were trained on images that were normalised otherwise than those of this run."""
+    other = {}
+    for name, own in zip(("mean", "std"), task.statistics(model), strict=True):
+        before, now = (own if given is None else given for given in (theirs.get(name), getattr(task.config, name)))
+        channels = task.config.in_chans
+        if per_channel(before, channels) != per_channel(now, channels):
+            other[name] = before
+    if other and PartialState().is_main_process:
+        asked = " ".join(f"{name}={[*values]}".replace(" ", "") for name, values in other.items())
+        LOG.warning("%s was trained with %s, this run has others: give these to go on with them", path, asked)
 
 
 def _class_entries(task: Task[Any]) -> set[str]:

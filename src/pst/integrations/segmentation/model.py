@@ -120,14 +120,15 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         self.classification_head = aux
 
     def hub_described(self) -> dict[str, Any]:
-        """The encoder by its own configuration where its name would ask the Hub."""
-        return {"encoder_name": portable_name(self.encoder, self.encoder_name)}
+        """The encoder by its own configuration where its name would ask the Hub, else with the tag of its weights."""
+        return {"encoder_name": portable_name(self.encoder, self.encoder.name)}
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Segment.
 
         Args:
-            x: (B, in_channels, H, W), normalised as the encoder was trained.
+            x: (B, in_channels, H, W), normalised as the encoder was trained: from 0 to 1, minus ``encoder.mean``,
+                divided by ``encoder.std``.
 
         Returns:
             (B, classes, H, W), without the second dimension for "argmax"; with ``aux_params`` also labels (B, n).

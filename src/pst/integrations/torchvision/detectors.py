@@ -80,9 +80,9 @@ def retinanet(
         topk: k of the PST layers, with ``neck="pst"``.
         backbone_options: More arguments of `pst_backbone`, e.g. ``in_channels`` for images of other than 3 channels.
         options: Arguments of torchvision's RetinaNet: ``min_size``, ``max_size``, ``image_mean``, ``score_thresh``, ….
-            ``image_mean`` and ``image_std`` are ImageNet's, averaged for one channel and repeated in turn for several;
-            ``anchor_generator`` is `anchors` of scale 4 and three octaves unless
-            given: torchvision's own 32 to 813 pixels on these levels.
+            ``image_mean`` and ``image_std`` are those that the backbone was trained with, averaged for one channel and
+            repeated in turn for several; ``anchor_generator`` is `anchors` of scale 4 and three octaves unless given:
+            torchvision's own 32 to 813 pixels on these levels.
 
     Returns:
         torchvision's model.
@@ -223,9 +223,11 @@ def _proposals(body: PyramidBackbone, options: dict[str, Any]) -> dict[str, Any]
 def _normalisation(body: PyramidBackbone, options: dict[str, Any]) -> dict[str, Any]:
     """``options`` with one mean and one standard deviation for each channel of the images."""
     channels = getattr(body.body, "in_channels", 3)
-    for name, values in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD)):
+    of_imagenet = (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+    own = {f"image_{key}": getattr(body.body, key, per_channel(values, channels)) for key, values in of_imagenet}
+    for name, values in own.items():
         if options.get(name) is None:
-            options[name] = list(per_channel(values, channels))
+            options[name] = list(values)
         elif len(options[name]) != channels:
             raise ValueError(f"{name} must have {channels} numbers, one for each channel, got {options[name]}")
     return options

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pst.backbones import Name, Weights, portable_name
+from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.backbones.plain import PlainBody
 from pst.integrations.torchvision.detectors import faster_rcnn, fcos, mask_rcnn, retinanet
 from pst.io.hub import PSTHubMixin
@@ -69,8 +70,18 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
         frozen: dict[str, Any] = {"frozen_batchnorm": True} if self.pretrained else {}
         if self.pretrained and not isinstance(self.model.backbone.body, PlainBody):
             frozen["trainable_layers"] = 3
-        given = config.get("backbone_options")
-        return config | {"backbone_options": frozen | ({} if given is None else given)}
+        given, transform = config.get("backbone_options"), self.model.transform
+        statistics = {key: list(getattr(transform, key)) for key in ("image_mean", "image_std")}
+        return config | statistics | {"backbone_options": frozen | ({} if given is None else given)}
+
+    @classmethod
+    def _from_pretrained(cls, *, config: dict[str, Any] | None = None, **options: Any) -> PSTDetector:
+        model: PSTDetector = super()._from_pretrained(config=config, **options)
+        of_imagenet = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
+        for key, values in of_imagenet.items():
+            if config is not None and key not in config:  # an earlier version had them for every backbone
+                setattr(model.model.transform, key, list(per_channel(values, model.model.backbone.body.in_channels)))
+        return model
 
     def hub_described(self) -> dict[str, Any]:
         """The backbone by its own configuration where its name would ask the Hub."""

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from pst.backbones.channels import per_channel
 from pst.data.dataset import Batch, Images
 from pst.data.images import Sample, Split
 from pst.io.names import listed
@@ -63,6 +65,20 @@ class Task(ABC, Generic[C]):
     @abstractmethod
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
         """A function that reads sample i; it may run in other threads and processes."""
+
+    @abstractmethod
+    def statistics(self, model: Any) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation of images from 0 to 1 that the network in a model was trained with."""
+
+    def normalise_for(self, model: nn.Module) -> None:
+        """Have `normalised` use the settings' mean and standard deviation, or those of the network in ``model``."""
+        c, (mean, std) = self.config, self.statistics(model)
+        values = (mean if c.mean is None else c.mean, std if c.std is None else c.std)
+        self._mean, self._std = (255 * torch.tensor(per_channel(v, c.in_chans)).view(-1, 1, 1) for v in values)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float from 0 to 255 as the network takes it, after `normalise_for`."""
+        return (images - self._mean.to(images)) / self._std.to(images)
 
     @abstractmethod
     def build(self, *, pretrained: bool, backbone_weights: str | None = None) -> nn.Module:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 from typing_extensions import override
 
-from pst.backbones.channels import per_channel
 from pst.data.dataset import Batch
 from pst.data.folder import read_folder
 from pst.data.images import Sample, Split, centre_square, decode
@@ -64,18 +63,21 @@ class Classify(Task[ClassifyConfig]):
         c = self.config
         classes, options = len(self.classes), c.model_args
         model = timm.create_model(c.model, pretrained, num_classes=classes, in_chans=c.in_chans, **options)
-        data = resolve_model_data_config(model)
-        statistics = (torch.tensor(per_channel(data[key], c.in_chans)) for key in ("mean", "std"))
-        self._mean, self._std = (255 * values.view(-1, 1, 1) for values in statistics)
+        self.normalise_for(model)
         self._mix = Mixup(c.mixup, c.cutmix, label_smoothing=c.smoothing, num_classes=len(self.classes))
         return model
+
+    @override
+    def statistics(self, model: Any) -> tuple[Sequence[float], Sequence[float]]:
+        data = resolve_model_data_config(model)
+        return data["mean"], data["std"]
 
     @override
     def augment(self, batch: Batch) -> tuple[Tensor, Tensor]:
         windows = augment.crop_windows(len(batch.images), self.config.crop_scale)
         flip = augment.flips(len(batch.images))
         images = augment.sample(batch.images.float(), windows, flip, self.config.imgsz, fill=0)
-        images = self._normalised(images)
+        images = self.normalised(images)
         if self._mix.mixup_enabled and (self.config.mixup > 0 or self.config.cutmix > 0):
             return self._mix(images, batch.targets)
         return images, batch.targets
@@ -90,7 +92,7 @@ class Classify(Task[ClassifyConfig]):
     def inputs(self, images: Tensor) -> Tensor:
         first = (images.shape[-1] - self.config.imgsz) // 2
         last = first + self.config.imgsz
-        return self._normalised(images[..., first:last, first:last].float())
+        return self.normalised(images[..., first:last, first:last].float())
 
     @override
     def predictions(self, output: Tensor, sizes: Tensor) -> list[Record]:
@@ -124,7 +126,3 @@ class Classify(Task[ClassifyConfig]):
             "predicted": predicted,
             "correct": [int(p == t) for p, t in zip(predicted, targets, strict=True)],
         }
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        """From values 0 to 255 to those that the model was made for."""
-        return (images - self._mean.to(images)) / self._std.to(images)

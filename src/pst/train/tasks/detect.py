@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 from typing_extensions import override
 
+from pst.backbones.channels import per_channel
 from pst.data.dataset import Batch
 from pst.data.detection import read_boxes
 from pst.data.images import Boxes, Sample, Split, decode, letterbox
@@ -79,9 +80,15 @@ class Detect(Task[DetectConfig]):
         c = self.config
         size = {"min_size": c.imgsz, "max_size": c.imgsz}
         start = {"pretrained": pretrained, "backbone_weights": backbone_weights}
-        options = {**start, "finest": c.finest, **size, **c.model_args}
+        given = {"image_mean": c.mean, "image_std": c.std}
+        given = {key: list(per_channel(values, c.in_chans)) for key, values in given.items() if values is not None}
+        options = {**start, "finest": c.finest, **size, **given, **c.model_args}
         options["backbone_options"] = {"in_channels": c.in_chans, **options.get("backbone_options", {})}
         return getattr(builders, c.model)(c.backbone, len(self.classes) + self._first, neck=c.neck, **options)
+
+    @override
+    def statistics(self, model: Any) -> tuple[Sequence[float], Sequence[float]]:
+        return model.backbone.body.mean, model.backbone.body.std
 
     @override
     def augment(self, batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

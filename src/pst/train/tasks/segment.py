@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from typing_extensions import override
 
-from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from pst.data.dataset import Batch
 from pst.data.images import Sample, Split, decode, fitted, letterbox
 from pst.data.masks import IGNORE, read_mask, read_masks, values_in
@@ -87,7 +86,13 @@ class Segment(Task[SegmentConfig]):
         c = self.config
         weights = "imagenet" if pretrained else None
         options = {"backbone_weights": backbone_weights, "neck": c.neck, "finest": c.finest, **c.model_args}
-        return PSTSegmenter(c.encoder, weights, c.in_chans, classes=len(self.classes), **options)
+        model = PSTSegmenter(c.encoder, weights, c.in_chans, classes=len(self.classes), **options)
+        self.normalise_for(model)
+        return model
+
+    @override
+    def statistics(self, model: Any) -> tuple[Sequence[float], Sequence[float]]:
+        return model.encoder.mean, model.encoder.std
 
     @override
     def augment(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -95,7 +100,7 @@ class Segment(Task[SegmentConfig]):
         images, windows, flip = augment.zoomed(batch, c.zoom, c.imgsz)
         masks = batch.targets[:, None].float()
         masks = augment.sample(masks, windows, flip, c.imgsz, mode="nearest", fill=IGNORE)
-        return _normalised(255 * augment.jitter(images / 255, c.jitter)), masks[:, 0].round().long()
+        return self.normalised(255 * augment.jitter(images / 255, c.jitter)), masks[:, 0].round().long()
 
     @override
     def losses(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -104,7 +109,7 @@ class Segment(Task[SegmentConfig]):
 
     @override
     def inputs(self, images: Tensor) -> Tensor:
-        return _normalised(images.float())
+        return self.normalised(images.float())
 
     @override
     def predictions(self, output: Tensor, sizes: Tensor) -> list[Record]:
@@ -185,13 +190,3 @@ def _values(masks: Sequence[Path], classes: int, wanted: set[int] | None) -> set
             if seen >= wanted if wanted is not None else seen - {IGNORE}:
                 break
     return seen
-
-
-def _normalised(images: Tensor) -> Tensor:
-    """From values 0 to 255 to those that backbones expect."""
-    channels = images.shape[1]
-    mean, std = (
-        images.new_tensor([255 * value for value in per_channel(values, channels)]).view(-1, 1, 1)
-        for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    return (images - mean) / std

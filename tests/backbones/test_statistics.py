@@ -1,0 +1,176 @@
+"""Mean and standard deviation: those that the network was trained with, wherever images are normalised."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+
+from messages import says
+from pst.backbones import build_body
+from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
+from pst.explore.saved import SavedNetwork
+from pst.integrations.segmentation import PSTSegmenter
+from pst.integrations.torchvision import PSTDetector, fcos
+
+HALF = (0.5, 0.5, 0.5)
+SMALL: dict[str, Any] = {"out_channels": 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("resnet18", IMAGENET_MEAN, IMAGENET_STD),
+        ("tf_efficientnet_lite0", HALF, HALF),
+        ("vit_tiny_patch16_224", HALF, HALF),
+        ("vit_small_patch16_224.dino", IMAGENET_MEAN, IMAGENET_STD),  # another tag of a network whose default has HALF
+    ],
+)
+def test_timms_are_those_of_the_weights(name, mean, std):
+    with torch.device("meta"):
+        assert timm.create_model(name).pretrained_cfg["mean"] == mean
+    body: Any = build_body(name)
+    assert (body.mean, body.std) == (mean, std)
+    grey: Any = build_body(name, in_channels=1)
+    assert (grey.mean, grey.std) == (per_channel(mean, 1), per_channel(std, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "mean", "std"),
+    [
+        ("resnet18", False, IMAGENET_MEAN, IMAGENET_STD),
+        ("efficientnet_v2_s", False, IMAGENET_MEAN, IMAGENET_STD),
+        ("efficientnet_v2_l", False, HALF, HALF),
+        ("vgg16", "IMAGENET1K_FEATURES", (0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
+        ("vgg16", True, IMAGENET_MEAN, IMAGENET_STD),
+    ],
+)
+def test_torchvisions_are_those_of_the_weights(name, tag, mean, std, monkeypatch):
+    network = torchvision.models.get_model(name)
+    monkeypatch.setattr("pst.backbones.torchvision.get_model", lambda *_, **__: network)  # nothing is fetched
+    body: Any = build_body(name, "torchvision", pretrained=tag)
+    assert (body.mean, body.std) == (pytest.approx(mean), pytest.approx(std))
+    four: Any = build_body(name, "torchvision", pretrained=tag, in_channels=4)
+    assert (four.mean, four.std) == (per_channel(body.mean, 4), per_channel(body.std, 4))
+
+
+def test_a_detector_takes_its_backbones_unless_told_otherwise():
+    assert fcos("tf_efficientnet_lite0", 3, backbone_options=SMALL).transform.image_mean == [*HALF]
+    assert fcos("resnet18", 3, backbone_options=SMALL).transform.image_std == [*IMAGENET_STD]
+    told = fcos("resnet18", 3, backbone_options=SMALL, image_mean=[0.1, 0.2, 0.3])
+    assert (told.transform.image_mean, told.transform.image_std) == ([0.1, 0.2, 0.3], [*IMAGENET_STD])
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_saved_detector_keeps_them_and_one_of_an_earlier_version_has_imagenets(channels, tmp_path):
+    options = {"backbone_options": {**SMALL, "in_channels": channels}, "min_size": 64, "max_size": 64}
+    PSTDetector("fcos", "test_resnet", 3, **options).save_pretrained(tmp_path)
+    assert PSTDetector.from_pretrained(tmp_path).model.transform.image_mean == [0.5] * channels
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    assert config.pop("image_mean") == config.pop("image_std") == [0.5] * channels
+    file.write_text(json.dumps(config))
+    earlier = PSTDetector.from_pretrained(tmp_path)
+    assert earlier.model.transform.image_mean == [*per_channel(IMAGENET_MEAN, channels)]
+    assert earlier.model.transform.image_std == [*per_channel(IMAGENET_STD, channels)]
+    earlier.save_pretrained(tmp_path / "again")
+    again = PSTDetector.from_pretrained(tmp_path / "again")
+    assert again.model.transform.image_mean == earlier.model.transform.image_mean
+
+
+def test_the_explorer_shows_a_segmenter_images_as_its_encoder_was_trained(tmp_path):
+    model = PSTSegmenter("test_resnet", classes=2, decoder_pyramid_channels=64)
+    model.save_pretrained(tmp_path)
+    network = SavedNetwork(tmp_path, json.loads((tmp_path / "config.json").read_text()))
+    seen = network.see(Image.new("RGB", (64, 64), "white"))
+    torch.testing.assert_close(network.forward(seen), model.eval()(seen.pixels[None].float() / 127.5 - 1).detach())
+
+
+def test_a_saved_segmenter_knows_which_weights_it_began_with():
+    weights = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
+    options: dict[str, Any] = {"encoder_options": {"pretrained_cfg_overlay": {"state_dict": weights}}}
+    model = PSTSegmenter("vit_small_patch16_224", "dino", decoder_pyramid_channels=64, **options)
+    assert model.hub_described() == {"encoder_name": "vit_small_patch16_224.dino"}
+    assert model.encoder.mean == IMAGENET_MEAN
+
+
+transformers: Any = pytest.importorskip("transformers")
+VIT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    transformers.ViTModel(transformers.ViTConfig(**VIT, image_size=32)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def processor(folder, **fields):
+    (folder / "preprocessor_config.json").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "mean", "std"),
+    [
+        ({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}, HALF, HALF),
+        ({"image_mean": [0.1, 0.2, 0.3]}, (0.1, 0.2, 0.3), IMAGENET_STD),
+        ({"do_normalize": False, "image_mean": [0.5, 0.5, 0.5]}, (0.0,) * 3, (1.0,) * 3),
+        ({}, IMAGENET_MEAN, IMAGENET_STD),
+    ],
+)
+def test_those_of_transformers_are_the_image_processors(folder, fields, mean, std):
+    processor(folder, **fields)
+    body: Any = build_body(f"hf:{folder}", width=16)
+    assert (body.mean, body.std) == (mean, std)
+    again: Any = build_body(body.network_config, width=16)
+    assert (again.mean, again.std) == (mean, std)
+    grey: Any = build_body(f"hf:{folder}", width=16, in_channels=1)
+    assert grey.mean == per_channel(mean, 1)
+
+
+def test_a_network_of_transformers_without_an_image_processor_has_imagenets(folder, caplog):
+    body: Any = build_body(f"hf:{folder}", width=16)
+    assert (body.mean, body.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+    hierarchy: Any = build_body(transformers.ResNetConfig(**sizes))
+    assert (hierarchy.mean, hierarchy.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert caplog.records == []
+
+
+def test_an_image_processor_that_cannot_be_fetched_is_told_of(folder, monkeypatch, caplog):
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("pst.backbones.transformers_statistics.Path.is_dir", lambda _: False)
+    monkeypatch.setattr("pst.backbones.transformers_statistics.get_image_processor_config", unreachable)
+    with caplog.at_level(logging.WARNING):
+        body: Any = build_body(f"hf:{folder}", width=16)
+    assert body.mean == IMAGENET_MEAN
+    assert "(no network): ImageNet's mean and standard deviation are taken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_mean": [0.5, 0.5]}, "has image_mean=[0.5, 0.5]: wanted are three numbers"),
+        ({"image_mean": "half"}, "has image_mean=half: wanted are three numbers"),
+        ({"image_std": [0.5, 0.5, float("nan")]}, "has image_std=[0.5, 0.5, nan]: wanted are three numbers"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "has image_std=[0.5, 0.0, 0.5]: wanted are numbers above 0"),
+        ({"image_std": [True, True, True]}, "has image_std=[True, True, True]: wanted are three numbers"),
+    ],
+)
+def test_what_is_no_mean_or_deviation_is_refused(folder, fields, message):
+    processor(folder, **fields)
+    with pytest.raises(ValueError, match=says(f"the image processor of hf:{folder} … {message}")):
+        build_body(f"hf:{folder}", width=16)
+
+
+def test_an_image_processor_that_is_no_json_is_refused(folder):
+    (folder / "preprocessor_config.json").write_text("[1")
+    with pytest.raises(ValueError, match=says(f"the image processor of hf:{folder} cannot be read: … JSON")):
+        build_body(f"hf:{folder}", width=16)
