@@ -104,10 +104,9 @@ def test_a_run_of_an_earlier_version_goes_on_only_as_it_began(tmp_path):
     fit(load_config("segment", overrides=settings("segment", tmp_path, epochs=1, max_steps=1, **same)), resume=True)
 
 
-@pytest.mark.parametrize("given", [["mean=[0.2,0.3,0.4]", "std=[0.1, 0.2, 3e-1]"], MORE])
+@pytest.mark.parametrize("given", [["mean=[0.2,0.3,0.4]", "std=[0.1, 0.2, 3e-1]", "data=d"], {**MORE, "data": "d"}])
 def test_they_are_read_from_a_command_or_a_mapping(given):
-    extra = ["data=d"] if isinstance(given, list) else {"data": "d"}
-    config = load_config("segment", overrides=[*given, *extra] if isinstance(given, list) else {**given, **extra})
+    config = load_config("segment", overrides=given)
     assert (config.mean, config.std) == (MORE["mean"], MORE["std"])
 
 
