@@ -125,6 +125,7 @@ DETECTED = (
     "laterals",
     "p2-pst-attention-bound",
     "p2-fpn",
+    "p2-plain-fpn",
     "p2-laterals",
 )  # rows that find boxes, all of one width
 DETECTED_TRAINED = ("pst-attention", "fpn", "plain-fpn", "laterals")  # of these, the trained ones
