@@ -15,9 +15,10 @@ from PIL import Image
 from messages import says
 from pst.backbones import build_body
 from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
+from pst.backbones.timm import statistics_of
 from pst.explore.saved import SavedNetwork
 from pst.integrations.segmentation import PSTSegmenter
-from pst.integrations.torchvision import PSTDetector, fcos
+from pst.integrations.torchvision import PSTDetector, fcos, pst_backbone
 
 HALF = (0.5, 0.5, 0.5)
 SMALL: dict[str, Any] = {"out_channels": 64}
@@ -76,6 +77,9 @@ def test_a_saved_detector_keeps_them_and_one_of_an_earlier_version_has_imagenets
     config = json.loads(file.read_text())
     assert config.pop("image_mean") == config.pop("image_std") == [0.5] * channels
     file.write_text(json.dumps(config))
+    told = PSTDetector.from_pretrained(tmp_path, image_mean=[0.1] * channels)
+    assert told.model.transform.image_mean == [0.1] * channels
+    assert told.model.transform.image_std == [*per_channel(IMAGENET_STD, channels)]
     earlier = PSTDetector.from_pretrained(tmp_path)
     assert earlier.model.transform.image_mean == [*per_channel(IMAGENET_MEAN, channels)]
     assert earlier.model.transform.image_std == [*per_channel(IMAGENET_STD, channels)]
@@ -92,12 +96,44 @@ def test_the_explorer_shows_a_segmenter_images_as_its_encoder_was_trained(tmp_pa
     torch.testing.assert_close(network.forward(seen), model.eval()(seen.pixels[None].float() / 127.5 - 1).detach())
 
 
-def test_a_saved_segmenter_knows_which_weights_it_began_with():
+def test_a_saved_segmenter_keeps_those_of_the_weights_it_began_with(tmp_path):
     weights = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
-    options: dict[str, Any] = {"encoder_options": {"pretrained_cfg_overlay": {"state_dict": weights}}}
-    model = PSTSegmenter("vit_small_patch16_224", "dino", decoder_pyramid_channels=64, **options)
-    assert model.hub_described() == {"encoder_name": "vit_small_patch16_224.dino"}
-    assert model.encoder.mean == IMAGENET_MEAN
+    options: dict[str, Any] = {"pretrained_cfg_overlay": {"state_dict": weights}}
+    tagged = PSTSegmenter("vit_small_patch16_224", "dino", decoder_pyramid_channels=64, encoder_options=options)
+    assert tagged.encoder.mean == IMAGENET_MEAN
+    assert tagged.hub_config()["encoder_options"]["mean"] == [*IMAGENET_MEAN]
+    own = PSTSegmenter("test_resnet", encoder_options={"mean": [0.1, 0.2, 0.3]}, decoder_pyramid_channels=64)
+    own.save_pretrained(tmp_path)
+    again = PSTSegmenter.from_pretrained(tmp_path)
+    assert (again.encoder.mean, again.encoder.std) == ((0.1, 0.2, 0.3), HALF)
+
+
+def test_those_that_are_given_are_checked():
+    with pytest.raises(ValueError, match=says("mean must be three numbers, or one for each of 4 channels, got [0.5]")):
+        build_body("test_resnet", in_channels=4, mean=[0.5])
+    body: Any = build_body("test_resnet", in_channels=1, mean=(0.1, 0.2, 0.6))
+    assert (body.mean, body.std) == (pytest.approx((0.3,)), (0.5,))
+
+
+@pytest.mark.parametrize(
+    "other", [torch.full((1, 3, 1, 1), 0.1), torch.full((3,), 0.1), None, 0.5, lambda: 0.5, (0.1,)]
+)
+def test_a_body_of_ones_own_may_mean_something_else(other):
+    backbone: Any = pst_backbone("test_resnet", out_channels=64)
+    vars(backbone.body)["mean"] = other
+    model = fcos(backbone, 3)
+    assert model.transform.image_mean == [*IMAGENET_MEAN]
+    assert model.transform.image_std == [*HALF]
+
+
+def test_a_network_that_its_library_knows_nothing_of_has_imagenets(monkeypatch):
+    monkeypatch.setattr("pst.backbones.torchvision.list_models", lambda: ["mine"])
+    network = torchvision.models.resnet18()
+    monkeypatch.setattr("pst.backbones.torchvision.get_model", lambda *_, **__: network)
+    body: Any = build_body("mine", "torchvision")
+    assert (body.mean, body.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    del network.fc
+    assert statistics_of(network, 1) == (per_channel(IMAGENET_MEAN, 1), per_channel(IMAGENET_STD, 1))
 
 
 transformers: Any = pytest.importorskip("transformers")
@@ -121,16 +157,19 @@ def processor(folder, **fields):
         ({"image_mean": [0.1, 0.2, 0.3]}, (0.1, 0.2, 0.3), IMAGENET_STD),
         ({"do_normalize": False, "image_mean": [0.5, 0.5, 0.5]}, (0.0,) * 3, (1.0,) * 3),
         ({}, IMAGENET_MEAN, IMAGENET_STD),
+        ({"image_processor_type": "ViTImageProcessor"}, HALF, HALF),  # its class's
+        ({"image_processor_type": "ViTImageProcessor", "image_mean": [0.25] * 3}, (0.25,) * 3, HALF),
+        ({"image_processor_type": "None"}, IMAGENET_MEAN, IMAGENET_STD),
+        ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [51.0] * 3}, HALF, (0.2,) * 3),
+        ({"rescale_factor": 1 / 127.5, "do_normalize": False}, (0.0,) * 3, HALF),
     ],
 )
 def test_those_of_transformers_are_the_image_processors(folder, fields, mean, std):
     processor(folder, **fields)
     body: Any = build_body(f"hf:{folder}", width=16)
-    assert (body.mean, body.std) == (mean, std)
-    again: Any = build_body(body.network_config, width=16)
-    assert (again.mean, again.std) == (mean, std)
+    assert (body.mean, body.std) == (pytest.approx(mean), pytest.approx(std))
     grey: Any = build_body(f"hf:{folder}", width=16, in_channels=1)
-    assert grey.mean == per_channel(mean, 1)
+    assert grey.mean == pytest.approx(per_channel(mean, 1))
 
 
 def test_a_network_of_transformers_without_an_image_processor_has_imagenets(folder, caplog):
@@ -147,7 +186,7 @@ def test_an_image_processor_that_cannot_be_fetched_is_told_of(folder, monkeypatc
         raise OSError("no network")
 
     monkeypatch.setattr("pst.backbones.transformers_statistics.Path.is_dir", lambda _: False)
-    monkeypatch.setattr("pst.backbones.transformers_statistics.get_image_processor_config", unreachable)
+    monkeypatch.setattr("pst.backbones.transformers_statistics.image_processing_auto.get_image_processor_config", unreachable)
     with caplog.at_level(logging.WARNING):
         body: Any = build_body(f"hf:{folder}", width=16)
     assert body.mean == IMAGENET_MEAN
@@ -157,16 +196,19 @@ def test_an_image_processor_that_cannot_be_fetched_is_told_of(folder, monkeypatc
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image_mean": [0.5, 0.5]}, "has image_mean=[0.5, 0.5]: wanted are three numbers"),
-        ({"image_mean": "half"}, "has image_mean=half: wanted are three numbers"),
-        ({"image_std": [0.5, 0.5, float("nan")]}, "has image_std=[0.5, 0.5, nan]: wanted are three numbers"),
-        ({"image_std": [0.5, 0.0, 0.5]}, "has image_std=[0.5, 0.0, 0.5]: wanted are numbers above 0"),
-        ({"image_std": [True, True, True]}, "has image_std=[True, True, True]: wanted are three numbers"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean … must be three numbers, got [0.5, 0.5]"),
+        ({"image_mean": "half"}, "image_mean … must be three numbers, got half"),
+        ({"image_std": [True, True, True]}, "image_std … must be three numbers, got [True, True, True]"),
+        ({"image_std": [0.5, 0.5, float("nan")]}, "image_std … must be from 0.0001 to 10, got [0.5, 0.5, nan]"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std … must be from 0.0001 to 10, got [0.5, 0.0, 0.5]"),
+        ({"image_mean": [127.5] * 3}, "image_mean … must be from -2 to 2, got [127.5, 127.5, 127.5]"),
+        ({"rescale_factor": 0}, "rescale_factor … must be a number above 0, got '0'"),
+        ({"rescale_factor": "1/255"}, "rescale_factor … must be a number above 0, got '1/255'"),
     ],
 )
 def test_what_is_no_mean_or_deviation_is_refused(folder, fields, message):
     processor(folder, **fields)
-    with pytest.raises(ValueError, match=says(f"the image processor of hf:{folder} … {message}")):
+    with pytest.raises(ValueError, match=says(message.replace("…", f"of the image processor of hf:{folder} …"))):
         build_body(f"hf:{folder}", width=16)
 
 

@@ -36,7 +36,7 @@ def written(path, name, classes, **more):
     task = task_of(name, classes, **more)
     torch.manual_seed(1)
     model = task.build(pretrained=False)
-    save_weights(path, model, task.config, classes)
+    save_weights(path, model, task)
     return model.state_dict()
 
 

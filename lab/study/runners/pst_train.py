@@ -23,6 +23,7 @@ from pst.train import Config, load_config, load_trained
 from pst.train.evaluate import Evaluation
 from pst.train.loop import Trainer
 from pst.train.state import LAST, STATE, save_weights
+from pst.train.tasks import make_task
 
 METRICS = {"classify": ("top1", "top-1"), "segment": ("miou", "mIoU"), "detect": ("map", "mAP50-95")}
 _TUNING = {"trainable": "gate", "epochs": 1, "warmup_epochs": 0, "topk": TUNED_K, "fusion": "gate", "lr": TUNED_LR}
@@ -172,7 +173,7 @@ def _tune(model: nn.Module, classes: tuple[str, ...], config: Config) -> None:
     folder = config.run_dir.parent / "tuned"
     folder.mkdir(exist_ok=True)
     start = folder / "start.safetensors"
-    save_weights(start, model, config, classes)
+    save_weights(start, model, make_task(config, classes))
     options: dict[str, Any] = {**_TUNING, "out": str(folder), "weights": str(start), "calibrate": 0, "val_every": 1}
     trainer = Trainer(
         replace(config, stochastic_topk=None, stochastic_max_tokens=None, track_fine_statistics=False, **options),

@@ -8,13 +8,13 @@ parameter is without a gradient. Each library is imported when one of its bodies
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union, get_args
 
 from torch import Tensor, nn
 
-from pst.backbones.channels import asked_channels
+from pst.backbones.channels import asked_channels, check_statistics, per_channel
 from pst.backbones.plain import REDUCTIONS
 from pst.backbones.stages import freeze_stages
 from pst.backbones.versions import TRANSFORMERS
@@ -65,6 +65,8 @@ def build_body(
     in_channels: int | None = None,
     weights: Weights | None = None,
     weights_name: str = "weights",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build the body of a network.
@@ -91,6 +93,9 @@ def build_body(
             layers alone may be missing or of other classes. Bodies of timm and transformers also take their own state
             dict.
         weights_name: What ``weights`` are called where the user gives them, for messages.
+        mean: Of each channel, or of red, green and blue, of images from 0 to 1: what the body says in place of that of
+            its library. Nothing is normalised by a body.
+        std: Standard deviation, likewise.
         options: Passed to the library's constructor; transformers': fields of the configuration that replace its own.
             A plain transformer also has ``width`` (256), the channels of its levels, and ``frozen`` (False), which
             keeps it as it is, without gradients and in eval mode, while the levels train.
@@ -103,8 +108,9 @@ def build_body(
         ImportError: transformers is missing or of another version.
         OSError: The configuration or the weights of a name on the Hub cannot be fetched.
         TypeError: ``weights`` is neither a file nor a state dict.
-        ValueError: Library, network or option is unknown, it has no such map, ``in_channels`` is not an integer ≥ 1, or
-            ``weights`` cannot be read, are another network's, or given beside ``pretrained``.
+        ValueError: Library, network or option is unknown, it has no such map, ``in_channels`` is not an integer ≥ 1,
+            ``mean`` or ``std`` are not such numbers, or ``weights`` cannot be read, are another network's, or given
+            beside ``pretrained``.
     """
     if library not in get_args(Library):
         raise ValueError(f"library must be one of {', '.join(get_args(Library))}, got {library!r}")
@@ -119,20 +125,25 @@ def build_body(
     given = {"pretrained": pretrained, "weights": weights, "coarsest": coarsest, "frozen_batchnorm": frozen_batchnorm}
     given["in_channels"] = asked_channels(in_channels, options)
     options.pop("in_chans", None)
+    check_statistics(mean, std, given["in_channels"])
     with _fetching(name, weights_name, fetched=bool(pretrained) and not of_transformers):
         if of_transformers:
             TRANSFORMERS.check("a backbone of transformers")
             from pst.backbones.transformers import transformers_body
 
-            return transformers_body(name, finest=finest, **given, **options)
-        if library == "timm":
+            body: Any = transformers_body(name, finest=finest, **given, **options)
+        elif library == "timm":
             check_installed("a backbone of timm", "timm", "timm")
             from pst.backbones.timm_plain import timm_body
 
-            return timm_body(str(name), finest=finest, **given, **options)
-        from pst.backbones.torchvision import torchvision_body
+            body = timm_body(str(name), finest=finest, **given, **options)
+        else:
+            from pst.backbones.torchvision import torchvision_body
 
-        return torchvision_body(str(name), **given, **options)
+            body = torchvision_body(str(name), **given, **options)
+    body.mean = body.mean if mean is None else per_channel(mean, body.in_channels)
+    body.std = body.std if std is None else per_channel(std, body.in_channels)
+    return body
 
 
 @contextmanager

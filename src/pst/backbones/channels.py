@@ -31,6 +31,29 @@ def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return tuple(values[i % len(values)] for i in range(channels))
 
 
+def check_statistics(mean: Any, std: Any, channels: int, names: tuple[str, str] = ("mean", "std")) -> None:
+    """Raise ValueError unless these are a mean and a standard deviation of images from 0 to 1.
+
+    Args:
+        mean: One number for each of the channels, or of red, green and blue; None passes.
+        std: Likewise.
+        channels: Of the images.
+        names: What the two are called, for messages.
+    """
+    each = "three numbers" if channels == 3 else f"three numbers, or one for each of {channels} channels"
+    for name, values, least, most in ((names[0], mean, -2, 2), (names[1], std, 0.0001, 10)):
+        if values is None:
+            continue
+        fits = isinstance(values, (list, tuple)) and len(values) in (3, channels)
+        if not fits or not all(type(value) in (int, float) for value in values):
+            raise ValueError(f"{name} must be {each}, got {str(values)[:80]}")
+        if not all(least <= value <= most for value in values):
+            raise ValueError(
+                f"{name} is of images from 0 to 1, its numbers must be from {least} to {most}, got {str(values)[:80]}: "
+                "divide those of bytes by 255"
+            )
+
+
 def asked_channels(in_channels: int | None, options: Mapping[str, Any]) -> int:
     """Channels of the images, by our name ``in_channels`` or by timm's ``in_chans`` among the options; 3 by default.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -86,7 +85,7 @@ class TimmBody(nn.Module):
             self.model = timm.create_model(self.name, **load, **options)
         if weights is not None:
             self.model = with_weights(self.model, self.name, weights, {"out_indices": indices, **options})
-        self.mean, self.std = statistics_of(self.model.pretrained_cfg, in_channels)
+        self.mean, self.std = statistics_of(self.model, in_channels)
         if frozen_batchnorm:
             self.model = freeze_batch_norm_2d(self.model)
         self.channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
@@ -127,13 +126,12 @@ class TimmBody(nn.Module):
         return f"{self.name!r}, channels={self.channels}, reductions={self.reductions}"
 
 
-def statistics_of(config: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that weights were trained with, for images of so many channels.
+def statistics_of(model: nn.Module, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that a timm model was trained with, for images of so many channels.
 
-    Args:
-        config: timm's ``pretrained_cfg``; what it lacks is ImageNet's.
-        channels: Of the images.
+    It is what ``pretrained_cfg`` says; what that lacks is ImageNet's.
     """
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
     mean, std = config.get("mean") or IMAGENET_MEAN, config.get("std") or IMAGENET_STD
     return per_channel(mean, channels), per_channel(std, channels)
 

@@ -106,7 +106,7 @@ class TimmPlainBody(PlainBody):
             finest=finest,
             coarsest=coarsest,
             frozen=frozen,
-            statistics=statistics_of(model.pretrained_cfg, in_channels),
+            statistics=statistics_of(model, in_channels),
         )
         if weights is not None and not self.take_own(*read_weights(weights)):
             self.set_model(_without_head(with_weights(model, name, weights, options)))

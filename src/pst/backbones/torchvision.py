@@ -116,8 +116,11 @@ def torchvision_body(
 
 def _statistics(name: str, weights: str | None, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel that weights of a network, or its default ones, were trained with."""
-    known: Any = get_model_weights(name).__members__
-    chosen = known.get("DEFAULT" if weights is None else weights.rpartition(".")[2])
+    try:
+        known: Any = get_model_weights(name).__members__
+    except ValueError:  # a network of one's own, of which torchvision knows no weights
+        known = {}
+    chosen = known.get("DEFAULT" if weights is None else str(weights).rpartition(".")[2])
     preset = None if chosen is None else chosen.transforms()
     mean, std = getattr(preset, "mean", IMAGENET_MEAN), getattr(preset, "std", IMAGENET_STD)
     return per_channel(mean, channels), per_channel(std, channels)

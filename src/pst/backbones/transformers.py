@@ -24,7 +24,7 @@ from pst.backbones.transformers_network import (
     plain_config,
     read_config,
 )
-from pst.backbones.transformers_statistics import Statistics, described, read_statistics
+from pst.backbones.transformers_statistics import Statistics, read_statistics
 from pst.backbones.weights import Weights, fill, misfits, read_weights
 from pst.io.transfer import shapes
 
@@ -132,7 +132,7 @@ class TransformersBody(nn.Module):
     @property
     def network_config(self) -> dict[str, Any]:
         """What `pst.backbones.build_body` makes the same network of again, in JSON."""
-        return plain_config(self.config) | described((self.mean, self.std))
+        return plain_config(self.config)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, in_channels, H, W) -> map (B, C_i, ~H/r_i, ~W/r_i) by ``str(r_i)``, finest first.
@@ -172,7 +172,7 @@ class TransformersPlainBody(PlainBody):
     @property
     def network_config(self) -> dict[str, Any]:
         """What `pst.backbones.build_body` makes the same network of again, in JSON."""
-        return plain_config(self.config) | described((self.mean, self.std))
+        return plain_config(self.config)
 
     def tokens(self, x: Tensor) -> Tensor:
         """Images -> map of the last layer's patch tokens after the final norm; other tokens are left out."""

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pst.backbones.channels import check_statistics
+
 Task = Literal["classify", "detect", "segment"]
 _MOST = 2**31 - 1
 _RANGES: dict[str, tuple[float, float]] = {
@@ -41,9 +43,6 @@ class Config:
         imgsz: Edge of the square images in pixels, at least 16.
         in_chans: Channels of the images: 3 reads any picture as colour, 1 as grey; with 2 (grey and alpha), 4 (colour
             and alpha, or the bands of a TIFF) or more (the pages of a TIFF) every file must have them.
-        mean: Of each channel of images from 0 to 1, which they are normalised by, or of red, green and blue, which
-            other numbers of channels repeat in turn or average; null takes what the network was trained with.
-        std: Standard deviation, likewise.
         workers: Processes that read images; 0 reads in the training process, the best choice with ``cache: ram``.
         cache: "ram" keeps all images decoded, as uint8; "none" reads them again in every epoch.
         check_images: Decode every image once before training. "ram" always does.
@@ -90,8 +89,6 @@ class Config:
     accumulate: int = 1
     imgsz: int = 224
     in_chans: int = 3
-    mean: list[float] | None = None
-    std: list[float] | None = None
     workers: int = 0
     cache: Literal["ram", "none"] = "none"
     check_images: bool = True
@@ -126,8 +123,6 @@ class Config:
         for name, (least, most) in _RANGES.items():
             if getattr(self, name, None) is not None:
                 _check_range(name, getattr(self, name), least, most)
-        for name in ("mean", "std"):
-            _check_statistics(name, getattr(self, name), self.in_chans)
         given = getattr(self, "backbone_weights", None) is not None
         if given and self.pretrained:
             raise ValueError("pretrained=true and backbone_weights=… both start the backbone: give one of them")
@@ -206,6 +201,9 @@ class DetectConfig(Config):
         finest: Reduction of the finest level: 4, 8, 16 or 32; null takes 8, and 4 in a two-stage detector.
         backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
             ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
+        mean: Of each channel of images from 0 to 1, which they are normalised by, or of red, green and blue, which
+            other numbers of channels repeat in turn or average; null takes what the network was trained with.
+        std: Standard deviation, likewise.
         zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
         jitter: Largest change of brightness, contrast and saturation.
     """
@@ -215,12 +213,18 @@ class DetectConfig(Config):
     neck: Literal["pst", "fpn", "none"] = "fpn"
     finest: int | None = None
     backbone_weights: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     imgsz: int = 640
     batch: int = 16
     lr: float = 5e-4
     clip_grad: float = 5.0
     zoom: float = 1.5
     jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_normalisation(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +238,9 @@ class SegmentConfig(Config):
         finest: Reduction of the finest level: 4, 8 or 16.
         backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
             ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
+        mean: Of each channel of images from 0 to 1, which they are normalised by, or of red, green and blue, which
+            other numbers of channels repeat in turn or average; null takes what the network was trained with.
+        std: Standard deviation, likewise.
         zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
         jitter: Largest change of brightness, contrast and saturation.
     """
@@ -242,10 +249,16 @@ class SegmentConfig(Config):
     neck: Literal["pst", "fpn", "none"] = "pst"
     finest: int = 4
     backbone_weights: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     imgsz: int = 512
     batch: int = 8
     zoom: float = 2.0
     jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_normalisation(self)
 
 
 def _all_keys(mapping: dict[str, Any]) -> Iterator[str]:
@@ -266,14 +279,11 @@ def _check_range(name: str, value: float, least: float, most: float) -> None:
         raise ValueError(f"{name} must be {'<' if name in _BELOW else '≤'} {most}, got {value}")
 
 
-def _check_statistics(name: str, values: list[float] | None, channels: int) -> None:
-    if values is None:
-        return
-    if len(values) not in (3, channels):
-        each = "" if channels == 3 else f", or one for each of {channels} channels"
-        raise ValueError(f"{name} must be three numbers{each}, got {values}")
-    if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
-        raise ValueError(f"{name} must be finite numbers{' above 0' if name == 'std' else ''}, got {values}")
+def _check_normalisation(config: DetectConfig | SegmentConfig) -> None:
+    check_statistics(config.mean, config.std, config.in_chans)
+    twice = sorted({"mean", "std", "image_mean", "image_std"} & set(_all_keys(config.model_args)))
+    if twice:
+        raise ValueError(f"model_args has {twice[0]}: leave it out and set {twice[0].removeprefix('image_')}=[…]")
 
 
 def _check_stochastic(name: str, options: dict[str, Any], wanted: str, fits: Callable[[Any], bool]) -> None:

@@ -76,7 +76,7 @@ class Trainer:
     def __init__(self, config: Config, *, resume: bool, changed_data: bool = False) -> None:
         check_names(config)
         check_folder(config.run_dir, resume=resume)
-        self.progress, state = read_progress(config.run_dir, config)
+        self.progress, state, config = read_progress(config.run_dir, config)
         self.config = config
         self.accelerator = start(config)
         self.task = make_task(config)
@@ -196,7 +196,7 @@ class Trainer:
         if not metrics[self.task.metric] <= self.progress.best:  # NaN, nothing to measure: the latest is the best
             self.progress.best = metrics[self.task.metric]
             if self.main:
-                save_weights(self.config.run_dir / BEST, self.bare, self.config, self.task.classes)
+                save_weights(self.config.run_dir / BEST, self.bare, self.task)
         return metrics
 
     def _save(self, *, weights: bool = True) -> None:
@@ -204,7 +204,7 @@ class Trainer:
         if not self.main:
             return
         if weights:
-            save_weights(self.config.run_dir / LAST, self.bare, self.config, self.task.classes)
+            save_weights(self.config.run_dir / LAST, self.bare, self.task)
         write_progress(
             self.config.run_dir,
             self.config,

@@ -154,7 +154,7 @@ def calibrate_run(task: Task[Any], model: nn.Module, images: Images, device: tor
         starts = range(0, count, c.batch)
         batches = (images.__getitems__(range(i, min(i + c.batch, count))).images for i in starts)
         pst.calibrate(model, (task.inputs(batch.to(device)) for batch in batches))
-        save_weights(c.run_dir / name, model, c, task.classes)
+        save_weights(c.run_dir / name, model, task)
 
 
 def load_trained(source: str | Path, **overrides: Any) -> tuple[Task[Any], nn.Module]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ import yaml
 from torch import Tensor, nn
 
 from pst.backbones import portable_name
-from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD
+from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, check_statistics
 from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.io.files import replacing, write_text
 from pst.io.safe_load import load, plain
 from pst.train.config import Config
 from pst.train.identity import differences
+from pst.train.tasks.base import Task
 
 STATE, BEST, LAST, CONFIG, RESULTS = "state.pt", "best.safetensors", "last.safetensors", "config.yaml", "results.csv"
 _METADATA = "pst_train"
@@ -116,34 +118,52 @@ def _is_row(value: Any) -> bool:
     )
 
 
-def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] | None]:
+def read_progress(run: Path, config: Config) -> tuple[Progress, dict[str, Any] | None, Config]:
     """Position and tensors of the last checkpoint; the beginning and None when there is none.
+
+    The settings are those to go on with: where no mean and deviation are given, they are those that the run began with.
 
     Raises:
         ValueError: The run was started with other settings, the message names them; or the checkpoint is damaged.
     """
     path = run / STATE
     if not path.exists():
-        return Progress(), None
+        return Progress(), None, config
     state = read_state(path)
     progress = check_state(state, path)
-    saved, now = {**_defaults(config), **_completed(state["config"])}, config.resolved()  # an earlier version had fewer
+    begun = _completed(state["config"])
+    config = replace(config, **{key: begun.get(key) for key in ("mean", "std") if getattr(config, key, ...) is None})
+    saved, now = {**_defaults(config), **begun}, config.resolved()  # an earlier version had fewer settings
     differing = [key for key in now if key not in _MAY_CHANGE and saved.get(key) != now[key]]
     if differing:
-        pairs = ", ".join(f"{key}={saved.get(key)!r} (now {now[key]!r})" for key in differing)
+        pairs = ", ".join(f"{_pair(key, saved.get(key))} (now {now[key]!r})" for key in differing)
         those = "that" if len(differing) == 1 else "those"
         anew = "choose another folder with out=…"
         if _LENGTH & set(differing):
             anew = f"train longer in a new run, with weights={run / LAST} and another out=…"
         raise ValueError(f"{run} was started with {pairs}: continue it with {those}, or {anew}")
-    return progress, state
+    return progress, state, config
+
+
+def _pair(key: str, value: Any) -> str:
+    """A setting as a shell takes it."""
+    return in_shell(key, value) if isinstance(value, list) else f"{key}={value!r}"
+
+
+def in_shell(key: str, values: Sequence[float]) -> str:
+    """A setting of numbers, quoted: brackets are patterns to a shell."""
+    return shlex.quote(f"{key}={[*values]}".replace(" ", ""))
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run; all but classifiers of an earlier version had the mean and deviation of ImageNet."""
+    """Settings of a run; detectors and segmenters of an earlier version had ImageNet's mean and deviation."""
     if settings.get("task") == "classify" or "mean" in settings:
         return settings
-    return settings | {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+    arguments = settings.get("model_args")
+    arguments = dict(arguments) if isinstance(arguments, dict) else {}
+    of_imagenet = (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+    found = {key: arguments.pop(f"image_{key}", None) or list(values) for key, values in of_imagenet}
+    return settings | found | {"model_args": arguments}
 
 
 def _defaults(config: Config) -> dict[str, Any]:
@@ -188,11 +208,13 @@ def write_progress(run: Path, config: Config, progress: Progress, **parts: Mappi
         torch.save({"config": config.resolved(), "progress": asdict(progress), **parts}, part)
 
 
-def save_weights(path: Path, model: nn.Module, config: Config, classes: tuple[str, ...]) -> None:
+def save_weights(path: Path, model: nn.Module, task: Task[Any]) -> None:
     """Write a model's state dict with what is needed to build the model again."""
-    settings = config.resolved()
+    settings = task.config.resolved()
+    if "mean" in settings:  # in numbers: what a name stands for can change with its library
+        settings |= dict(zip(("mean", "std"), map(list, task.statistics(model)), strict=True))
     settings |= {key: portable_name(model, settings[key]) for key in ("backbone", "encoder") if key in settings}
-    metadata = {_METADATA: json.dumps({"config": settings, "classes": classes})}
+    metadata = {_METADATA: json.dumps({"config": settings, "classes": task.classes})}
     save_safetensors(model.state_dict(), path, metadata)
 
 
@@ -223,12 +245,13 @@ def describe_weights(metadata: Mapping[str, str], path: Path) -> tuple[dict[str,
         return None, None
     try:
         content = json.loads(metadata[_METADATA])
-        settings, classes = dict(content["config"]), tuple(content["classes"])
+        settings, classes = _completed(dict(content["config"])), tuple(content["classes"])
+        check_statistics(settings.get("mean"), settings.get("std"), settings.get("in_chans", 3))
         named = isinstance(content["classes"], list) and all(
             isinstance(name, str) and name.isprintable() for name in classes
         )
         if isinstance(settings["task"], str) and named and len(set(classes)) == len(classes):
-            return _completed(settings), classes
+            return settings, classes
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(f"{path} is damaged: its metadata {_METADATA} hold no settings and class names of a run")

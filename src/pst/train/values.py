@@ -138,8 +138,9 @@ def _as(option: Any, value: Any, *, text: bool) -> tuple[bool, Any]:
     if origin is float:
         return _as_float(value, word)
     if origin is list:
-        parts = [_as(typing.get_args(option)[0], each, text=text) for each in value] if isinstance(value, list) else []
-        return isinstance(value, list) and all(fits for fits, _ in parts), [each for _, each in parts]
+        is_list = isinstance(value, (list, tuple))
+        parts = [_as(typing.get_args(option)[0], each, text=text) for each in value] if is_list else []
+        return is_list and all(fits for fits, _ in parts), [each for _, each in parts]
     if origin is dict:
         return isinstance(value, dict) and all(isinstance(key, str) for key in value), value
     return False, value

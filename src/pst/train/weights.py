@@ -13,7 +13,7 @@ from pst.io.checkpoints import load_safetensors
 from pst.io.names import counted, listed
 from pst.io.transfer import check_finite, class_entries, load_weights
 from pst.train.log import LOG
-from pst.train.state import BEST, describe_weights
+from pst.train.state import BEST, describe_weights, in_shell
 from pst.train.tasks import make_task
 
 if TYPE_CHECKING:
@@ -59,15 +59,13 @@ def start_from(task: Task[Any], model: nn.Module, source: str | Path) -> None:
 
 def _warn_of_statistics(path: Path, theirs: dict[str, Any], task: Task[Any], model: nn.Module) -> None:
     """Say so where the weights were trained on images that were normalised otherwise than those of this run."""
-    other = {}
-    for name, own in zip(("mean", "std"), task.statistics(model), strict=True):
-        before, now = (own if given is None else given for given in (theirs.get(name), getattr(task.config, name)))
-        channels = task.config.in_chans
-        if per_channel(before, channels) != per_channel(now, channels):
-            other[name] = before
+    channels, other = task.config.in_chans, []
+    for name, now in zip(("mean", "std"), task.statistics(model), strict=True):
+        before = theirs.get(name)
+        if before is not None and per_channel(before, channels) != per_channel(now, channels):
+            other.append(in_shell(name, before))
     if other and PartialState().is_main_process:
-        asked = " ".join(f"{name}={[*values]}".replace(" ", "") for name, values in other.items())
-        LOG.warning("%s was trained with %s, this run has others: give these to go on with them", path, asked)
+        LOG.warning("%s was trained with %s, this run has others: give these to go on with them", path, " ".join(other))
 
 
 def _class_entries(task: Task[Any]) -> set[str]:

@@ -119,9 +119,16 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         aux = None if aux_params is None else build_classifier(self.encoder.channels[-1], **aux_params)
         self.classification_head = aux
 
+    def hub_config(self) -> dict[str, Any]:
+        """Arguments that build this model again; the encoder's mean and deviation are written out."""
+        config = super().hub_config()
+        statistics = {"mean": list(self.encoder.mean), "std": list(self.encoder.std)}
+        given = config.get("encoder_options")
+        return config | {"encoder_options": ({} if given is None else given) | statistics}
+
     def hub_described(self) -> dict[str, Any]:
-        """The encoder by its own configuration where its name would ask the Hub, else with the tag of its weights."""
-        return {"encoder_name": portable_name(self.encoder, self.encoder.name)}
+        """The encoder by its own configuration where its name would ask the Hub."""
+        return {"encoder_name": portable_name(self.encoder, self.encoder_name)}
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Segment.

@@ -223,11 +223,11 @@ def _proposals(body: PyramidBackbone, options: dict[str, Any]) -> dict[str, Any]
 def _normalisation(body: PyramidBackbone, options: dict[str, Any]) -> dict[str, Any]:
     """``options`` with one mean and one standard deviation for each channel of the images."""
     channels = getattr(body.body, "in_channels", 3)
-    of_imagenet = (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
-    own = {f"image_{key}": getattr(body.body, key, per_channel(values, channels)) for key, values in of_imagenet}
-    for name, values in own.items():
+    for key, of_imagenet in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        name, own = f"image_{key}", getattr(body.body, key, None)
         if options.get(name) is None:
-            options[name] = list(values)
+            known = isinstance(own, tuple) and len(own) == channels  # a body of one's own may mean another thing
+            options[name] = list(own if known else per_channel(of_imagenet, channels))
         elif len(options[name]) != channels:
             raise ValueError(f"{name} must have {channels} numbers, one for each channel, got {options[name]}")
     return options

@@ -71,7 +71,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
         if self.pretrained and not isinstance(self.model.backbone.body, PlainBody):
             frozen["trainable_layers"] = 3
         given, transform = config.get("backbone_options"), self.model.transform
-        statistics = {key: list(getattr(transform, key)) for key in ("image_mean", "image_std")}
+        statistics = {key: [float(v) for v in getattr(transform, key)] for key in ("image_mean", "image_std")}
         return config | statistics | {"backbone_options": frozen | ({} if given is None else given)}
 
     @classmethod
@@ -79,7 +79,7 @@ class PSTDetector(nn.Module, PSTHubMixin, pipeline_tag="object-detection"):
         model: PSTDetector = super()._from_pretrained(config=config, **options)
         of_imagenet = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
         for key, values in of_imagenet.items():
-            if config is not None and key not in config:  # an earlier version had them for every backbone
+            if config is not None and config.get(key) is None and options.get(key) is None:  # of an earlier version
                 setattr(model.model.transform, key, list(per_channel(values, model.model.backbone.body.in_channels)))
         return model
 

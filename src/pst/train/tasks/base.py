@@ -68,13 +68,12 @@ class Task(ABC, Generic[C]):
 
     @abstractmethod
     def statistics(self, model: Any) -> tuple[Sequence[float], Sequence[float]]:
-        """Mean and standard deviation of images from 0 to 1 that the network in a model was trained with."""
+        """Mean and standard deviation of images from 0 to 1, by which those that a model gets are normalised."""
 
     def normalise_for(self, model: nn.Module) -> None:
-        """Have `normalised` use the settings' mean and standard deviation, or those of the network in ``model``."""
-        c, (mean, std) = self.config, self.statistics(model)
-        values = (mean if c.mean is None else c.mean, std if c.std is None else c.std)
-        self._mean, self._std = (255 * torch.tensor(per_channel(v, c.in_chans)).view(-1, 1, 1) for v in values)
+        """Have `normalised` use the `statistics` of ``model``."""
+        channels, found = self.config.in_chans, self.statistics(model)
+        self._mean, self._std = (255 * torch.tensor(per_channel(v, channels)).view(-1, 1, 1) for v in found)
 
     def normalised(self, images: Tensor) -> Tensor:
         """(B, C, H, W) float from 0 to 255 as the network takes it, after `normalise_for`."""

@@ -88,7 +88,7 @@ class Detect(Task[DetectConfig]):
 
     @override
     def statistics(self, model: Any) -> tuple[Sequence[float], Sequence[float]]:
-        return model.backbone.body.mean, model.backbone.body.std
+        return model.transform.image_mean, model.transform.image_std
 
     @override
     def augment(self, batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

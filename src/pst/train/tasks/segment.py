@@ -86,6 +86,7 @@ class Segment(Task[SegmentConfig]):
         c = self.config
         weights = "imagenet" if pretrained else None
         options = {"backbone_weights": backbone_weights, "neck": c.neck, "finest": c.finest, **c.model_args}
+        options["encoder_options"] = {"mean": c.mean, "std": c.std, **options.get("encoder_options", {})}
         model = PSTSegmenter(c.encoder, weights, c.in_chans, classes=len(self.classes), **options)
         self.normalise_for(model)
         return model
