@@ -186,7 +186,9 @@ def test_an_image_processor_that_cannot_be_fetched_is_told_of(folder, monkeypatc
         raise OSError("no network")
 
     monkeypatch.setattr("pst.backbones.transformers_statistics.Path.is_dir", lambda _: False)
-    monkeypatch.setattr("pst.backbones.transformers_statistics.image_processing_auto.get_image_processor_config", unreachable)
+    monkeypatch.setattr(
+        "pst.backbones.transformers_statistics.image_processing_auto.get_image_processor_config", unreachable
+    )
     with caplog.at_level(logging.WARNING):
         body: Any = build_body(f"hf:{folder}", width=16)
     assert body.mean == IMAGENET_MEAN

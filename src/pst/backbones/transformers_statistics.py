@@ -47,8 +47,8 @@ def read_statistics(source: Any, channels: int, revision: str | None = None) -> 
         numbers = isinstance(values, (list, tuple)) and all(type(value) in (int, float) for value in values)
         found.append([value / scale for value in values] if numbers and scale != 1 else values)
     names = (f"image_mean of the image processor of {source}", f"image_std of the image processor of {source}")
-    check_statistics(*found, channels, names)
     mean, std = found
+    check_statistics(mean, std, channels, names)
     return per_channel(mean, channels), per_channel(std, channels)
 
 

@@ -225,9 +225,10 @@ def _normalisation(body: PyramidBackbone, options: dict[str, Any]) -> dict[str, 
     channels = getattr(body.body, "in_channels", 3)
     for key, of_imagenet in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         name, own = f"image_{key}", getattr(body.body, key, None)
+        if not (isinstance(own, tuple) and len(own) == channels):  # a body of one's own may mean another thing
+            own = per_channel(of_imagenet, channels)
         if options.get(name) is None:
-            known = isinstance(own, tuple) and len(own) == channels  # a body of one's own may mean another thing
-            options[name] = list(own if known else per_channel(of_imagenet, channels))
+            options[name] = list(own)
         elif len(options[name]) != channels:
             raise ValueError(f"{name} must have {channels} numbers, one for each channel, got {options[name]}")
     return options
