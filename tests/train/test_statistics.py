@@ -130,7 +130,7 @@ def test_weights_whose_settings_hold_no_mean_are_damaged(name, mean, tmp_path):
     file = tmp_path / "w.safetensors"
     saved(file, name, lambda config: config.update(mean=mean))
     for read in (load_trained, lambda path: build(task_of(name, weights=str(path)))):
-        with pytest.raises(ValueError, match="w.safetensors is damaged: its metadata pst_train hold no settings"):
+        with pytest.raises(ValueError, match=r"w\.safetensors is damaged: its metadata pst_train hold no settings"):
             read(file)
 
 
