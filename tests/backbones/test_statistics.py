@@ -126,6 +126,25 @@ def test_a_body_of_ones_own_may_mean_something_else(other):
     assert model.transform.image_std == [*HALF]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_mean": [0.5, 0.5]}, "image_mean must have 3 numbers, one for each channel, got [0.5, 0.5]"),
+        ({"image_mean": 0.5}, "image_mean must have 3 numbers, one for each channel, got 0.5"),
+        ({"image_std": ["a", "b", "c"]}, "image_std must have 3 numbers, one for each channel, got ['a', 'b', 'c']"),
+        ({"image_std": [0, 0, 0]}, "image_std … must be from 0.0001 to 10, got [0.0, 0.0, 0.0]"),
+        (
+            {"image_mean": [123.7, 116.3, 103.5]},
+            "image_mean … must be from -2 to 2, got … divide those of bytes by 255",
+        ),
+        ({"image_mean": [0.1, 0.2, float("nan")]}, "image_mean … must be from -2 to 2, got [0.1, 0.2, nan]"),
+    ],
+)
+def test_what_a_detector_cannot_normalise_by_is_refused(options, message):
+    with pytest.raises(ValueError, match=says(message)):
+        fcos("test_resnet", 3, backbone_options=SMALL, **options)
+
+
 def test_a_network_that_its_library_knows_nothing_of_has_imagenets(monkeypatch):
     monkeypatch.setattr("pst.backbones.torchvision.list_models", lambda: ["mine"])
     network = torchvision.models.resnet18()

@@ -13,7 +13,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
 from pst.backbones import Library, Name, Weights
-from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, per_channel
+from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, check_statistics, per_channel
 from pst.integrations.torchvision.backbone import PyramidBackbone, pst_backbone
 from pst.io.names import nearest
 from pst.modules.necks import Neck
@@ -227,8 +227,12 @@ def _normalisation(body: PyramidBackbone, options: dict[str, Any]) -> dict[str, 
         name, own = f"image_{key}", getattr(body.body, key, None)
         if not (isinstance(own, tuple) and len(own) == channels):  # a body of one's own may mean another thing
             own = per_channel(of_imagenet, channels)
-        if options.get(name) is None:
-            options[name] = list(own)
-        elif len(options[name]) != channels:
-            raise ValueError(f"{name} must have {channels} numbers, one for each channel, got {options[name]}")
+        given = own if options.get(name) is None else options[name]
+        try:
+            options[name] = [float(value) for value in given]
+        except (TypeError, ValueError):
+            options[name] = []
+        if len(options[name]) != channels:
+            raise ValueError(f"{name} must have {channels} numbers, one for each channel, got {str(given)[:80]}")
+    check_statistics(options["image_mean"], options["image_std"], channels, ("image_mean", "image_std"))
     return options
