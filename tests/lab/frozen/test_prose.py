@@ -224,7 +224,7 @@ def evidence() -> list[Claim]:
             [ahead("voc", row, "fpn") for row in ("pan", "p2-fpn")],
             level=True,
         ),
-        Claim("from stride 4 | +{0.m} AP ({0.i}); with", [ahead("voc", "plain-fpn", FIRST)]),
+        Claim("in them | +{0.m} AP ({0.i}); with", [ahead("voc", "plain-fpn", FIRST)]),
         Claim("with BatchNorm in it +{0.m} ({0.i})", [ahead("voc", "fpn", FIRST)]),
         Claim(
             "the network trained as well | FPN | +{0.m} AP ({0.i}); with BatchNorm in it +{1.m} ({1.i})",
