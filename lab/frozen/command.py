@@ -10,6 +10,8 @@ from pst.cli._common import Verbs, positive, require
 from pst.io.files import check_folder
 
 RESULTS = Path("lab/results/frozen")
+RUNS = Path("runs/frozen")
+DOCS = Path("docs")
 SETS = ("camvid", "bccd", "voc")
 EPOCHS = {"camvid": 12, "bccd": 12, "voc": 6}  # VOC has four times the pictures
 
@@ -21,16 +23,17 @@ def add_parser(verbs: Verbs) -> None:
         help="which neck for which job, on a frozen network that was trained on ImageNet",
         description="Necks and decoders of equal cost on the maps of tf_efficientnet_lite0; see docs/frozen.md.",
     )
-    actions = parser.add_subparsers(metavar="run|latency|report|pack|weights|widths", required=True)
+    actions = parser.add_subparsers(metavar="repeat|run|latency|report|pack|weights|widths", required=True)
+    _add_repeat(actions)
     _add_run(actions)
     latency = actions.add_parser("latency", help="time every neck side by side, with nothing else on the device")
     _add_device(latency)
     latency.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="(%(default)s)")
-    latency.add_argument("--seconds", type=positive, default=60, metavar="S", help="for all of them (%(default)s)")
+    _add_seconds(latency)
     latency.set_defaults(run=_latency)
     report = actions.add_parser("report", help="write the tables and the picture of docs/frozen.md")
     report.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="their folder (%(default)s)")
-    report.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="(%(default)s)")
+    report.add_argument("--out", type=Path, default=DOCS, metavar="DIR", help="(%(default)s)")
     report.set_defaults(run=_report)
     pack = actions.add_parser("pack", help="put a data set into one small file, for `run` elsewhere")
     pack.add_argument("name", choices=SETS)
@@ -46,6 +49,21 @@ def add_parser(verbs: Verbs) -> None:
     widths.set_defaults(run=_widths)
 
 
+def _add_repeat(actions: Verbs) -> None:
+    repeat = actions.add_parser(
+        "repeat",
+        help="the whole study: pack, train every cell with the network frozen and trained, time, write the page",
+        description="May be killed at any time: what is finished stays. Another --out begins anew.",
+    )
+    for name in SETS:
+        repeat.add_argument(f"--{name}", type=Path, required=True, metavar="DIR", help="folder of the data set")
+    repeat.add_argument("--packed", type=Path, default=RUNS, metavar="DIR", help="folder of the packs (%(default)s)")
+    repeat.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the page (%(default)s)")
+    _add_training(repeat, RUNS / "results")
+    _add_seconds(repeat)
+    repeat.set_defaults(run=_repeat)
+
+
 def _add_run(actions: Verbs) -> None:
     run = actions.add_parser(
         "run",
@@ -54,43 +72,75 @@ def _add_run(actions: Verbs) -> None:
     )
     for name in SETS:
         run.add_argument(f"--{name}", type=Path, metavar="PATH", help="folder, or file of `frozen pack`")
-    run.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder of the results (%(default)s)")
-    _add_device(run)
-    run.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes (%(default)s)")
+    _add_training(run, RESULTS)
     run.add_argument("--deadline", type=positive, metavar="S", help="stop after so many seconds")
-    run.add_argument("--weights", type=Path, metavar="FILE", help="of the network (the installed package's)")
-    run.add_argument("--network", default="tf_efficientnet_lite0", help="timm's name of it (%(default)s)")
-    run.add_argument("--row", action="append", metavar="NAME", help="only this one; may be repeated (all)")
-    run.add_argument("--seeds", type=positive, metavar="N", help="(5; 3 with --trained)")
     run.add_argument("--trained", action="store_true", help="train the network as well")
-    run.add_argument("--epochs", type=positive, metavar="N", help="(12; 6 on VOC)")
-    run.add_argument("--batch", type=positive, default=8, help="(%(default)s)")
-    run.add_argument("--lr", type=float, default=1e-3, help="(%(default)s)")
-    run.add_argument("--limit", type=positive, metavar="N", help="only so many pictures of each split (all)")
     run.set_defaults(run=_run)
+
+
+def _add_training(parser: argparse.ArgumentParser, out: Path) -> None:
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="folder of the results (%(default)s)")
+    _add_device(parser)
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes (%(default)s)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="of the network (the installed package's)")
+    parser.add_argument("--network", default="tf_efficientnet_lite0", help="timm's name of it (%(default)s)")
+    parser.add_argument("--row", action="append", metavar="NAME", help="only this one; may be repeated (all)")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="(5; 3 with the network trained)")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="(12; 6 on VOC)")
+    parser.add_argument("--batch", type=positive, default=8, help="(%(default)s)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="(%(default)s)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only so many pictures of each split (all)")
+
+
+def _add_seconds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=positive, default=60, metavar="S", help="to time all rows (%(default)s)")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
 
 
+def _repeat(args: argparse.Namespace) -> int:
+    require("matplotlib", "viz")
+    require("faster_coco_eval", "train")
+    check_folder(args.packed)
+    from lab.frozen.pack import pack
+    from lab.frozen.page import find_page
+
+    find_page(args.docs)
+    args.packed.mkdir(parents=True, exist_ok=True)
+    sets = {name: args.packed / f"{name}.zip" for name in SETS}
+    for name, file in sets.items():
+        if not file.is_file():
+            pack(name, getattr(args, name), file)
+    for trained in (False, True):
+        _train(args, sets, trained=trained)
+    _latency(args)
+    return _report(argparse.Namespace(results=args.out, out=args.docs))
+
+
 def _run(args: argparse.Namespace) -> int:
-    require("timm", "propagate")
-    require("torchvision", "torchvision")
-    check_folder(args.out)
     sets = {name: getattr(args, name) for name in SETS if getattr(args, name) is not None}
     if not sets:
         raise ValueError("give a data set: --camvid, --bccd or --voc with its folder or a file of `frozen pack`")
+    until = float("inf") if args.deadline is None else time.time() + args.deadline
+    left = _train(args, sets, trained=args.trained, until=until)
+    print(f"{left} cells are left for the next run" if left else "All cells are done")
+    return 0
+
+
+def _train(args: argparse.Namespace, sets: dict[str, Path], *, trained: bool, until: float = float("inf")) -> int:
+    """Train the cells that have no result yet; how many were left at the deadline."""
+    require("timm", "propagate")
+    require("torchvision", "torchvision")
+    check_folder(args.out)
     from lab.frozen.run import Job, cells, run
     from lab.frozen.schedule import Recipe
 
-    until = float("inf") if args.deadline is None else time.time() + args.deadline
     recipes = {name: Recipe(args.epochs or EPOCHS[name], args.batch, args.lr) for name in sets}
     args.out.mkdir(parents=True, exist_ok=True)
-    job = Job(sets, args.out, args.device, recipes, args.weights, args.network, args.trained, args.limit, until)
-    left = run(job, cells(job, args.row, args.seeds), args.jobs)
-    print(f"{left} cells are left for the next run" if left else "All cells are done")
-    return 0
+    job = Job(sets, args.out, args.device, recipes, args.weights, args.network, trained, args.limit, until)
+    return run(job, cells(job, args.row, args.seeds), args.jobs)
 
 
 def _latency(args: argparse.Namespace) -> int:

@@ -29,9 +29,7 @@ def write_report(results: Path, out: Path) -> list[Path]:
         FileNotFoundError: There are no results, or no page.
         ValueError: The page lacks a marker.
     """
-    page = out / PAGE
-    if not page.is_file():
-        raise FileNotFoundError(f"no file {page}: the prose of the page is written by hand, so it cannot be made anew")
+    page = find_page(out)
     text = page.read_text(encoding="utf-8")
     for name, content in parts(results).items():
         text = replace_between(text, marks(name), content, page)
@@ -42,6 +40,18 @@ def write_report(results: Path, out: Path) -> list[Path]:
     picture.parent.mkdir(exist_ok=True)
     write_bytes(picture, found_against_time(tables.load(results, "camvid"), latency))
     return [page, picture]
+
+
+def find_page(folder: Path) -> Path:
+    """The page in its folder.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    page = folder / PAGE
+    if not page.is_file():
+        raise FileNotFoundError(f"no file {page}: the prose of the page is written by hand, so it cannot be made anew")
+    return page
 
 
 def marks(name: str) -> tuple[str, str]:
@@ -71,6 +81,7 @@ def parts(results: Path) -> dict[str, str]:
         **{name: tables.boxes(each, neck_latency) if each else NOT_RUN for name, each in found.items()},
         **{f"{name}-trained": tables.boxes(each, neck_latency) if each else NOT_RUN for name, each in whole.items()},
         **{f"{name}-fine": tables.fine(each, "val") if each else NOT_RUN for name, each in found.items()},
+        **{f"{name}-trained-fine": tables.fine(each, "val") if each else NOT_RUN for name, each in whole.items()},
         "made": tables.made([frozen, trained, *found.values(), *whole.values()]),
     }
 
