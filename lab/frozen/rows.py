@@ -128,7 +128,15 @@ DETECTED = (
     "p2-plain-fpn",
     "p2-laterals",
 )  # rows that find boxes, all of one width
-DETECTED_TRAINED = ("pst-attention", "fpn", "plain-fpn", "laterals")  # of these, the trained ones
+DETECTED_TRAINED = (
+    "pst-attention",
+    "fpn",
+    "plain-fpn",
+    "laterals",
+    "p2-pst-attention-bound",
+    "p2-plain-fpn",
+    "p2-laterals",
+)  # of these, the trained ones
 
 
 def build_neck(row: Row, width: int, mlp_ratio: float, channels: Mapping[int, int] = CHANNELS) -> nn.Module:

@@ -23,6 +23,12 @@ ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / RESULTS
 LACKING = {  # which the page does not tell of
     *(f"voc-p2-plain-fpn-{seed}" for seed in range(5)),
+    *(
+        f"{part}-trained-p2-{row}-{seed}"
+        for part in ("bccd", "voc")
+        for row in ("pst-attention-bound", "plain-fpn", "laterals")
+        for seed in range(3)
+    ),
 }
 
 
