@@ -123,9 +123,6 @@ class Config:
         for name, (least, most) in _RANGES.items():
             if getattr(self, name, None) is not None:
                 _check_range(name, getattr(self, name), least, most)
-        given = getattr(self, "backbone_weights", None) is not None
-        if given and self.pretrained:
-            raise ValueError("pretrained=true and backbone_weights=… both start the backbone: give one of them")
         if self.skip_corrupt and not (self.check_images or self.cache == "ram"):
             raise ValueError("skip_corrupt needs check_images=true: what is not looked at is not left out")
         if self.warmup_epochs is not None:
@@ -189,7 +186,37 @@ class ClassifyConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectConfig(Config):
+class DenseConfig(Config):
+    """Settings that detection and segmentation share: a backbone with feature maps, and images with targets in place.
+
+    Attributes:
+        backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
+            ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
+        mean: Of each channel of images from 0 to 1, which they are normalised by, or of red, green and blue, which
+            other numbers of channels repeat in turn or average; null takes what the network was trained with.
+        std: Standard deviation, likewise.
+        zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
+        jitter: Largest change of brightness, contrast and saturation.
+    """
+
+    backbone_weights: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    zoom: float
+    jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backbone_weights is not None and self.pretrained:
+            raise ValueError("pretrained=true and backbone_weights=… both start the backbone: give one of them")
+        check_statistics(self.mean, self.std, self.in_chans)
+        twice = sorted({"mean", "std", "image_mean", "image_std"} & set(_all_keys(self.model_args)))
+        if twice:
+            raise ValueError(f"model_args has {twice[0]}: leave it out and set {twice[0].removeprefix('image_')}=[…]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectConfig(DenseConfig):
     """Settings of detection.
 
     Attributes:
@@ -199,36 +226,21 @@ class DetectConfig(Config):
         neck: "fpn", the usual one, ahead on photos and level on blood cells; "pst"; or "none" for a 1×1 convolution of
             each map alone.
         finest: Reduction of the finest level: 4, 8, 16 or 32; null takes 8, and 4 in a two-stage detector.
-        backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
-            ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
-        mean: Of each channel of images from 0 to 1, which they are normalised by, or of red, green and blue, which
-            other numbers of channels repeat in turn or average; null takes what the network was trained with.
-        std: Standard deviation, likewise.
-        zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
-        jitter: Largest change of brightness, contrast and saturation.
     """
 
     model: Literal["retinanet", "fcos", "faster_rcnn", "mask_rcnn"] = "fcos"
     backbone: str | dict[str, Any] = "resnet18"
     neck: Literal["pst", "fpn", "none"] = "fpn"
     finest: int | None = None
-    backbone_weights: str | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
     imgsz: int = 640
     batch: int = 16
     lr: float = 5e-4
     clip_grad: float = 5.0
     zoom: float = 1.5
-    jitter: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_normalisation(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig(Config):
+class SegmentConfig(DenseConfig):
     """Settings of semantic segmentation.
 
     Attributes:
@@ -236,29 +248,14 @@ class SegmentConfig(Config):
             transformers' configuration; see `pst.backbones.build_body`.
         neck: "pst", "fpn", or "none" for a 1×1 convolution of each map alone.
         finest: Reduction of the finest level: 4, 8 or 16.
-        backbone_weights: File that the backbone starts from in place of its published weights, ``.safetensors`` or of
-            ``torch.save``, by timm's names; see ``weights`` of `pst.backbones.build_body`.
-        mean: Of each channel of images from 0 to 1, which they are normalised by, or of red, green and blue, which
-            other numbers of channels repeat in turn or average; null takes what the network was trained with.
-        std: Standard deviation, likewise.
-        zoom: Images are enlarged by a random factor between 1/zoom and zoom; 1 is off.
-        jitter: Largest change of brightness, contrast and saturation.
     """
 
     encoder: str | dict[str, Any] = "resnet18"
     neck: Literal["pst", "fpn", "none"] = "pst"
     finest: int = 4
-    backbone_weights: str | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
     imgsz: int = 512
     batch: int = 8
     zoom: float = 2.0
-    jitter: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_normalisation(self)
 
 
 def _all_keys(mapping: dict[str, Any]) -> Iterator[str]:
@@ -277,13 +274,6 @@ def _check_range(name: str, value: float, least: float, most: float) -> None:
         raise ValueError(f"{name} must be {'>' if name in _ABOVE else '≥'} {least}, got {value}")
     if value >= most if name in _BELOW else value > most or math.isinf(value):
         raise ValueError(f"{name} must be {'<' if name in _BELOW else '≤'} {most}, got {value}")
-
-
-def _check_normalisation(config: DetectConfig | SegmentConfig) -> None:
-    check_statistics(config.mean, config.std, config.in_chans)
-    twice = sorted({"mean", "std", "image_mean", "image_std"} & set(_all_keys(config.model_args)))
-    if twice:
-        raise ValueError(f"model_args has {twice[0]}: leave it out and set {twice[0].removeprefix('image_')}=[…]")
 
 
 def _check_stochastic(name: str, options: dict[str, Any], wanted: str, fits: Callable[[Any], bool]) -> None:
