@@ -223,8 +223,8 @@ class DetectConfig(DenseConfig):
         model: Detector of torchvision.
         backbone: Any timm backbone with feature maps, "hf:NAME" for one of transformers, or in a YAML file a mapping,
             transformers' configuration; see `pst.backbones.build_body`.
-        neck: "fpn", the usual one, ahead on photos and level on blood cells; "pst"; or "none" for a 1×1 convolution of
-            each map alone.
+        neck: "fpn", the usual one, which ``docs/evidence.md`` compares with the others; "pst"; or "none" for a 1×1
+            convolution of each map alone.
         finest: Reduction of the finest level: 4, 8, 16 or 32; null takes 8, and 4 in a two-stage detector.
     """
 

@@ -69,7 +69,7 @@ def retinanet(
             which the other arguments of backbones stay at their defaults.
         num_classes: Labels run from 0 to ``num_classes`` − 1. Data whose labels start at 1 need one more, as in
             torchvision.
-        neck: "fpn" for torchvision's own, ahead on photos and level on blood cells (``docs/evidence.md``); "pst" for a
+        neck: "fpn" for torchvision's own, which ``docs/evidence.md`` compares with the others; "pst" for a
             `pst.PSTPyramid`; or "none" for a 1×1 convolution of each map alone.
         library: "timm" or "torchvision".
         pretrained: Load the backbone's weights, default or of this tag or name.

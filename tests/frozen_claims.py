@@ -1,0 +1,252 @@
+"""Sentences of the pages that tell of the pretrained network, each with the estimates that it is made of.
+
+A sentence has holes: ``{0.m}`` is the mean of the first estimate, ``{0.i}`` its interval, both in points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from lab.frozen import tables
+from lab.frozen.command import RESULTS
+from lab.study.intervals import Estimate, difference, value
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / RESULTS
+FIRST, BOUND = "pst-attention", "p2-pst-attention-bound"
+
+
+@cache
+def load(part: str) -> tables.Results:
+    """Results by row; a part that ends with "-trained" is of the trained network."""
+    return tables.load(FOLDER, part.removesuffix("-trained"), trained=part.endswith("-trained"))
+
+
+@cache
+def ahead(part: str, row: str, other: str, split: str = "val") -> Estimate:
+    """How far a row is ahead of another one."""
+    ours, theirs = ([r[split] for r in load(part)[name]] for name in (row, other))
+    return difference(ours, "k0", theirs, "k0")
+
+
+def behind(part: str, row: str, other: str, split: str = "val") -> Estimate:
+    """How far a row is behind another one: `ahead` with the other sign, so of the same resamples."""
+    found = ahead(part, row, other, split)
+    assert found.low is not None
+    assert found.high is not None
+    return Estimate(-found.mean, None, found.n, -found.high, -found.low)
+
+
+def sized(part: str, row: str, size: str = "small") -> Estimate:
+    """AP of objects of a size."""
+    return value([r["val"] for r in load(part)[row]], "k0", size)
+
+
+def on_test(row: str, other: str, part: str = "camvid") -> Estimate:
+    """`ahead` on the test split of CamVid."""
+    return ahead(part, row, other, "test")
+
+
+def lost(row: str, other: str, part: str = "camvid") -> Estimate:
+    """`behind` on the test split of CamVid."""
+    return behind(part, row, other, "test")
+
+
+class Claim(NamedTuple):
+    """A sentence.
+
+    Attributes:
+        text: With holes.
+        estimates: That fill them.
+        level: Whether the intervals hold zero.
+        digits: Behind the point; None is the page's own number.
+    """
+
+    text: str
+    estimates: list[Estimate]
+    level: bool = False
+    digits: int | None = None
+
+
+def frozen() -> list[Claim]:
+    c, b, v = "camvid", "bccd", "voc"
+    return [
+        Claim("Leaving the neck out is level with it on val and", [ahead(c, "laterals", FIRST)], level=True),
+        Claim("on val and {0.m} points ahead on test", [on_test("laterals", FIRST)]),
+        Claim(
+            "A level of stride 4 adds {0.m} points to no neck, {1.m} to FPN and {2.m} to PST",
+            [on_test("p2-laterals", "laterals"), on_test("p2-fpn", "fpn"), on_test(BOUND, FIRST)],
+        ),
+        Claim(
+            "DySample with aligned, added maps by {0.m} ({0.i}), and DySample alone by {1.m} ({1.i})",
+            [ahead(c, name, FIRST) for name in ("pst-aligned-dysample", "pst-attention-dysample")],
+            digits=2,
+        ),
+        Claim("Concatenating is {0.m} AP ahead ({0.i}) on blood cells", [ahead(b, "pst-concat", FIRST)]),
+        Claim("on blood cells and not on VOC", [ahead(v, "pst-concat", FIRST)], level=True),
+        Claim("PST with 100 tokens and no neck are level on test", [lost("p2-laterals", BOUND)], level=True),
+        Claim("on val PST is {0.m} points ahead ({0.i})", [behind(c, "p2-laterals", BOUND)]),
+        Claim(
+            "a PST pyramid is {0.m} to {1.m} points of mIoU ahead of FPN, pyramid pooling and BiFPN on test",
+            [lost(name, FIRST) for name in ("plain-fpn", "pooled-fpn", "fpn", "bifpn")],
+        ),
+        Claim("which is {0.m} points ahead of it on test", [on_test("plain-fpn", "fpn")], level=True),
+        Claim("PST is {0.m} points ahead of FPN ({0.i})", [lost("p2-fpn", BOUND)]),
+        Claim("{0.m} ahead of FPN without BatchNorm ({0.i})", [lost("p2-plain-fpn", BOUND)]),
+        Claim(
+            "{0.m} to {1.m} ahead of the decoders of segmentation_models_pytorch",
+            [lost("smp-fpn", BOUND), lost("smp-deeplabv3plus-s4", BOUND)],
+        ),
+        Claim("of the other necks only BiFPN's interval holds zero", [lost("p2-bifpn", BOUND)], level=True),
+        Claim(
+            "of the other necks only", [lost(f"p2-{name}", BOUND) for name in ("fpn", "plain-fpn", "pan", "pooled-fpn")]
+        ),
+        Claim(
+            "No neck is {0.m} behind PST on val ({0.i}), and {1.m} ahead on test ({1.i})",
+            [behind("camvid-trained", "laterals", FIRST), on_test("laterals", FIRST, "camvid-trained")],
+        ),
+        Claim(
+            "FPN is behind both on both",
+            [ahead("camvid-trained", row, "fpn", split) for row in (FIRST, "laterals") for split in ("val", "test")],
+        ),
+        Claim("is {0.m} behind PST on val ({0.i}) and level", [behind("camvid-trained", "plain-fpn", FIRST)]),
+        Claim("and level with it on test.", [lost("plain-fpn", FIRST, "camvid-trained")], level=True),
+        Claim("{0.m} AP ahead of no neck from stride 8 ({0.i})", [ahead(b, "p2-laterals", "laterals")]),
+        Claim("{0.m} ahead of PST from stride 4 ({0.i})", [ahead(b, "p2-laterals", BOUND)]),
+        Claim("level with it, {0.m} behind ({0.i})", [ahead(b, "p2-laterals", "p2-fpn")], level=True),
+        Claim("and {0.m} ahead of FPN from stride 8 ({0.i})", [ahead(b, "p2-fpn", "fpn")]),
+        Claim(
+            "FPN without BatchNorm from stride 4 is level with both",
+            [ahead(b, row, "p2-plain-fpn") for row in ("p2-laterals", "p2-fpn")],
+            level=True,
+        ),
+        Claim("and {0.m} ahead of PST from stride 4 ({0.i})", [ahead(b, "p2-plain-fpn", BOUND)], digits=2),
+        Claim(
+            "is {0.m} AP ahead of PST, and PST with the coarser map concatenated, as in the paper's detectors, {1.m}",
+            [ahead(b, "laterals", FIRST), ahead(b, "pst-concat", FIRST)],
+        ),
+        Claim(
+            "FPN, PAN and the other wirings are level with PST",
+            [ahead(b, row, FIRST) for row in ("fpn", "plain-fpn", "pan", "pst-add", "pst-aligned")],
+            level=True,
+        ),
+        Claim("and BiFPN is {0.m} behind ({0.i})", [behind(b, "bifpn", FIRST)]),
+        Claim(
+            "No neck is the best row, and PST is second; no interval excludes zero",
+            [ahead("bccd-trained", row, FIRST) for row in ("laterals", "plain-fpn", "fpn")],
+            level=True,
+        ),
+        Claim("It is {0.m} AP ahead of the PST pyramid ({0.i})", [ahead(v, "fpn", FIRST)]),
+        Claim(
+            "is level with it: {0.m} ahead ({0.i}). So is FPN from stride 4: {1.m} ahead ({1.i})",
+            [ahead(v, "pan", "fpn"), ahead(v, "p2-fpn", "fpn")],
+            level=True,
+        ),
+        Claim("is level with FPN, {0.m} behind ({0.i})", [behind(v, "plain-fpn", "fpn")], level=True),
+        Claim("and {0.m} ahead of PST ({0.i})", [ahead(v, "plain-fpn", FIRST)]),
+        Claim(
+            "BiFPN, no neck and PST with the coarser map concatenated or added are level with PST",
+            [ahead(v, row, FIRST) for row in ("bifpn", "laterals", "pst-concat", "pst-add")],
+            level=True,
+        ),
+        Claim("aligned levels is level with PST too ({0.i})", [ahead(v, "pst-aligned", FIRST)], level=True),
+        Claim("and {0.m} behind FPN ({0.i})", [behind(v, "pst-aligned", "fpn")]),
+        Claim("stride 4 is {0.m} AP behind stride 8 ({0.i})", [behind(v, "p2-laterals", "laterals")], digits=2),
+        Claim("level with stride 8 ({0.i})", [ahead(v, BOUND, FIRST)], level=True),
+        Claim("and {0.m} behind FPN from stride 4 ({0.i})", [behind(v, BOUND, "p2-fpn")]),
+        Claim(
+            "FPN is {0.m} AP ahead of PST ({0.i}), FPN without BatchNorm {1.m} ({1.i})",
+            [ahead("voc-trained", row, FIRST) for row in ("fpn", "plain-fpn")],
+        ),
+        Claim("no neck is level with PST ({0.i})", [ahead("voc-trained", "laterals", FIRST)], level=True),
+    ]
+
+
+def evidence() -> list[Claim]:
+    return [
+        Claim('`neck="none", finest=8` | +{0.m} mIoU ({0.i}) | PST', [on_test("laterals", FIRST)]),
+        Claim("PST, slower; level on val |", [ahead("camvid", "laterals", FIRST)], level=True),
+        Claim("`max_tokens=100` | +{0.m} mIoU ({0.i}) | FPN", [lost("p2-plain-fpn", BOUND)]),
+        Claim("from stride 4; no neck is level,", [lost("p2-laterals", BOUND)], level=True),
+        Claim("{0.m} behind on val, and takes half the time", [behind("camvid", "p2-laterals", BOUND)]),
+        Claim("+{0.m} mIoU ({0.i}) | FPN; no neck is", [lost("plain-fpn", FIRST, "camvid-trained")], level=True),
+        Claim(
+            "no neck is {0.m} above PST, {1.m} below on val",
+            [on_test("laterals", FIRST, "camvid-trained"), behind("camvid-trained", "laterals", FIRST)],
+        ),
+        Claim("+{0.m} AP ({0.i}) | PST from stride 4;", [ahead("bccd", "p2-laterals", BOUND)]),
+        Claim("FPN is level, and slower |", [ahead("bccd", "p2-plain-fpn", "p2-laterals")], level=True),
+        Claim(
+            "no neck | +{0.m} AP ({0.i}) | PST; FPN is level too",
+            [ahead("bccd-trained", "laterals", row) for row in (FIRST, "plain-fpn", "fpn")],
+            level=True,
+        ),
+        Claim("network, frozen | FPN | +{0.m} AP ({0.i}) | PST |", [ahead("voc", "plain-fpn", FIRST)]),
+        Claim("as well | FPN | +{0.m} AP ({0.i}) | PST |", [ahead("voc-trained", "plain-fpn", FIRST)]),
+    ]
+
+
+def readme() -> list[Claim]:
+    return [
+        Claim("frozen, PST pyramid against FPN, CamVid | +{0.m} mIoU ({0.i})", [lost("plain-fpn", FIRST)]),
+        Claim("PST with 100 coarse tokens against FPN | +{0.m} mIoU ({0.i})", [lost("p2-plain-fpn", BOUND)]),
+        Claim("PST pyramid of as many operations, frozen network | +{0.m} mIoU ({0.i})", [on_test("laterals", FIRST)]),
+        Claim("blood cells, frozen network | +{0.m} AP ({0.i})", [ahead("bccd", "laterals", FIRST)]),
+        Claim("photos of VOC, frozen network | +{0.m} AP ({0.i})", [ahead("voc", "plain-fpn", FIRST)]),
+    ]
+
+
+def faq() -> list[Claim]:
+    b, v = "bccd", "voc"
+    return [
+        Claim(
+            "small objects from {0.m} to {1.m} with an FPN, from {2.m} to {3.m} without a neck, and from {4.m} to",
+            [sized(b, row) for row in ("plain-fpn", "p2-plain-fpn", "laterals", "p2-laterals", FIRST)],
+        ),
+        Claim("and from {0.m} to {1.m} with a PST pyramid", [sized(b, row) for row in (FIRST, BOUND)]),
+        Claim(
+            "{0.m} to {1.m} with an FPN, while it fell from {2.m} to {3.m} without a neck, and from {4.m} to {5.m}",
+            [sized(v, row) for row in ("fpn", "p2-fpn", "laterals", "p2-laterals", FIRST, BOUND)],
+        ),
+    ]
+
+
+def segmentation() -> list[Claim]:
+    return [
+        Claim(
+            "a PST pyramid is {0.m} to {1.m} points ahead of an FPN",
+            [lost("plain-fpn", FIRST), lost("p2-plain-fpn", BOUND)],
+        ),
+        Claim("it is {0.m} points ahead of PST on test", [on_test("laterals", FIRST)]),
+        Claim("ahead of PST on test and level on val", [ahead("camvid", "laterals", FIRST)], level=True),
+        Claim(
+            "{0.m} ahead on test and {1.m} behind on val",
+            [on_test("laterals", FIRST, "camvid-trained"), behind("camvid-trained", "laterals", FIRST)],
+        ),
+        Claim("level on test and {0.m} points behind on val", [behind("camvid", "p2-laterals", BOUND)]),
+    ]
+
+
+def torchvision() -> list[Claim]:
+    return [
+        Claim("and an FPN from stride 4 level with it", [ahead("bccd", "p2-laterals", "p2-plain-fpn")], level=True),
+        Claim(
+            "on photos, by {0.m} AP with the network frozen and {1.m} trained",
+            [ahead("voc", "plain-fpn", FIRST), ahead("voc-trained", "plain-fpn", FIRST)],
+        ),
+        Claim("stride 4 FPN was {0.m} AP ahead ({0.i}), and", [ahead("bccd", "p2-plain-fpn", BOUND)], digits=2),
+        Claim("and no neck {0.m} ([pretrained]", [ahead("bccd", "p2-laterals", BOUND)]),
+    ]
+
+
+PAGES: dict[str, tuple[Callable[[], list[Claim]], int]] = {
+    "docs/frozen.md": (frozen, 1),
+    "docs/evidence.md": (evidence, 2),
+    "README.md": (readme, 2),
+    "docs/faq.md": (faq, 1),
+    "docs/segmentation.md": (segmentation, 1),
+    "docs/torchvision.md": (torchvision, 1),
+}
