@@ -147,6 +147,7 @@ def frozen() -> list[Claim]:
         ),
         Claim("is level with FPN, {0.m} behind ({0.i})", [behind(v, "plain-fpn", "fpn")], level=True),
         Claim("and {0.m} ahead of PST ({0.i})", [ahead(v, "plain-fpn", FIRST)]),
+        Claim("with BatchNorm from stride 4 is {0.m} ahead of it ({0.i})", [ahead(v, "p2-fpn", "plain-fpn")]),
         Claim(
             "BiFPN, no neck and PST with the coarser map concatenated or added are level with PST",
             [ahead(v, row, FIRST) for row in ("bifpn", "laterals", "pst-concat", "pst-add")],
@@ -184,7 +185,8 @@ def evidence() -> list[Claim]:
             [ahead("bccd-trained", "laterals", row) for row in (FIRST, "plain-fpn", "fpn")],
             level=True,
         ),
-        Claim("network, frozen | FPN | +{0.m} AP ({0.i}) | PST |", [ahead("voc", "plain-fpn", FIRST)]),
+        Claim("network, frozen | FPN | +{0.m} AP ({0.i}) | PST;", [ahead("voc", "plain-fpn", FIRST)]),
+        Claim("with BatchNorm, FPN gains {0.m} more ({0.i})", [ahead("voc", "p2-fpn", "plain-fpn")]),
         Claim("as well | FPN | +{0.m} AP ({0.i}) | PST |", [ahead("voc-trained", "plain-fpn", FIRST)]),
     ]
 
