@@ -72,7 +72,7 @@ class Claim(NamedTuple):
 
 
 def frozen() -> list[Claim]:
-    c, b, v = "camvid", "bccd", "voc"
+    c, ct, b, v = "camvid", "camvid-trained", "bccd", "voc"
     return [
         Claim("Leaving the neck out is level with it on val and", [ahead(c, "laterals", FIRST)], level=True),
         Claim("on val and {0.m} points ahead on test", [on_test("laterals", FIRST)]),
@@ -106,14 +106,45 @@ def frozen() -> list[Claim]:
         ),
         Claim(
             "No neck is {0.m} behind PST on val ({0.i}), and {1.m} ahead on test ({1.i})",
-            [behind("camvid-trained", "laterals", FIRST), on_test("laterals", FIRST, "camvid-trained")],
+            [behind(ct, "laterals", FIRST), on_test("laterals", FIRST, ct)],
         ),
         Claim(
             "FPN is behind both on both",
-            [ahead("camvid-trained", row, "fpn", split) for row in (FIRST, "laterals") for split in ("val", "test")],
+            [ahead(ct, row, "fpn", split) for row in (FIRST, "laterals") for split in ("val", "test")],
         ),
-        Claim("is {0.m} behind PST on val ({0.i}) and level", [behind("camvid-trained", "plain-fpn", FIRST)]),
-        Claim("and level with it on test.", [lost("plain-fpn", FIRST, "camvid-trained")], level=True),
+        Claim("is {0.m} behind PST on val ({0.i}) and level", [behind(ct, "plain-fpn", FIRST)]),
+        Claim(
+            "PST with 100 tokens and no neck are level on val and on test",
+            [ahead(ct, BOUND, "p2-laterals", split) for split in ("val", "test")],
+            level=True,
+        ),
+        Claim(
+            "on both, on test by {0.m} ({0.i}) and {1.m} ({1.i})",
+            [on_test(row, "p2-plain-fpn", ct) for row in (BOUND, "p2-laterals")],
+        ),
+        Claim(
+            "ahead of FPN without BatchNorm on both",
+            [ahead(ct, row, "p2-plain-fpn") for row in (BOUND, "p2-laterals")],
+        ),
+        Claim(
+            "at almost twice the GFLOPs, is level with 100",
+            [ahead(ct, "p2-pst-add", BOUND, split) for split in ("val", "test")],
+            level=True,
+        ),
+        Claim(
+            "adds {0.m} points to PST on test ({0.i}), {1.m} to FPN without BatchNorm ({1.i})"
+            " and {2.m} to no neck ({2.i})",
+            [
+                on_test(a, b, ct)
+                for a, b in ((BOUND, FIRST), ("p2-plain-fpn", "plain-fpn"), ("p2-laterals", "laterals"))
+            ],
+        ),
+        Claim(
+            "another drive; from stride 4 both are level",
+            [ahead(ct, BOUND, "p2-laterals", split) for split in ("val", "test")],
+            level=True,
+        ),
+        Claim("and level with it on test.", [lost("plain-fpn", FIRST, ct)], level=True),
         Claim("{0.m} AP ahead of no neck from stride 8 ({0.i})", [ahead(b, "p2-laterals", "laterals")]),
         Claim("{0.m} ahead of PST from stride 4 ({0.i})", [ahead(b, "p2-laterals", BOUND)]),
         Claim("level with it, {0.m} behind ({0.i})", [ahead(b, "p2-laterals", "p2-fpn")], level=True),
@@ -167,16 +198,20 @@ def frozen() -> list[Claim]:
 
 
 def evidence() -> list[Claim]:
+    ct = "camvid-trained"
     return [
         Claim('`neck="none", finest=8` | +{0.m} mIoU ({0.i}) | PST', [on_test("laterals", FIRST)]),
         Claim("PST, slower; level on val |", [ahead("camvid", "laterals", FIRST)], level=True),
         Claim("`max_tokens=100` | +{0.m} mIoU ({0.i}) | FPN", [lost("p2-plain-fpn", BOUND)]),
-        Claim("from stride 4; no neck is level,", [lost("p2-laterals", BOUND)], level=True),
-        Claim("{0.m} behind on val, and takes half the time", [behind("camvid", "p2-laterals", BOUND)]),
-        Claim("+{0.m} mIoU ({0.i}) | FPN; no neck is", [lost("plain-fpn", FIRST, "camvid-trained")], level=True),
         Claim(
-            "no neck is {0.m} above PST, {1.m} below on val",
-            [on_test("laterals", FIRST, "camvid-trained"), behind("camvid-trained", "laterals", FIRST)],
+            "no neck is level, {0.m} behind on val, and takes half the time", [behind("camvid", "p2-laterals", BOUND)]
+        ),
+        Claim("behind on val, and takes half the time", [lost("p2-laterals", BOUND)], level=True),
+        Claim("as well | PST from stride 4, `max_tokens=100` | +{0.m} mIoU ({0.i})", [lost("p2-plain-fpn", BOUND, ct)]),
+        Claim(
+            "no neck is level, also on val, and takes half the time",
+            [ahead(ct, "p2-laterals", BOUND, split) for split in ("val", "test")],
+            level=True,
         ),
         Claim("+{0.m} AP ({0.i}) | PST from stride 4;", [ahead("bccd", "p2-laterals", BOUND)]),
         Claim("FPN is level, and slower |", [ahead("bccd", "p2-plain-fpn", "p2-laterals")], level=True),
@@ -217,6 +252,7 @@ def faq() -> list[Claim]:
 
 
 def segmentation() -> list[Claim]:
+    ct = "camvid-trained"
     return [
         Claim(
             "a PST pyramid is {0.m} to {1.m} points ahead of an FPN",
@@ -226,9 +262,15 @@ def segmentation() -> list[Claim]:
         Claim("ahead of PST on test and level on val", [ahead("camvid", "laterals", FIRST)], level=True),
         Claim(
             "{0.m} ahead on test and {1.m} behind on val",
-            [on_test("laterals", FIRST, "camvid-trained"), behind("camvid-trained", "laterals", FIRST)],
+            [on_test("laterals", FIRST, ct), behind(ct, "laterals", FIRST)],
         ),
         Claim("level on test and {0.m} points behind on val", [behind("camvid", "p2-laterals", BOUND)]),
+        Claim(
+            "points behind on val, or level on both",
+            [ahead(ct, "p2-laterals", BOUND, split) for split in ("val", "test")],
+            level=True,
+        ),
+        Claim("and {0.m} with it trained, from stride 4", [lost("p2-plain-fpn", BOUND, ct)]),
     ]
 
 

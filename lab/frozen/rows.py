@@ -109,8 +109,11 @@ TRAINED = (
     "bifpn",
     "pooled-fpn",
     "laterals",
+    "p2-pst-attention-bound",
     "p2-pst-add",
     "p2-fpn",
+    "p2-plain-fpn",
+    "p2-laterals",
     "smp-upernet",
 )  # rows that segment, trained with the backbone as well
 DETECTED = (

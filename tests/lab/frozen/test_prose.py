@@ -99,13 +99,18 @@ def test_no_rule_of_fine_attention_gains_a_fifth_of_a_point():
         "docs/evidence.md"
     )
     assert max(gains) < 0.002
-    on_masks = [
-        gain([r["test"] for r in found], v).mean
-        for row, found in load("camvid").items()
-        for v in FINE
-        if ROWS[row].kind == "pst"
-    ]
-    assert f"The largest mean gain of any row and rule is {100 * max(on_masks):.2f} points" in prose("docs/frozen.md")
+    largest = {
+        part: max(
+            gain([r["test"] for r in found], v).mean
+            for row, found in load(part).items()
+            for v in FINE
+            if ROWS[row].kind == "pst"
+        )
+        for part in ("camvid", "camvid-trained")
+    }
+    page = prose("docs/frozen.md")
+    assert f"The largest mean gain of any row and rule is {100 * largest['camvid']:.2f} points" in page
+    assert f"the largest mean gain is {100 * largest['camvid-trained']:.2f} points" in page
     for part in ("bccd", "voc"):
         found = [
             gain([r["val"] for r in load(part)[row]], v) for row in load(part) for v in FINE if ROWS[row].kind == "pst"
