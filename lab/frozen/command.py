@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def _add_repeat(actions: Verbs) -> None:
     )
     for name in SETS:
         repeat.add_argument(f"--{name}", type=Path, required=True, metavar="DIR", help="folder of the data set")
-    repeat.add_argument("--packed", type=Path, default=RUNS, metavar="DIR", help="folder of the packs (%(default)s)")
+    repeat.add_argument("--packed", type=Path, default=RUNS, metavar="DIR", help="of packs, kept (%(default)s)")
     repeat.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder of the page (%(default)s)")
     _add_training(repeat, RUNS / "results")
     _add_seconds(repeat)
@@ -88,8 +89,15 @@ def _add_training(parser: argparse.ArgumentParser, out: Path) -> None:
     parser.add_argument("--seeds", type=positive, metavar="N", help="(5; 3 with the network trained)")
     parser.add_argument("--epochs", type=positive, metavar="N", help="(12; 6 on VOC)")
     parser.add_argument("--batch", type=positive, default=8, help="(%(default)s)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="(%(default)s)")
+    parser.add_argument("--lr", type=_rate, default=1e-3, help="(%(default)s)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only so many pictures of each split (all)")
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number > 0, got {text!r}")
+    return value
 
 
 def _add_seconds(parser: argparse.ArgumentParser) -> None:
@@ -104,12 +112,18 @@ def _repeat(args: argparse.Namespace) -> int:
     require("matplotlib", "viz")
     require("faster_coco_eval", "train")
     check_folder(args.packed)
-    from lab.frozen.pack import pack
-    from lab.frozen.page import find_page
+    check_folder(args.out)
+    from lab.frozen.pack import about, pack
+    from lab.frozen.page import check_page
 
-    find_page(args.docs)
-    args.packed.mkdir(parents=True, exist_ok=True)
+    check_page(args.docs)
     sets = {name: args.packed / f"{name}.zip" for name in SETS}
+    for name, file in sets.items():
+        if not (folder := getattr(args, name)).is_dir():
+            raise FileNotFoundError(f"no folder {folder}: give that of the data set with --{name}")
+        if file.is_file():
+            about(file, name)
+    args.packed.mkdir(parents=True, exist_ok=True)
     for name, file in sets.items():
         if not file.is_file():
             pack(name, getattr(args, name), file)
@@ -134,9 +148,15 @@ def _train(args: argparse.Namespace, sets: dict[str, Path], *, trained: bool, un
     require("timm", "propagate")
     require("torchvision", "torchvision")
     check_folder(args.out)
+    if args.weights is not None and not args.weights.is_file():
+        raise FileNotFoundError(f"no file {args.weights}: make it with `python -m lab frozen weights`")
+    from lab.frozen.pack import about
     from lab.frozen.run import Job, cells, run
     from lab.frozen.schedule import Recipe
 
+    for name, path in sets.items():
+        if not path.is_dir():
+            about(path, name)
     recipes = {name: Recipe(args.epochs or EPOCHS[name], args.batch, args.lr) for name in sets}
     args.out.mkdir(parents=True, exist_ok=True)
     job = Job(sets, args.out, args.device, recipes, args.weights, args.network, trained, args.limit, until)

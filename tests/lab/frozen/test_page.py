@@ -14,7 +14,7 @@ from PIL import Image
 from lab.__main__ import main
 from lab.frozen import smp, tables
 from lab.frozen.command import EPOCHS, RESULTS, SETS
-from lab.frozen.page import PAGE, marks, parts, write_report
+from lab.frozen.page import PAGE, PARTS, marks, parts, write_report
 from lab.frozen.run import Job, cells
 from lab.frozen.schedule import Recipe
 from lab.study.intervals import Estimate, difference, value
@@ -95,6 +95,7 @@ def test_the_page_is_made_of_the_results_and_says_what_is_not_run(results, tmp_p
     page = (tmp_path / PAGE).read_text(encoding="utf-8")
     assert tables.segmentation(tables.load(results, "camvid"), "P3", {}) in page
     assert parts(results)["voc"] == "Not run yet."
+    assert set(parts(results)) == set(PARTS)
 
 
 def test_the_picture_has_a_panel_for_each_device(results, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 import tiny_data
 from lab.__main__ import main
-from lab.frozen import latency
+from lab.frozen import latency, pack
 from lab.frozen.command import SETS
 from lab.frozen.page import PAGE
 from lab.frozen.rows import ROWS
@@ -56,4 +56,30 @@ def test_a_page_that_is_not_there_is_told_before_anything_is_trained(arguments, 
     (tmp_path / "docs" / PAGE).unlink()
     assert main(arguments) == 2
     assert re.search(says(f"no file … {PAGE}"), capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pack_of_another_data_set_a_damaged_one_and_a_folder_that_is_not_there_are_told_first(
+    arguments, tmp_path, capsys
+):
+    (tmp_path / "packed").mkdir()
+    pack.pack("bccd", tmp_path / "squares", tmp_path / "packed" / "voc.zip")
+    assert main(arguments) == 2
+    assert re.search(says("voc.zip holds bccd … voc"), capsys.readouterr().err)
+    (tmp_path / "packed" / "voc.zip").write_bytes(b"PK")
+    assert main(arguments) == 2
+    assert re.search(says("voc.zip … pack again"), capsys.readouterr().err)
+    (tmp_path / "packed" / "voc.zip").unlink()
+    arguments[arguments.index("--voc") + 1] = str(tmp_path / "nothing")
+    assert main(arguments) == 2
+    assert re.search(says("nothing … --voc"), capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "packed").iterdir()) == []
+
+
+def test_a_page_without_a_marker_is_told_before_anything_is_trained(arguments, tmp_path, capsys):
+    page = tmp_path / "docs" / PAGE
+    page.write_text(page.read_text(encoding="utf-8").replace("<!-- frozen made end -->", ""), encoding="utf-8")
+    assert main(arguments) == 2
+    assert "frozen made end" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,3 +133,19 @@ def test_a_packed_set_has_the_same_masks_and_nearly_the_same_pictures(drawn, tmp
     assert "quality 95" in pack.describe(file)
     with pytest.raises(ValueError, match=says("holds camvid … bccd")):
         pack.read("bccd", file)
+
+
+def test_missing_weights_and_a_rate_of_nothing_are_the_users_to_change(drawn, tmp_path, capsys):
+    assert run(drawn, tmp_path / "none.safetensors", tmp_path, "--row", "laterals", "--seeds", "1") == 2
+    assert "none.safetensors" in capsys.readouterr().err
+    for rate in ("nan", "-1", "0", "inf"):
+        with pytest.raises(SystemExit):
+            run(drawn, tmp_path, tmp_path, "--lr", rate)
+        assert re.search(says(f"--lr … > 0 … {rate}"), capsys.readouterr().err)
+
+
+def test_a_cell_that_fails_for_what_was_given_is_no_bug(drawn, tmp_path, capsys):
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"nothing")
+    assert run(drawn, damaged, tmp_path / "out", "--row", "laterals", "--seeds", "1") == 2
+    assert re.search(says("1 of 1 cells failed … laterals-0 … damaged.safetensors"), capsys.readouterr().err)
