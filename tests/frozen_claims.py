@@ -77,7 +77,7 @@ def frozen() -> list[Claim]:
         Claim("Leaving the neck out is level with it on val and", [ahead(c, "laterals", FIRST)], level=True),
         Claim("on val and {0.m} points ahead on test", [on_test("laterals", FIRST)]),
         Claim(
-            "A level of stride 4 adds {0.m} points to no neck, {1.m} to FPN and {2.m} to PST",
+            "a level of stride 4 adds {0.m} points to no neck, {1.m} to FPN and {2.m} to PST",
             [on_test("p2-laterals", "laterals"), on_test("p2-fpn", "fpn"), on_test(BOUND, FIRST)],
         ),
         Claim(
@@ -178,7 +178,10 @@ def frozen() -> list[Claim]:
         ),
         Claim("is level with FPN, {0.m} behind ({0.i})", [behind(v, "plain-fpn", "fpn")], level=True),
         Claim("and {0.m} ahead of PST ({0.i})", [ahead(v, "plain-fpn", FIRST)]),
-        Claim("with BatchNorm from stride 4 is {0.m} ahead of it ({0.i})", [ahead(v, "p2-fpn", "plain-fpn")]),
+        Claim(
+            "with BatchNorm from stride 4 is {0.m} ahead of FPN without BatchNorm from stride 8 ({0.i})",
+            [ahead(v, "p2-fpn", "plain-fpn")],
+        ),
         Claim(
             "BiFPN, no neck and PST with the coarser map concatenated or added are level with PST",
             [ahead(v, row, FIRST) for row in ("bifpn", "laterals", "pst-concat", "pst-add")],
@@ -266,7 +269,7 @@ def segmentation() -> list[Claim]:
         ),
         Claim("level on test and {0.m} points behind on val", [behind("camvid", "p2-laterals", BOUND)]),
         Claim(
-            "points behind on val, or level on both",
+            "points behind on val, or, with the network trained, level on both",
             [ahead(ct, "p2-laterals", BOUND, split) for split in ("val", "test")],
             level=True,
         ),

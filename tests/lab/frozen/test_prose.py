@@ -145,8 +145,8 @@ def test_times_and_costs_are_those_that_the_pages_tell():
     page, short = prose("docs/frozen.md"), prose("docs/evidence.md")
     for said, ratio in {
         "on test, in {:.1f} of the time": over("laterals", FIRST),
-        "they take {:.1f} and": over("pst-attention-dysample", FIRST),
-        "and {:.1f} times as long on a CPU": over("pst-aligned-dysample", FIRST),
+        "they take {:.1f} and": over("pst-aligned-dysample", FIRST),
+        "and {:.1f} times as long on a CPU": over("pst-attention-dysample", FIRST),
         "a PST pyramid takes {:.1f} times as long as FPN": over(FIRST, "fpn"),
         "and {:.1f} times on a GPU": over(FIRST, "fpn", "cuda"),
         "and takes {:.1f} times as long on a CPU": over(BOUND, "p2-laterals"),
