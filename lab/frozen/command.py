@@ -94,7 +94,10 @@ def _add_training(parser: argparse.ArgumentParser, out: Path) -> None:
 
 
 def _rate(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number > 0, got {text!r}")
     return value
@@ -111,8 +114,8 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _repeat(args: argparse.Namespace) -> int:
     require("matplotlib", "viz")
     require("faster_coco_eval", "train")
+    _check_training(args)
     check_folder(args.packed)
-    check_folder(args.out)
     from lab.frozen.pack import about, pack
     from lab.frozen.page import check_page
 
@@ -137,26 +140,32 @@ def _run(args: argparse.Namespace) -> int:
     sets = {name: getattr(args, name) for name in SETS if getattr(args, name) is not None}
     if not sets:
         raise ValueError("give a data set: --camvid, --bccd or --voc with its folder or a file of `frozen pack`")
+    _check_training(args)
+    from lab.frozen.pack import about
+
+    for name, path in sets.items():
+        if not path.is_dir():
+            about(path, name)
     until = float("inf") if args.deadline is None else time.time() + args.deadline
     left = _train(args, sets, trained=args.trained, until=until)
     print(f"{left} cells are left for the next run" if left else "All cells are done")
     return 0
 
 
-def _train(args: argparse.Namespace, sets: dict[str, Path], *, trained: bool, until: float = float("inf")) -> int:
-    """Train the cells that have no result yet; how many were left at the deadline."""
+def _check_training(args: argparse.Namespace) -> None:
+    """Raise for what every training would stumble over."""
     require("timm", "propagate")
     require("torchvision", "torchvision")
     check_folder(args.out)
     if args.weights is not None and not args.weights.is_file():
         raise FileNotFoundError(f"no file {args.weights}: make it with `python -m lab frozen weights`")
-    from lab.frozen.pack import about
+
+
+def _train(args: argparse.Namespace, sets: dict[str, Path], *, trained: bool, until: float = float("inf")) -> int:
+    """Train the cells that have no result yet; how many were left at the deadline."""
     from lab.frozen.run import Job, cells, run
     from lab.frozen.schedule import Recipe
 
-    for name, path in sets.items():
-        if not path.is_dir():
-            about(path, name)
     recipes = {name: Recipe(args.epochs or EPOCHS[name], args.batch, args.lr) for name in sets}
     args.out.mkdir(parents=True, exist_ok=True)
     job = Job(sets, args.out, args.device, recipes, args.weights, args.network, trained, args.limit, until)

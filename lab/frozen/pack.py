@@ -81,10 +81,11 @@ def about(path: Path, name: str | None = None) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             found = json.loads(archive.read("about.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        held = found["name"]
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no file of `python -m lab frozen pack`: remove it, and pack again") from error
-    if name not in (None, found["name"]):
-        raise ValueError(f"{path} holds {found['name']}, wanted is {name}: remove it, or give another file")
+    if name not in (None, held):
+        raise ValueError(f"{path} holds {held}, wanted is {name}: remove it, or give another file")
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from lab.study.intervals import Estimate, gain, value
 from pst.backbones import build_body
 from pst.integrations.segmentation.decoder import SegmentationDecoder
 from pst.io.files import read_json
+from pst.modules.necks import Neck
 from pst.profile.flops import count_flops
 
 INTERVAL = re.compile(r"\(−?[\d.]+ to −?[\d.]+\)")
@@ -166,10 +166,7 @@ def test_times_and_costs_are_those_that_the_pages_tell():
         body = count_flops(build_body("tf_efficientnet_lite0").eval(), torch.empty(1, 3, *PADDED)) / 1e9
     finer, coarser = (body + chosen(ROWS[row])["gflops"] for row in (BOUND, FIRST))
     assert f"or {finer / coarser:.1f} times those of the whole model" in page
-    built = {
-        (stride, neck): f"{built_gflops(stride, neck):.1f}" for stride in (8, 4) for neck in ("fpn", "pst", "none")
-    }
-    eight, four = ([built[stride, neck] for neck in ("fpn", "pst", "none")] for stride in (8, 4))
+    eight, four = ([f"{built_gflops(stride, neck):.1f}" for neck in ("fpn", "pst", "none")] for stride in (8, 4))
     assert "{} GFLOPs with an FPN, {} with PST and {} without a neck from stride 8".format(*eight) in page
     assert "and {}, {} and {} from stride 4".format(*four) in page
     fine, coarse = (neck_gflops(ROWS[a]) / neck_gflops(ROWS[b]) for a, b in ((BOUND, "p2-fpn"), (FIRST, "fpn")))
@@ -182,7 +179,7 @@ def test_times_and_costs_are_those_that_the_pages_tell():
     assert over(BOUND, "p2-fpn", kind="boxes") == pytest.approx(3, abs=0.5)
 
 
-def built_gflops(finest: int, neck: Any) -> float:
+def built_gflops(finest: int, neck: Neck) -> float:
     """Of neck and head as `PSTSegmenter` builds them, for one picture of `PADDED`."""
     used = {stride: channels for stride, channels in CHANNELS.items() if stride >= finest}
     with torch.device("meta"):

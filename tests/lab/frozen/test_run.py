@@ -138,7 +138,7 @@ def test_a_packed_set_has_the_same_masks_and_nearly_the_same_pictures(drawn, tmp
 def test_missing_weights_and_a_rate_of_nothing_are_the_users_to_change(drawn, tmp_path, capsys):
     assert run(drawn, tmp_path / "none.safetensors", tmp_path, "--row", "laterals", "--seeds", "1") == 2
     assert "none.safetensors" in capsys.readouterr().err
-    for rate in ("nan", "-1", "0", "inf"):
+    for rate in ("nan", "-1", "0", "inf", "fast"):
         with pytest.raises(SystemExit):
             run(drawn, tmp_path, tmp_path, "--lr", rate)
         assert re.search(says(f"--lr … > 0 … {rate}"), capsys.readouterr().err)
