@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / RESULTS
 LACKING = {  # which the page does not tell of
     *(f"voc-p2-plain-fpn-{seed}" for seed in range(5)),
-    "bccd-trained-p2-pst-attention-bound-2",
     *(f"voc-trained-p2-{row}-{seed}" for row in ("pst-attention-bound", "plain-fpn", "laterals") for seed in range(3)),
 }
 

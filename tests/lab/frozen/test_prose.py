@@ -95,7 +95,7 @@ def test_no_rule_of_fine_attention_gains_a_fifth_of_a_point():
         for row, found in load(part).items():
             if ROWS[row].kind == "pst":
                 gains += [gain([r[split] for r in found], variant).mean for variant in FINE]
-    assert f"none of {len(gains)} pairs of a neck and a rule gains a fifth of a point on average" in prose(
+    assert f"none of {len(gains)} pairs of a neck and a rule has a mean gain of a fifth of a point" in prose(
         "docs/evidence.md"
     )
     assert max(gains) < 0.002
@@ -154,13 +154,17 @@ def test_times_and_costs_are_those_that_the_pages_tell():
     }.items():
         assert said.format(ratio) in page, said
     cpu, gpu = ([over(FIRST, "fpn", device), over(BOUND, "p2-fpn", device)] for device in ("cpu", "cuda"))
-    assert "{:.1f} to {:.1f} times the time of FPN on a CPU".format(*cpu) in short
-    assert "CPU, {:.1f} to {:.1f} times on a GPU".format(*gpu) in short
-    assert over(FIRST, "laterals") > 1.5  # "PST, slower"
+    assert (
+        "{:.1f} (stride 8) and {:.1f} times (stride 4) FPN's time on a CPU, {:.1f} and {:.1f} on a GPU".format(
+            *cpu, *gpu
+        )
+        in short
+    )
+    assert over(FIRST, "laterals") > 1.5  # "masks, fastest"
     assert over("p2-fpn", "p2-laterals", kind="boxes") > 2  # "FPN is level, and slower"
     assert "at half the GFLOPs and three quarters of the time on a CPU" in page
     assert over(BOUND, "p2-pst-attention") == pytest.approx(0.75, abs=0.05)
-    assert "and takes half the time" in short
+    assert "No neck is level with PST in half the time" in short
     assert over("p2-laterals", BOUND) == pytest.approx(0.5, abs=0.1)
     with torch.device("meta"):
         body = count_flops(build_body("tf_efficientnet_lite0").eval(), torch.empty(1, 3, *PADDED)) / 1e9
@@ -173,7 +177,7 @@ def test_times_and_costs_are_those_that_the_pages_tell():
     assert (
         f"twice the GFLOPs of FPN from stride 8, {fine:.1f} times from stride 4, and takes three times as long" in page
     )
-    assert f"PST does {fine:.1f} times the operations of FPN from stride 4, twice as many from stride 8" in short
+    assert f"PST does {fine:.1f} times FPN's operations from stride 4, twice as many from stride 8" in short
     assert coarse == pytest.approx(2, abs=0.1)
     assert over(FIRST, "fpn", kind="boxes") == pytest.approx(3, abs=0.5)
     assert over(BOUND, "p2-fpn", kind="boxes") == pytest.approx(3, abs=0.5)
