@@ -217,8 +217,7 @@ def evidence() -> list[Claim]:
         Claim('`neck="none", finest=8` | frozen +{0.m} mIoU ({0.i}) | PST', [on_test("laterals", FIRST)]),
         Claim("PST of equal operations; level on val |", [ahead(c, "laterals", FIRST)], level=True),
         Claim(
-            "100}}` | frozen +{0.m} mIoU ({0.i}), [trained](frozen.md#segmentation-the-network-trained-as-well)"
-            " +{1.m} mIoU ({1.i}) | FPN.",
+            "100}}` | frozen +{0.m} mIoU ({0.i}), trained +{1.m} mIoU ({1.i}) | FPN.",
             [lost("p2-plain-fpn", BOUND, part) for part in (c, ct)],
         ),
         Claim(
@@ -299,7 +298,7 @@ def torchvision() -> list[Claim]:
             [ahead("voc", "plain-fpn", FIRST), ahead("voc-trained", "plain-fpn", FIRST)],
         ),
         Claim("stride 4 FPN was {0.m} AP ahead ({0.i}), and", [ahead("bccd", "p2-plain-fpn", BOUND)], digits=2),
-        Claim("and no neck {0.m} ([pretrained]", [ahead("bccd", "p2-laterals", BOUND)]),
+        Claim("and no neck {0.m} (pretrained)", [ahead("bccd", "p2-laterals", BOUND)]),
     ]
 
 

@@ -23,6 +23,7 @@ from pst.io.files import read_json
 from pst.modules.necks import Neck
 from pst.profile.flops import count_flops
 
+LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
 INTERVAL = re.compile(r"\(−?[\d.]+ to −?[\d.]+\)")
 GENERATED = re.compile(r"<!-- frozen (\S+) begin -->.*?<!-- frozen \1 end -->", re.DOTALL)
 
@@ -50,9 +51,12 @@ def over(row: str, other: str, device: str = "cpu", kind: str = "milliseconds") 
 
 
 def prose(document: str) -> str:
-    """Without what is generated, on one line."""
-    text = GENERATED.sub("", (ROOT / document).read_text(encoding="utf-8"))
-    return " ".join(text.split())
+    """Without what is generated and where links lead, on one line."""
+    return plain(GENERATED.sub("", (ROOT / document).read_text(encoding="utf-8")))
+
+
+def plain(text: str) -> str:
+    return " ".join(LINK.sub(r"\1", text).split())
 
 
 @cache
@@ -81,7 +85,7 @@ def test_no_interval_stands_outside_of_these_sentences(document):
     text = prose(document)
     if document != "docs/frozen.md":  # what has its source elsewhere
         rows = (ROOT / document).read_text(encoding="utf-8").splitlines()
-        text = "\n".join(" ".join(row.split()) for row in rows if "frozen.md" in row)
+        text = "\n".join(plain(row) for row in rows if "frozen.md" in row)
     spans = [m.span() for sentence in rendered(document) for m in re.finditer(re.escape(sentence), text)]
     outside = [m[0] for m in INTERVAL.finditer(text) if not any(a <= m.start() and m.end() <= b for a, b in spans)]
     assert outside == []
