@@ -159,7 +159,7 @@ def test_times_and_costs_are_those_that_the_pages_tell():
         assert said.format(ratio) in page, said
     cpu, gpu = ([over(FIRST, "fpn", device), over(BOUND, "p2-fpn", device)] for device in ("cpu", "cuda"))
     assert (
-        "{:.1f} (stride 8) and {:.1f} times (stride 4) FPN's time on a CPU, {:.1f} and {:.1f} on a GPU".format(
+        "{:.1f} (stride 8) and {:.1f} times (stride 4, 100 tokens) FPN's time on a CPU, {:.1f} and {:.1f} on a GPU".format(
             *cpu, *gpu
         )
         in short
