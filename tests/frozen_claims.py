@@ -208,11 +208,17 @@ def frozen() -> list[Claim]:
             [ahead("voc-trained", row, FIRST) for row in ("fpn", "plain-fpn")],
         ),
         Claim("no neck is level with PST ({0.i})", [ahead("voc-trained", "laterals", FIRST)], level=True),
+        Claim(
+            "FPN without BatchNorm is level with itself from stride 8, {0.m} ahead ({0.i});",
+            [ahead("voc-trained", "p2-plain-fpn", "plain-fpn")],
+            level=True,
+        ),
+        Claim("No neck from there is {0.m} behind it ({0.i})", [ahead("voc-trained", "p2-plain-fpn", "p2-laterals")]),
     ]
 
 
 def evidence() -> list[Claim]:
-    b, bt, c, ct = "bccd", "bccd-trained", "camvid", "camvid-trained"
+    b, bt, c, ct, vt = "bccd", "bccd-trained", "camvid", "camvid-trained", "voc-trained"
     return [
         Claim('`neck="none", finest=8` | frozen +{0.m} mIoU ({0.i}) | PST', [on_test("laterals", FIRST)]),
         Claim("PST of equal operations; level on val |", [ahead(c, "laterals", FIRST)], level=True),
@@ -236,9 +242,11 @@ def evidence() -> list[Claim]:
             level=True,
         ),
         Claim(
-            "FPN from stride 8 | frozen +{0.m} AP ({0.i}), trained +{1.m} AP ({1.i}) | PST |",
-            [ahead(part, "plain-fpn", FIRST) for part in ("voc", "voc-trained")],
+            "FPN from stride 8 | frozen +{0.m} AP ({0.i}), trained +{1.m} AP ({1.i}) | PST.",
+            [ahead(part, "plain-fpn", FIRST) for part in ("voc", vt)],
         ),
+        Claim("FPN from stride 4 is level (trained)", [ahead(vt, "p2-plain-fpn", "plain-fpn")], level=True),
+        Claim("with BatchNorm, {0.m} ahead (frozen)", [ahead("voc", "p2-fpn", "plain-fpn")]),
     ]
 
 

@@ -99,7 +99,7 @@ def test_no_rule_of_fine_attention_gains_a_fifth_of_a_point():
         for row, found in load(part).items():
             if ROWS[row].kind == "pst":
                 gains += [gain([r[split] for r in found], variant).mean for variant in FINE]
-    assert f"none of {len(gains)} pairs of a neck and a rule has a mean gain of a fifth of a point" in prose(
+    assert f"none of {len(gains)} pairs of neck and rule has a mean gain of a fifth of a point" in prose(
         "docs/evidence.md"
     )
     assert max(gains) < 0.002
@@ -201,6 +201,11 @@ def test_what_stride_4_does_to_cells_of_a_size_is_told():
     assert f"without a neck large ones lose {lost:.1f}" in page
 
 
+def test_how_far_seeds_lie_apart_is_told():
+    found = [100 * r["val"]["evaluations"]["k0"]["value"] for r in load("voc-trained")["p2-plain-fpn"]]
+    assert f"its seeds lie {max(found) - min(found):.1f} AP apart" in prose("docs/frozen.md")
+
+
 def test_the_range_of_ap_on_voc_is_told():
     figures = [100 * value([r["val"] for r in found], "k0").mean for found in load("voc").values()]
-    assert f"leave all necks between {min(figures):.0f} and {max(figures):.0f} AP" in prose("docs/evidence.md")
+    assert f"leave all frozen necks between {min(figures):.0f} and {max(figures):.0f} AP" in prose("docs/evidence.md")
