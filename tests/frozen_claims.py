@@ -209,11 +209,19 @@ def frozen() -> list[Claim]:
         ),
         Claim("no neck is level with PST ({0.i})", [ahead("voc-trained", "laterals", FIRST)], level=True),
         Claim(
-            "FPN without BatchNorm is level with itself from stride 8, {0.m} ahead ({0.i});",
-            [ahead("voc-trained", "p2-plain-fpn", "plain-fpn")],
+            "FPN without BatchNorm is level with itself from stride 8, {0.m} behind ({0.i});",
+            [behind("voc-trained", "p2-plain-fpn", "plain-fpn")],
             level=True,
         ),
-        Claim("No neck from there is {0.m} behind it ({0.i})", [ahead("voc-trained", "p2-plain-fpn", "p2-laterals")]),
+        Claim(
+            "No neck from there is level with itself too",
+            [behind("voc-trained", "p2-laterals", "laterals")],
+            level=True,
+        ),
+        Claim(
+            "with itself too, and {0.m} behind FPN from there ({0.i})",
+            [ahead("voc-trained", "p2-plain-fpn", "p2-laterals")],
+        ),
     ]
 
 

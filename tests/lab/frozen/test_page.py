@@ -24,8 +24,6 @@ COMMITTED = ROOT / RESULTS
 LACKING = {  # which the page does not tell of
     *(f"voc-p2-plain-fpn-{seed}" for seed in range(5)),
     *(f"voc-trained-p2-pst-attention-bound-{seed}" for seed in range(3)),
-    *(f"voc-trained-p2-laterals-{seed}" for seed in (1, 2)),
-    "voc-trained-p2-plain-fpn-2",
 }
 
 
