@@ -14,6 +14,7 @@ from torch import nn
 
 import pst
 from lab.__main__ import build_parser as lab_parser
+from links import LINK, unlinked
 from pst.cli import _split as split
 from pst.cli import build_parser
 from pst.control import attention_layers
@@ -28,7 +29,6 @@ README = (ROOT / "README.md").read_text()
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 _, _, extras = PYPROJECT.partition("[project.optional-dependencies]")
 EXTRAS = set(re.findall(r"^(\w+) = \[", extras.partition("\n[")[0], re.MULTILINE))
-LINK = re.compile(r"\[([^]]*)\]\(([^)#]*)[^)]*\)")  # its words, its page
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -146,7 +146,7 @@ def leads_somewhere(page: Path, target: str) -> bool:
 @pytest.mark.parametrize("document", ["README.md", "docs/evidence.md"])
 def test_a_figure_stands_on_the_page_that_its_row_links(document):
     lines = re.findall(r"^\| (.*\d.*\]\(.*) \|$", (ROOT / document).read_text(), re.MULTILINE)
-    rows = [(LINK.sub(r"\1", line), {LINK.sub(r"\2", found[0]) for found in LINK.finditer(line)}) for line in lines]
+    rows = [(unlinked(line), {found[2] for found in LINK.finditer(line)}) for line in lines]
     rows = [(row, *pages) for row, pages in rows if pages.isdisjoint({"docs/frozen.md", "frozen.md"})]  # test_prose.py
     assert len(rows) >= 7
     for row, page in rows:
@@ -175,7 +175,7 @@ def test_the_readme_is_read_in_a_minute():
 
 
 def test_the_evidence_is_read_in_three_minutes():
-    text = LINK.sub(r"\1", (ROOT / "docs/evidence.md").read_text())
+    text = unlinked((ROOT / "docs/evidence.md").read_text())
     words = [word for word in re.split(r"[\s|]+", text) if re.search(r"\w", word)]
     assert len(words) <= 3 * WORDS_PER_MINUTE
 

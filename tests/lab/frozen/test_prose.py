@@ -17,13 +17,13 @@ from lab.frozen.rows import CHANNELS, ROWS, chosen
 from lab.frozen.segment import FINE
 from lab.frozen.widths import PADDED, neck_gflops
 from lab.study.intervals import Estimate, gain, value
+from links import unlinked
 from pst.backbones import build_body
 from pst.integrations.segmentation.decoder import SegmentationDecoder
 from pst.io.files import read_json
 from pst.modules.necks import Neck
 from pst.profile.flops import count_flops
 
-LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
 INTERVAL = re.compile(r"\(−?[\d.]+ to −?[\d.]+\)")
 GENERATED = re.compile(r"<!-- frozen (\S+) begin -->.*?<!-- frozen \1 end -->", re.DOTALL)
 
@@ -56,7 +56,7 @@ def prose(document: str) -> str:
 
 
 def plain(text: str) -> str:
-    return " ".join(LINK.sub(r"\1", text).split())
+    return " ".join(unlinked(text).split())
 
 
 @cache
