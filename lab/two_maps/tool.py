@@ -20,6 +20,7 @@ from lab.two_maps.frames import CLASSES
 from lab.two_maps.labels import counts, truth
 from lab.two_maps.plan import STEP, setting
 from lab.two_maps.store import Store
+from pst.io.processes import end_with_parent
 from pst.propagate import UNKNOWN, Features, Propagator, Setting, borders
 from pst.propagate.carry import WAVES
 from pst.propagate.network import Network
@@ -90,14 +91,17 @@ def _in_order(work: Any, pairs: dict[str, frames.Pair]) -> Iterator[tuple[str, d
 
 def _in_processes(work: Any, pairs: dict[str, frames.Pair], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """As they are ready; where this is given up, those that have not begun are dropped."""
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    )
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start)
     try:
         names = {pool.submit(work, pair): name for name, pair in pairs.items()}
         yield from ((names[future], future.result()) for future in as_completed(names))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
 
 
 def _evaluate(camvid: Path, network: Network, pair: frames.Pair) -> dict[str, Any]:

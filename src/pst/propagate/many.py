@@ -13,6 +13,7 @@ import torch
 
 from pst.data.walk import is_hidden, list_folders
 from pst.io.files import first_line
+from pst.io.processes import end_with_parent
 from pst.propagate.clip import propagate_clip
 from pst.propagate.network import Network
 from pst.propagate.sequence import list_frames, natural_key
@@ -150,5 +151,6 @@ def _in_processes(tasks: list[_Task], jobs: int) -> Iterator[Outcome]:
 
 
 def _work(task: _Task, threads: int, answer: Any) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
     answer.send(_attempt(task))
