@@ -7,11 +7,14 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
+from messages import says
 from pst.train import load_config
-from pst.train.config import CONFIGS
+from pst.train.config import CONFIGS, ClassifyConfig, SegmentConfig
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "train.md"
 
@@ -41,6 +44,23 @@ def test_the_resolved_settings_are_a_configuration_again(task, tmp_path):
     assert again.resolved() == config.resolved()
     assert again.task == task
     assert config.resolved()["warmup_epochs"] == 3  # resolved, not null
+
+
+def test_tuples_and_paths_of_python_are_what_a_file_gives(tmp_path):
+    given = {"data": tmp_path, "out": tmp_path / "run", "mean": (0.5, 0.25, 0.125), "std": [0.5] * 3}
+    config = SegmentConfig(**given, model_args={"a": ((1, 2), {"b": tmp_path})})
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.resolved()))
+    assert load_config("segment", file).resolved() == config.resolved()
+    assert config.mean == [0.5, 0.25, 0.125]
+    assert config.model_args == {"a": [[1, 2], {"b": str(tmp_path)}]}
+    assert load_config("segment", overrides=config.resolved() | {"model_args": {"a": (1,)}}).model_args == {"a": [1]}
+
+
+@pytest.mark.parametrize("value", [object, np.float64(0.5), {(1, 2): 3}, torch.zeros(2)])
+def test_what_yaml_cannot_hold_is_refused_before_work(value):
+    with pytest.raises(TypeError, match=says("model_args holds … , a … YAML")):
+        ClassifyConfig(data="d", model_args={"a": [value]})
 
 
 @pytest.mark.parametrize(

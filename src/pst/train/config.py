@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from pst.backbones.channels import check_statistics
+from pst.train.values import as_yaml_has_it
 
 Task = Literal["classify", "detect", "segment"]
 _MOST = 2**31 - 1
@@ -120,6 +121,8 @@ class Config:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, as_yaml_has_it(each.name, getattr(self, each.name)))
         for name, (least, most) in _RANGES.items():
             if getattr(self, name, None) is not None:
                 _check_range(name, getattr(self, name), least, most)

@@ -7,6 +7,7 @@ YAML 1.2 takes it for.
 
 from __future__ import annotations
 
+import os
 import re
 import types
 import typing
@@ -30,6 +31,7 @@ _NAMES = {
     dict: "a mapping {key: value}",
     list: "a list of numbers",
 }
+_SCALARS = (bool, int, float, str, types.NoneType)
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -153,3 +155,23 @@ def _as_float(value: Any, word: str) -> tuple[bool, Any]:
         return True, float(word or value)
     except (ValueError, OverflowError):
         return False, value
+
+
+def as_yaml_has_it(key: str, value: Any) -> Any:
+    """A value that Python code gives, as a YAML file would hold it: tuples are lists, paths text.
+
+    Raises:
+        TypeError: YAML has no such value.
+    """
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, dict) and all(type(inner) in _SCALARS for inner in value):
+        return {inner: as_yaml_has_it(key, each) for inner, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_yaml_has_it(key, each) for each in value]
+    if type(value) in _SCALARS:
+        return value
+    raise TypeError(
+        f"{key} holds {value!r:.200}, a {type(value).__name__}: give what a YAML file can hold, numbers, text, "
+        "lists and mappings"
+    )
