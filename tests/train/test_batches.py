@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from pst.train import load_config
 from pst.train.batches import dealt, plain_loader, worker_errors
-from train_runs import settings
+from pst.train.tasks import make_task
+from train_runs import TASKS, settings
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,16 @@ def test_a_process_that_was_killed_is_said_with_what_to_do():
     config = load_config("classify", overrides={"data": "d", "batch": 1, "workers": 1})
     with pytest.raises(OSError, match=r"killed, perhaps for want of memory: set fewer workers="), worker_errors():
         list(dealt(plain_loader(Killed(), config)))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_processes_that_are_spawned_read_the_same(task, tmp_path):
+    config = load_config(task, overrides=settings(task, tmp_path, workers=1))
+    data = make_task(config).dataset("train")
+    loader = plain_loader(data, config)
+    loader.multiprocessing_context = "spawn"
+    first = next(iter(dealt(loader)))
+    assert first.images.equal(data.__getitems__(range(config.batch)).images)
 
 
 def test_other_errors_pass():

@@ -35,6 +35,12 @@ def refused(task, root, match, kind: Any = ValueError, **more: Any):
         ({"model": ""}, "timm has no model ''"),
         ({"optimizer": "adamv"}, "timm has no optimizer 'adamv': did you mean 'adam"),
         ({"optimizer": "adahessian"}, "adahessian needs second derivatives"),
+        ({"amp": "fp16"}, says("amp=fp16 is for GPUs … Choose amp=bf16")),
+        ({"model": "test_resnet", "calibrate": 2}, "holds no PST layer"),
+        ({"model": "test_resnet", "max_tokens": 16}, says("no PST layer: leave out max_tokens=16")),
+        ({"model": "test_resnet", "fusion": "refine"}, says("no PST layer: leave out fusion=refine")),
+        ({"model_args": {"pretrained_cfg_overlay": {"file": "w.pth"}}}, says("pretrained_cfg_overlay= … weights=…")),
+        ({"model_args": {"act_layer": "a/b"}}, says("act_layer='a/b' … could not be loaded again")),
         ({"selection": "maen"}, says("selection must be one of gumbel, … got 'maen': did you mean 'mean'?")),
         ({"model": "resnet10t", "selection": "median"}, "selection must be one of"),
         ({"model_args": {"foo": 1}}, "model_args={'foo': 1}.*foo"),
@@ -64,6 +70,31 @@ def test_other_tasks(task, tmp_path):
     name = {"detect": "backbone", "segment": "encoder"}[task]
     refused(task, tmp_path, "resnet88", **{name: "resnet88"})
     refused(task, tmp_path, "foo", model_args={"foo" if task == "segment" else "backbone_options": {"foo": 1}})
+
+
+@pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
+def test_an_optimizer_with_a_generator_in_its_state(tmp_path):
+    refused("classify", tmp_path, says("kron could not be resumed, choose … more than 256 parts"), optimizer="kron")
+
+
+def test_settings_of_pst_layers_that_a_plain_neck_could_not_follow(tmp_path):
+    refused("detect", tmp_path, says("holds no PST layer"), neck="fpn", calibrate=2)
+    refused(
+        "detect", tmp_path, says("leave out selection=window; train one with neck=pst"), neck="fpn", selection="window"
+    )
+
+
+def test_half_precision_that_a_cpu_began_goes_on_as_it_did():
+    config = load_config("classify", overrides=["data=d", "amp=fp16"])
+    checks.check_precision(config, torch.device("cpu"), {"scaler": None})
+    checks.check_precision(config, torch.device("cuda"), None)
+    with pytest.raises(ValueError, match=says("amp=fp16 is for GPUs")):
+        checks.check_precision(config, torch.device("cpu"), {"scaler": {"scale": 1.0}})
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactorbv", "lookahead_sgd", "muon"])
+def test_the_state_of_an_optimizer_comes_back(name):
+    checks.check_optimizer(load_config("classify", overrides=["data=d", f"optimizer={name}"]), torch.device("cpu"))
 
 
 def test_an_odd_number_of_images_cannot_be_mixed(tmp_path):

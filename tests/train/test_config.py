@@ -15,6 +15,7 @@ import yaml
 from messages import says
 from pst.train import load_config
 from pst.train.config import CONFIGS, ClassifyConfig, SegmentConfig
+from pst.train.state import as_yaml
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "train.md"
 
@@ -29,9 +30,9 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
 
 def test_a_key_inside_another_is_reached_with_a_dot(tmp_path):
     file = tmp_path / "a.yaml"
-    file.write_text("data: d\nmodel_args: {depth: 2, topk: 1}\n")
-    config = load_config("classify", file, ["model_args.topk=8", "stochastic_topk.choices=[0, 4]"])
-    assert config.model_args == {"depth": 2, "topk": 8}
+    file.write_text("data: d\nmodel_args: {depth: 2, width: 1}\n")
+    config = load_config("classify", file, ["model_args.width=8", "stochastic_topk.choices=[0, 4]"])
+    assert config.model_args == {"depth": 2, "width": 8}
     assert config.stochastic_topk == {"choices": [0, 4]}
 
 
@@ -63,6 +64,14 @@ def test_what_yaml_cannot_hold_is_refused_before_work(value):
         ClassifyConfig(data="d", model_args={"a": [value]})
 
 
+def test_the_usual_warm_up_follows_the_epochs_of_a_file_that_leaves_it_open(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(as_yaml(load_config("classify", overrides=["data=d", "epochs=50"])))
+    assert "warmup_epochs: null" in file.read_text()
+    for epochs, warmup in ((50, 3), (10, 1), (2, 0)):
+        assert load_config("classify", file, [f"epochs={epochs}"]).warmup == warmup
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -83,6 +92,8 @@ def test_what_yaml_cannot_hold_is_refused_before_work(value):
         (["data=d", "lr=nan"], "lr must be ≥ 0, got nan"),
         (["data=d", "trainable=gate"], "trainable=gate needs topk > 0"),
         (["data=d", "stochastic_topk={choice: [1]}"], "stochastic_topk takes choices and share, got choice"),
+        (["data=d", "model_args.topk=8"], "model_args has topk, which is set on the whole model: … set topk=…"),
+        (["data=d", "model_args={a: {max_tokens: 4}}"], "model_args has max_tokens, which is set on the whole model"),
         (["data=d", "task=detect"], "the settings are of the task 'detect', wanted 'classify'"),
         (["data=d", "model_args=[unclosed"], "is not YAML"),
     ],
@@ -90,7 +101,7 @@ def test_what_yaml_cannot_hold_is_refused_before_work(value):
 def test_mistakes_are_named(overrides, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011 the message is compared below
         load_config("classify", overrides=overrides)
-    assert message in str(error.value)
+    assert all(part in str(error.value) for part in message.split(" … "))
 
 
 TEXTS = (

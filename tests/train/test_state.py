@@ -16,7 +16,7 @@ from checkpoint_files import Call, save, write_archive
 from pickles import mapping, program, shared_lists, shared_tuples
 from pst.io.checkpoints import save_safetensors
 from pst.train import fit, load_config, load_trained
-from pst.train.state import STATE, Progress, check_state, read_state, read_weights
+from pst.train.state import STATE, Progress, check_state, describe_weights, read_state, read_weights
 from train_runs import settings
 
 GOOD: dict[str, Any] = {"config": {"lr": 0.1}, "progress": {"epoch": 2, "history": [{"loss": 0.5}]}, "scaler": None}
@@ -111,6 +111,14 @@ def test_weights_that_are_no_numbers_are_refused(change: Any, message: str, tmp_
     with pytest.raises(ValueError, match=rf"weights=.*a\.safetensors.*{message}"):
         fit(load_config("classify", overrides={name: value for name, value in again.items() if name != "task"}))
     assert not (tmp_path / "b").exists()
+
+
+def test_options_of_layers_that_an_earlier_version_took_for_the_models_are_left_out() -> None:
+    arguments = {"topk": 8, "drop_rate": 0.2, "backbone_options": {"neck_options": {"max_tokens": 4, "depth": 2}}}
+    content = {"config": {"task": "classify", "model_args": arguments}, "classes": ["a"]}
+    found, _ = describe_weights({"pst_train": json.dumps(content)}, Path("a"))
+    assert found is not None
+    assert found["model_args"] == {"drop_rate": 0.2, "backbone_options": {"neck_options": {"depth": 2}}}
 
 
 @pytest.mark.parametrize("classes", ["ab", ["a", "a"], [1, 2], ["\x1b[2J", "b"], ["\ud800"]])

@@ -36,7 +36,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.device 
             saw too little, or NaN or infinity. Then nothing is changed.
     """
     layers = attention_layers(model)
-    moments = {name: _Moments(_norm(layer, name)) for name, layer in layers.items()}
+    moments = {name: _Moments(norm) for name, norm in fine_norms(model).items()}
     inner = inner_model(model)
     hooks = [layer.register_forward_pre_hook(moments[name].see, with_kwargs=True) for name, layer in layers.items()]
     try:
@@ -135,6 +135,16 @@ class _Moments:
         """With the unbiased variance, as BatchNorm keeps."""
         like, _ = running(self.norm)
         return FineStatistics(self.norm, self._mean.to(like), (self._squares / (self.count - 1)).to(like))
+
+
+def fine_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The BatchNorm that each PST layer's fine map goes through, by the layer's name.
+
+    Raises:
+        TypeError: ``model`` is not a Module.
+        ValueError: It holds no PST layer, or one without such a BatchNorm.
+    """
+    return {name: _norm(layer, name) for name, layer in attention_layers(model).items()}
 
 
 def _norm(layer: PyramidSparseAttention, name: str) -> _BatchNorm:

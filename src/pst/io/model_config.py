@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,26 +27,30 @@ def check_model_config(config: Any, source: object) -> None:
         raise ValueError(  # noqa: TRY004  # a file is wrong, not a type
             f"{source} is not loaded: its configuration is a {type(config).__name__}, no mapping"
         )
+    if fault := model_config_fault(config):
+        raise ValueError(f"{source} is not loaded: its configuration has {fault}")
+
+
+def model_config_fault(config: Mapping[str, Any]) -> str:
+    """The first value with which `check_model_config` refuses arguments, and why; "" if there is none."""
     stack: list[tuple[str, Any, int]] = [("", config, 0)]
     for _ in range(_MAX_PARTS):
         if not stack:
-            return
+            return ""
         key, value, depth = stack.pop()
         if reason := _fault(key, value, depth):
-            raise ValueError(
-                f"{source} is not loaded: its configuration has {one_line(key)}={str(value)[:80]!r}, {reason}"
-            )
+            return f"{one_line(key)}={str(value)[:80]!r}, {reason}"
         if isinstance(value, dict):
             stack += [(str(name), part, depth + 1) for name, part in value.items()]
         elif isinstance(value, (list, tuple)):
             stack += [(key, part, depth + 1) for part in value]
-    raise ValueError(f"{source} is not loaded: its configuration has more than {_MAX_PARTS} values")
+    return f"more than {_MAX_PARTS} values"
 
 
 def _fault(key: str, value: Any, depth: int) -> str:
     """What stands against a value; "" for nothing."""
     if _SOURCE.search(key) and value not in (None, False):
-        return "which says where weights come from: a saved model has its own"
+        return "which says where weights come from, and a saved model has its own"
     if isinstance(value, str) and not _NAME.fullmatch(value):
         return "a text that is not a name"
     if isinstance(value, (int, float)) and not abs(value) <= _MAX_NUMBER:  # NaN is not, either

@@ -142,7 +142,7 @@ def plain(value: Any, *, tensors: bool = False) -> Any:
 
     Args:
         value: What `load` returned, or a part of it.
-        tensors: Whether there may be tensors; they are copied.
+        tensors: Whether there may be tensors, which are copied, and their dtypes.
 
     Raises:
         ValueError: It holds something else, is nested too deeply, holds itself, or is too much once nothing is shared.
@@ -180,6 +180,8 @@ class _Copy:
             return tuple(parts) if isinstance(value, tuple) else parts
         if isinstance(value, Tensor) and self._tensors:
             return copy_tensor(value)
+        if isinstance(value, torch.dtype) and self._tensors:
+            return value
         if isinstance(value, Record) and value.name in _VALUES:
             return _path(value) if value.name.startswith("pathlib.") else _numpy(value)
         raise ValueError(f"a {value.name if isinstance(value, Record) else type(value).__name__} among plain data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from pst.io.names import counted, nearest
 from pst.io.versions import is_installed, pip
 from pst.train.config import ClassifyConfig, Config
 from pst.train.log import LOG
-from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE
+from pst.train.schedule import make_optimizer
+from pst.train.state import BEST, CONFIG, LAST, RESULTS, STATE, read_state
 from pst.train.tasks import make_task
 from pst.train.tasks.base import Task
 
@@ -72,6 +74,41 @@ def check_names(config: Config) -> None:
         files.check_file(given, "weights", "backbone_weights is a .safetensors file, or one of torch.save")
     if config.tensorboard and not is_installed("tensorboard"):
         raise ImportError(f"tensorboard is not installed: pass tensorboard=false, or {pip()} install tensorboard")
+
+
+def check_optimizer(config: Config, device: torch.device) -> None:
+    """Train a few numbers, and read what the optimizer then holds as a run that goes on does.
+
+    Raises:
+        ValueError: It cannot be read: such a run could not be resumed.
+    """
+    model = nn.Linear(2, 2, device=device)
+    optimizer = make_optimizer(model, config)
+    model(torch.ones(1, 2, device=device)).sum().backward()
+    optimizer.step()
+    with TemporaryDirectory() as folder:
+        torch.save(optimizer.state_dict(), Path(folder) / STATE)
+        try:
+            read_state(Path(folder) / STATE)
+        except ValueError as error:
+            said = str(error).partition("is not loaded: ")[2].partition(";")[0]
+            name = config.optimizer
+            raise ValueError(
+                f"a run with optimizer={name} could not be resumed, choose another: of its state.pt {said}"
+            ) from error
+
+
+def check_precision(config: Config, device: torch.device, state: dict[str, Any] | None) -> None:
+    """Refuse fp16 on a CPU, where training would be in float32; a run of an earlier version that was so goes on.
+
+    Raises:
+        ValueError: It is asked for.
+    """
+    if config.amp == "fp16" and device.type == "cpu" and (state is None or state["scaler"] is not None):
+        raise ValueError(
+            "amp=fp16 is for GPUs, and there is none for this run: a CPU would train in float32. Choose amp=bf16 or "
+            "amp=none, and resume a run where it began"
+        )
 
 
 def check_batch(task: Task[Any], model: nn.Module, images: Images, device: torch.device) -> None:

@@ -26,6 +26,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "workers": (0, 1024),
     "zoom": (1, 1000),
 }
+SET_ANYWAY = {"topk", "selection", "max_tokens"}  # of every PST layer, whatever it was built with
 _ABOVE, _BELOW = ("crop_scale",), ("smoothing", "momentum")  # the limits themselves are out of range
 
 
@@ -57,7 +58,7 @@ class Config:
         clip_grad: Largest norm of all gradients together; 0 leaves them alone.
         scheduler: Of `timm.scheduler`; "none" keeps the rate at ``lr``. Newer ones need a newer timm.
         warmup_epochs: Linear warm-up, part of ``epochs``; None takes a tenth of them, at most 3.
-        min_lr: Learning rate at the end.
+        min_lr: Learning rate at the end of "cosine", "tanh", "poly", "wsd" and "rsqrt".
         topk: k of every PST layer.
         fusion: "gate" or "refine".
         selection: Rule that picks the coarse tokens.
@@ -135,6 +136,10 @@ class Config:
             raise ValueError(
                 f"model_args has {twice[0]}, which the data would not follow: leave it out and set in_chans=…"
             )
+        if twice := sorted(SET_ANYWAY & set(_all_keys(self.model_args))):
+            raise ValueError(
+                f"model_args has {twice[0]}, which is set on the whole model: leave it out and set {twice[0]}=…"
+            )
         if self.trainable == "gate" and not (self.topk or self.stochastic_topk):
             raise ValueError("trainable=gate needs topk > 0: with k = 0 the gate has nothing to learn from")
         if self.stochastic_topk is not None:
@@ -160,7 +165,11 @@ class Config:
 
     def resolved(self) -> dict[str, Any]:
         """Task and every value, ready for YAML or JSON."""
-        return {"task": self.task, **asdict(self), "warmup_epochs": self.warmup}
+        return {**self.given(), "warmup_epochs": self.warmup}
+
+    def given(self) -> dict[str, Any]:
+        """`resolved`, but for what follows from other settings."""
+        return {"task": self.task, **asdict(self)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from pst.data.dataset import Batch
 from pst.train.batches import Order, dealt, epoch_bar, training_loader, worker_errors
-from pst.train.checks import check_batch, check_disk, check_folder, check_names
+from pst.train.checks import check_batch, check_disk, check_folder, check_names, check_optimizer, check_precision
 from pst.train.config import Config
 from pst.train.evaluate import predict
 from pst.train.identity import identify
@@ -79,6 +79,7 @@ class Trainer:
         self.progress, state, config = read_progress(config.run_dir, config)
         self.config = config
         self.accelerator = start(config)
+        check_precision(config, self.accelerator.device, state)
         self.task = make_task(config)
         self.train, self.val = self.task.dataset("train"), self.task.dataset("val")
         self.data = identify(self.task)
@@ -88,6 +89,7 @@ class Trainer:
         model = build(self.task, fresh=state is None).to(self.accelerator.device)
         optimizer = make_optimizer(model, config)
         if state is None:
+            check_optimizer(config, self.accelerator.device)
             check_batch(self.task, model, self.train, self.accelerator.device)
         else:
             restore(config.run_dir, state, model, optimizer)
@@ -97,7 +99,7 @@ class Trainer:
         self.bare: nn.Module = model
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.loader = self.accelerator.prepare_data_loader(loader, device_placement=False)  # see Batch.to
-        if state is not None and self.accelerator.scaler is not None:
+        if state is not None and state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         updates = math.ceil(len(self.loader) / config.accumulate)
         self.steps = min(config.epochs * updates, config.max_steps or math.inf)

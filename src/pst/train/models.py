@@ -14,8 +14,9 @@ from torch import nn
 
 import pst
 from pst.control.layers import find_attention
+from pst.control.statistics import fine_norms
 from pst.io.files import explained, first_line
-from pst.io.model_config import at_most, check_model_config
+from pst.io.model_config import at_most, check_model_config, model_config_fault
 from pst.io.transfer import check_finite, load_weights
 from pst.modules import Settings
 from pst.train.config import Config
@@ -57,8 +58,8 @@ def set_attention(model: nn.Module, config: Config, **options: Any) -> None:
     asked = {f.name: getattr(config, f.name) for f in fields(Settings) if hasattr(config, f.name)} | given
     if not has_pst(model):
         if asked["topk"]:
-            remedy = "; train one with neck=pst" if hasattr(config, "neck") else ""
-            raise ValueError(f"{type(model).__name__} has no PST layer: topk must be 0, got {asked['topk']}{remedy}")
+            name = type(model).__name__
+            raise ValueError(f"{name} has no PST layer: topk must be 0, got {asked['topk']}{_remedy(config)}")
         return
     if not asked["topk"] and asked["fusion"] == "gate":
         del asked["fusion"]
@@ -68,11 +69,18 @@ def set_attention(model: nn.Module, config: Config, **options: Any) -> None:
 def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
     """A new model for training, with the settings of its configuration, and its starting weights if ``fresh``."""
     c: Config = task.config
+    if fresh and (fault := model_config_fault(c.model_args)):
+        raise ValueError(
+            f"model_args has {fault}, so the trained model could not be loaded again: leave it out; weights to start "
+            "from are given by pretrained=true, weights=… or backbone_weights=…"
+        )
     given = getattr(c, "backbone_weights", None) if fresh else None
     model = make_model(task, pretrained=c.pretrained and fresh, backbone_weights=given)
     if c.weights is not None and fresh:
         start_from(task, model, c.weights)
     set_attention(model, c)
+    if fresh:
+        _check_attention(model, c)
     prepare_attention(
         model,
         track_fine_statistics=c.track_fine_statistics,
@@ -81,6 +89,21 @@ def build(task: Task[Any], *, fresh: bool = True) -> nn.Module:
         stochastic_max_tokens=c.stochastic_max_tokens,
     )
     return model
+
+
+def _check_attention(model: nn.Module, config: Config) -> None:
+    """Refuse settings of PST layers that ``model`` could not follow, or not before training has ended."""
+    if config.calibrate:
+        fine_norms(model)
+    plain = Settings().plain()
+    asked = [name for name in plain if hasattr(config, name) and getattr(config, name) != plain[name]]
+    if asked and not has_pst(model):
+        value = getattr(config, asked[0])
+        raise ValueError(f"{type(model).__name__} has no PST layer: leave out {asked[0]}={value}{_remedy(config)}")
+
+
+def _remedy(config: Config) -> str:
+    return "; train one with neck=pst" if hasattr(config, "neck") else ""
 
 
 def make_model(task: Task[Any], *, pretrained: bool, backbone_weights: str | None = None) -> nn.Module:

@@ -12,7 +12,7 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, check_statistics
 from pst.io.checkpoints import load_safetensors, save_safetensors
 from pst.io.files import replacing, write_text
 from pst.io.safe_load import load, plain
-from pst.train.config import Config
+from pst.train.config import SET_ANYWAY, Config
 from pst.train.identity import differences
 from pst.train.tasks.base import Task
 
@@ -156,14 +156,26 @@ def in_shell(key: str, values: Sequence[float]) -> str:
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run; detectors and segmenters of an earlier version had ImageNet's mean and deviation."""
+    """Settings of a run as this version has them.
+
+    Detectors and segmenters of an earlier one had ImageNet's mean and deviation, and it took options of PST layers as
+    arguments of the model, which had no effect.
+    """
+    arguments = _without(settings.get("model_args"), SET_ANYWAY)
+    settings = settings | {"model_args": arguments} if "model_args" in settings else settings
     if settings.get("task") == "classify" or "mean" in settings:
         return settings
-    arguments = settings.get("model_args")
     arguments = dict(arguments) if isinstance(arguments, dict) else {}
     of_imagenet = (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
     found = {key: arguments.pop(f"image_{key}", None) or list(values) for key, values in of_imagenet}
     return settings | found | {"model_args": arguments}
+
+
+def _without(value: Any, names: Collection[str]) -> Any:
+    """A value without some keys of the mappings in it."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without(part, names) for key, part in value.items() if key not in names}
 
 
 def _defaults(config: Config) -> dict[str, Any]:
@@ -193,8 +205,8 @@ def check_data(run: Path, state: Mapping[str, Any], now: Mapping[str, Any], *, c
 
 
 def as_yaml(config: Config) -> str:
-    """Every setting as ``config.yaml`` holds it."""
-    return yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
+    """Every setting as ``config.yaml`` holds it; null is what follows from others."""
+    return yaml.safe_dump(config.given(), sort_keys=False, allow_unicode=True)
 
 
 def write_config(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -46,11 +47,12 @@ class Classify(Task[ClassifyConfig]):
 
     @override
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
-        def load(i: int) -> Sample:
-            image = decode(split.images[i], channels=self.config.in_chans)
-            return Sample(self.square(image), split.targets[i], (image.shape[2], image.shape[1]))
+        del train
+        return partial(self._load, split)
 
-        return load
+    def _load(self, split: Split, i: int) -> Sample:
+        image = decode(split.images[i], channels=self.config.in_chans)
+        return Sample(self.square(image), split.targets[i], (image.shape[2], image.shape[1]))
 
     @override
     def square(self, image: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,23 +52,21 @@ class Detect(Task[DetectConfig]):
 
     @override
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
-        edge, with_masks = self.config.imgsz, train and self.config.model == "mask_rcnn"
+        return partial(self._load, split, with_masks=train and self.config.model == "mask_rcnn")
 
-        def load(i: int) -> Sample:
-            image = decode(split.images[i], channels=self.config.in_chans)
-            size, boxes = (image.shape[2], image.shape[1]), split.targets[i]
-            if boxes.size not in (None, size):
-                raise ValueError(
-                    f"{split.images[i]} is {size[0]}×{size[1]}, upright by its EXIF orientation, its annotations say "
-                    f"{boxes.size[0]}×{boxes.size[1]}: correct their width and height, or the image"
-                )
-            shares = boxes.boxes * torch.tensor(size * 2) / max(size)  # of the squared image
-            target = {"boxes": shares, "labels": boxes.labels, "crowd": boxes.crowd}
-            if with_masks:
-                target["masks"] = draw_segments(boxes.segments, size, edge)
-            return Sample(self.square(image), target, size)
-
-        return load
+    def _load(self, split: Split, i: int, *, with_masks: bool) -> Sample:
+        image = decode(split.images[i], channels=self.config.in_chans)
+        size, boxes = (image.shape[2], image.shape[1]), split.targets[i]
+        if boxes.size not in (None, size):
+            raise ValueError(
+                f"{split.images[i]} is {size[0]}×{size[1]}, upright by its EXIF orientation, its annotations say "
+                f"{boxes.size[0]}×{boxes.size[1]}: correct their width and height, or the image"
+            )
+        shares = boxes.boxes * torch.tensor(size * 2) / max(size)  # of the squared image
+        target = {"boxes": shares, "labels": boxes.labels, "crowd": boxes.crowd}
+        if with_masks:
+            target["masks"] = draw_segments(boxes.segments, size, self.config.imgsz)
+        return Sample(self.square(image), target, size)
 
     @override
     def square(self, image: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +61,20 @@ class Segment(Task[SegmentConfig]):
 
     @override
     def loader(self, split: Split, *, train: bool) -> Callable[[int], Sample]:
+        del train
+        return partial(self._load, split)
+
+    def _load(self, split: Split, i: int) -> Sample:
         edge, classes = self.config.imgsz, len(split.classes)
-
-        def load(i: int) -> Sample:
-            image = decode(split.images[i], channels=self.config.in_chans)
-            mask = read_mask(split.targets[i], classes)
-            if mask.shape != image.shape[1:]:
-                own, wanted = (f"{size[1]}×{size[0]}" for size in (mask.shape, image.shape[1:]))
-                raise ValueError(f"{split.targets[i]} is {own}, its image {wanted}: expected one size")
-            height, width = fitted(mask.shape[0], mask.shape[1], edge)
-            target = torch.full((edge, edge), IGNORE, dtype=torch.uint8)
-            target[:height, :width] = F.interpolate(mask[None, None], (height, width), mode="nearest-exact")[0, 0]
-            return Sample(self.square(image), target, (image.shape[2], image.shape[1]))
-
-        return load
+        image = decode(split.images[i], channels=self.config.in_chans)
+        mask = read_mask(split.targets[i], classes)
+        if mask.shape != image.shape[1:]:
+            own, wanted = (f"{size[1]}×{size[0]}" for size in (mask.shape, image.shape[1:]))
+            raise ValueError(f"{split.targets[i]} is {own}, its image {wanted}: expected one size")
+        height, width = fitted(mask.shape[0], mask.shape[1], edge)
+        target = torch.full((edge, edge), IGNORE, dtype=torch.uint8)
+        target[:height, :width] = F.interpolate(mask[None, None], (height, width), mode="nearest-exact")[0, 0]
+        return Sample(self.square(image), target, (image.shape[2], image.shape[1]))
 
     @override
     def square(self, image: Tensor) -> Tensor:
