@@ -2,7 +2,9 @@
 
 import errno
 import json
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -277,3 +279,28 @@ def test_one_tensor_in_the_place_of_a_tuple_is_refused(write, tmp_path):
     with pytest.raises(TypeError, match=r"a tuple of tensors, got one tensor: write \(x,\)"):
         write(torch.nn.ReLU(), torch.zeros(2, 3, 8, 8), tmp_path / "layer.file")
     assert not list(tmp_path.iterdir())
+
+
+class Nested(torch.nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> Any:
+        a, b = x * 2, x.mean(1)
+        return {"ordered": OrderedDict(a=a, b=b), "dict": {"a": a, "b": b}, "nested": ((a, b), b)}[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["ordered", "dict", "nested"])
+def test_results_in_containers(kind, tmp_path):
+    x = torch.randn(1, 3, 4, 4)
+    for path in (to_pt2(Nested(kind), (x,), tmp_path / "a.pt2"), to_onnx(Nested(kind), (x,), tmp_path / "a.onnx")):
+        torch.testing.assert_close(load(path)(x), x * 2)
+    graph = onnx.load(tmp_path / "a.onnx").graph
+    assert [out.name for out in graph.output] == [f"output{i}" for i in range(3 if kind == "nested" else 2)]
+
+
+def test_every_output_has_a_number(tmp_path):
+    maps = [torch.randn(1, 4, size, size) for size in (16, 8, 4)]
+    path = to_onnx(pst.PSTPyramid([4, 4, 4], 64), (maps,), tmp_path / "a.onnx", input_names=["a", "b", "c"])
+    assert [out.name for out in onnx.load(path).graph.output] == ["output0", "output1", "output2"]

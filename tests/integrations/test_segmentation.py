@@ -55,6 +55,13 @@ def test_any_size_and_any_k(encoder, size):
             assert y.isfinite().all()
 
 
+def test_a_network_of_torchvision():
+    model = build(encoder_options={"library": "torchvision"}).eval()
+    with torch.no_grad():
+        for size in ((64, 96), (61, 130)):
+            assert model(torch.rand(2, 3, *size)).shape == (2, 3, *size)
+
+
 @every_encoder
 def test_runs_are_bitwise_equal_and_images_apart(encoder):
     model, x = filled(build(encoder, topk=8)).eval().double(), torch.rand(2, 3, 63, 66, dtype=torch.float64)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import pst
 from battery import leaves
+from messages import says
 from pst.control import attention_layers
 from pst.integrations.timm import PSTClassifier, measure, register
 from tensors import assert_close
@@ -252,6 +253,12 @@ def test_control_differs_in_the_fused_map_alone():
     fine, coarse = control.forward_maps(x)
     down = control.down(torch.cat([control.fuse(fine), fine], 1))
     assert torch.equal(control.forward_features(x), control.expand(control.merge(torch.cat([down, coarse], 1))))
+
+
+def test_the_control_has_no_options_of_attention():
+    assert create("resnet18", neck="conv", topk=0).fuse is not None
+    with pytest.raises(ValueError, match=says('neck="conv" has no attention: leave out topk=8, depth=3')):
+        create("resnet18", neck="conv", topk=8, depth=3)
 
 
 def test_undecayed_parameters_are_the_backbones():

@@ -63,6 +63,20 @@ def test_round_trip_keeps_weights_arguments_and_what_was_set_later(tmp_path, x):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_what_is_given_anew_replaces_what_was_set(tmp_path):
+    model = Net(topk=2)
+    pst.set_options(model, topk=5, fusion="refine")
+    model.save_pretrained(tmp_path)
+    assert {(a.topk, a.fusion) for a in attention_layers(Net.from_pretrained(tmp_path, topk=3)).values()} == {
+        (3, "refine")
+    }
+    assert {a.topk for a in attention_layers(Net.from_pretrained(tmp_path, topk=2)).values()} == {2}  # as it was built
+    segmenter = PSTSegmenter("test_resnet", None, classes=2, decoder_pyramid_channels=64)
+    segmenter.save_pretrained(tmp_path / "segmenter")
+    found = PSTSegmenter.from_pretrained(tmp_path / "segmenter", neck_options={"max_tokens": 16})
+    assert {a.settings.max_tokens for a in attention_layers(found).values()} == {16}
+
+
 def test_loading_asks_nobody_for_pretrained_weights(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(PSTClassifier, "__init__", remember(PSTClassifier.__init__, asked))

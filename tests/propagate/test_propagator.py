@@ -170,6 +170,8 @@ def test_a_restored_state_goes_on_bit_for_bit(memory, clip):
     assert (p.step(clip.frames[4]) == q.step(clip.frames[4])).all()
     assert (p.confidence == q.confidence).all()
     assert (p.points.xy == q.points.xy).all()
+    with pytest.raises(ValueError, match=says("no frame is annotated: call add(frame, mask) before restore")):
+        propagator(memory=memory).restore(state, clip.frames)
     with pytest.raises(ValueError, match="damaged, or of another run"):
         q.restore(
             {name: t[..., :3] if "shares" in name else t for name, t in state.items()}, dict(enumerate(clip.frames))

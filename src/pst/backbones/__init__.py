@@ -41,6 +41,7 @@ class Body(Protocol):
         channels: Of each map.
         mean: Of each channel of images from 0 to 1, which they are normalised by: that of the network's training.
         std: Standard deviation, likewise.
+        multiple: What the sides of images are filled up to, at the right and the bottom.
     """
 
     in_channels: int
@@ -48,6 +49,7 @@ class Body(Protocol):
     channels: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    multiple: int
 
     def __call__(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, in_channels, H, W) -> maps by ``str(reduction)``."""

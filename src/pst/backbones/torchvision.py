@@ -42,6 +42,7 @@ class TorchvisionBody(IntermediateLayerGetter):
         channels: Of each map.
         mean: Of each channel of images from 0 to 1: torchvision's of these weights, or of the network's default ones.
         std: Standard deviation, likewise.
+        multiple: What the sides of images are filled up to: they stay as they are.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TorchvisionBody(IntermediateLayerGetter):
         self.channels_last = channels_last
         self.in_channels = in_channels
         self.mean, self.std = statistics
+        self.multiple = 1
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Images (B, in_channels, H, W) -> map (B, C_i, ~H/r_i, ~W/r_i) by ``str(r_i)``, finest first.

@@ -49,7 +49,7 @@ _FUNCTIONS = frozenset({
     "trunc",
 })  # fmt: skip
 _WORDS = frozenset({"L", "torch", "math", "true", "false", "oo"})
-_TREES = ("builtins.tuple", "builtins.list", "builtins.dict", None)
+_TREES = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", None)
 
 
 def check_program(path: Path) -> None:

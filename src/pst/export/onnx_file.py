@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pst.control.layers import eval_mode, find_attention
 from pst.export.limits import check_inputs, no_free_bound
@@ -65,16 +66,22 @@ def to_onnx(
     if dynamic and bound is not None:
         raise ValueError(no_free_bound("a dynamic ONNX file", bound))
     inputs = [f"input{i}" for i in range(len(example_inputs))] if input_names is None else list(input_names)
-    outputs = ["output0"] if output_names is None else list(output_names)
     axes = {name: {0: "batch", 2: f"height{i}", 3: f"width{i}"} for i, name in enumerate(inputs)}
     with replacing(path) as part:
         with eval_mode(module), quiet_exporter(), open_sizes() if dynamic else nullcontext():
+            outputs = _output_names(module, example_inputs) if output_names is None else list(output_names)
             torch.onnx.export(
                 module, tuple(example_inputs), str(part), opset_version=min(opset, TRACED_OPSET), input_names=inputs,
                 output_names=outputs, dynamic_axes=axes if dynamic else None, dynamo=False,
             )  # fmt: skip
         finish(part, opset=opset, metadata=metadata)
     return path
+
+
+def _output_names(module: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
+    with torch.no_grad():
+        count = sum(isinstance(leaf, Tensor) for leaf in tree_leaves(module(*inputs)))
+    return [f"output{i}" for i in range(count)]
 
 
 def finish(path: Path, *, opset: int | None = None, metadata: Mapping[str, str] | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from pst.export.archive import check_program
 from pst.export.onnx_file import quiet_exporter
@@ -93,7 +94,7 @@ def _torch(module: Callable[..., Any], dtype: torch.dtype) -> Run:
     def run(*inputs: Tensor) -> Tensor:
         with torch.no_grad():
             out = module(*(t.to(dtype) for t in inputs))
-        return (out if isinstance(out, Tensor) else out[0]).float()
+        return tree_leaves(out)[0].float()
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import nn
 
 from pst.io.checkpoints import load_safetensors
 from pst.io.files import first_line
-from pst.io.layer_settings import SETTINGS, plain_settings, refuse_folded, restore_settings
+from pst.io.layer_settings import SETTINGS, named_settings, plain_settings, refuse_folded, restore_settings
 from pst.io.model_config import at_most, check_model_config
 from pst.io.transfer import check_finite, class_entries, load_weights
 
@@ -122,13 +123,16 @@ class PSTHubMixin(
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
         """Load what `save_pretrained` wrote; arguments as in `huggingface_hub.ModelHubMixin`.
 
+        Arguments of the class replace those that the model was saved with; ``topk`` and the like, also inside
+        ``neck_options``, what was set on its layers since.
+
         Raises:
             OSError: There is no such folder or repository, or it cannot be reached.
             ValueError: It holds no model of this class, or says where to fetch something; the message names it.
         """
         source = str(pretrained_model_name_or_path)
         try:
-            return super().from_pretrained(source, **options)
+            return super().from_pretrained(source, **options, _named=named_settings(options))
         except ImportError:
             raise
         except OSError as error:
@@ -144,7 +148,14 @@ class PSTHubMixin(
             raise ValueError(f"{source} holds no {cls.__name__} that can be built: {said}") from error
 
     @classmethod
-    def _from_pretrained(cls, *, config: dict[str, Any] | None = None, strict: bool = True, **options: Any) -> Any:
+    def _from_pretrained(
+        cls,
+        *,
+        config: dict[str, Any] | None = None,
+        strict: bool = True,
+        _named: Collection[str] = (),
+        **options: Any,
+    ) -> Any:
         if config is None:
             raise ValueError(f"{options['model_id']} has no config.json: it holds no model that save_pretrained wrote")
         check_model_config(config, options["model_id"])
@@ -154,7 +165,7 @@ class PSTHubMixin(
         local = Path(options["model_id"], "model.safetensors")  # on the Hub, weights come after the configuration
         with at_most(local.stat().st_size, local) if local.is_file() else nullcontext():
             model: Any = super()._from_pretrained(strict=strict, **(start | options))
-        restore_settings(model, settings, options["model_id"])
+        restore_settings(model, settings, options["model_id"], _named)
         return model
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from pst.control.layers import find_attention
 from pst.io.files import first_line
 from pst.modules import ConvNormAct
+from pst.modules.settings import Options
 
 SETTINGS = "pst_settings"  # where a config.json has them
 
@@ -29,8 +31,20 @@ def plain_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def restore_settings(model: nn.Module, settings: Any, source: object) -> None:
+def named_settings(options: Mapping[str, Any]) -> set[str]:
+    """The settings of layers that a caller names among the arguments of a model, in mappings inside them as well."""
+    inside = (value for value in options.values() if isinstance(value, Mapping))
+    return (set(Options.__optional_keys__) & options.keys()).union(*map(named_settings, inside))
+
+
+def restore_settings(model: nn.Module, settings: Any, source: object, but: Collection[str] = ()) -> None:
     """Set what `plain_settings` gave, as a file has it.
+
+    Args:
+        model: Changed in place.
+        settings: By the layer's name.
+        source: The file.
+        but: Settings that stay as the layers were built, see `named_settings`.
 
     Raises:
         ValueError: These are not settings of the layers of ``model``; the message names ``source``.
@@ -38,7 +52,8 @@ def restore_settings(model: nn.Module, settings: Any, source: object) -> None:
     layers = find_attention(model)
     try:
         for name, values in settings.items():
-            layers[name].settings = layers[name].settings.changed(values)
+            kept = {each: value for each, value in values.items() if each not in but}
+            layers[name].settings = layers[name].settings.changed(kept)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{source} has {SETTINGS} that are none of its model's: {first_line(error)}") from error
 

@@ -208,8 +208,10 @@ class Propagator:
 
         Raises:
             LookupError: ``frames`` lacks one.
-            ValueError: ``state`` is of another setting, or damaged.
+            ValueError: No frame is annotated yet, or ``state`` is of another setting, or damaged.
         """
+        if not self._annotated:
+            raise ValueError("no frame is annotated: call add(frame, mask) before restore, as it was before state")
         self._last.clear()
         for number, held in from_state(state, self.device):
             features = self._features(self._frame(frames[number]))

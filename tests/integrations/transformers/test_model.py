@@ -52,6 +52,21 @@ def test_auto_classes_load_what_was_saved_with_what_was_set_later(name, tmp_path
     assert torch.equal(loaded(images()).logits, fused(images()).logits)
 
 
+@pytest.mark.parametrize("kind", [PSTDFineForObjectDetection, AutoModelForObjectDetection])
+def test_what_is_given_anew_replaces_what_was_set(kind, tmp_path):
+    fused = add_pst(host_model("d_fine"), topk=1)
+    pst.set_options(fused, topk=5, fusion="refine")
+    pst.calibrate(fused, [images(seed=i) for i in range(2)])
+    fused.save_pretrained(tmp_path)
+    names = list(attention_layers(fused))
+    assert len(names) == 2
+    other = kind.from_pretrained(tmp_path, pst_options={"topk": 3})
+    assert [(layer.topk, layer.fusion) for layer in attention_layers(other).values()] == [(3, "refine")] * 2
+    fewer = kind.from_pretrained(tmp_path, pst_levels=[16])
+    assert [(name, layer.topk) for name, layer in attention_layers(fewer).items()] == [(names[0], 5)]
+    assert all(layer.fine_statistics is not None for layer in attention_layers(fewer).values())
+
+
 def test_a_fresh_process_loads_it(saved):
     code = (
         "import torch; from transformers import AutoModelForObjectDetection; import pst.integrations.transformers\n"

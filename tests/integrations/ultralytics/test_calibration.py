@@ -14,6 +14,7 @@ import pst
 from pst.control import attention_layers
 from pst.functional.selection import Window
 from pst.integrations import ultralytics as adapter
+from pst.modules import hooks
 from tensors import assert_close
 
 YOLO: Any = adapter.YOLO  # the host leaves its attributes untyped
@@ -78,6 +79,28 @@ def test_checkpoints_and_fuse_keep_statistics_rule_and_draws(yolo: Any, tmp_path
     assert_close(outputs(loaded.model, image), expected, 1e-5)
     loaded.fuse()
     assert_close(outputs(loaded.model, image), expected, 1e-3)
+
+
+HOOKS: dict[type, Any] = {
+    hooks.DrawTopk: lambda model: pst.stochastic_topk(model, (2,)),
+    hooks.DrawMaxTokens: lambda model: pst.stochastic_max_tokens(model, (4,)),
+    hooks.FreezeNorms: pst.freeze_except_gate,
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_checkpoint_may_hold_every_hook(hook: type, tmp_path: Path, monkeypatch: Any) -> None:
+    yolo = YOLO("yolo11n-pst.yaml")
+    HOOKS[hook](yolo.model)
+    yolo.save(tmp_path / "saved.pt")
+    monkeypatch.setenv("ULTRALYTICS_SAFE_LOAD", "1")
+    assert hook in {type(each) for each in yolo.model._forward_pre_hooks.values()}
+    assert attention_layers(YOLO(tmp_path / "saved.pt"))
+
+
+def test_the_hooks_above_are_all() -> None:
+    own = {c for c in vars(hooks).values() if isinstance(c, type) and c.__module__ == hooks.__name__}
+    assert own == {hooks.Draw, *HOOKS}  # the first is what two others share
 
 
 @pytest.mark.slow

@@ -46,7 +46,8 @@ class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classificat
 
     Raises:
         TypeError: ``topk`` is not an integer, or timm's model knows no such option.
-        ValueError: timm has no such backbone or no two feature maps of it, widths do not fit, or an option is unknown.
+        ValueError: timm has no such backbone or no two feature maps of it, widths do not fit, an option is unknown, or
+            ``neck="conv"`` is given one of `pst.PST`.
 
     Examples:
         >>> model = PSTClassifier("resnet18", num_classes=10, topk=4).eval()
@@ -73,6 +74,10 @@ class PSTClassifier(OnTimmBackbone, PSTHubMixin, pipeline_tag="image-classificat
         if neck not in ("pst", "conv"):
             raise ValueError(f'neck must be "pst" or "conv", got {neck!r}: the model without either is timm\'s own')
         own, options = split(options, LayerOptions)
+        if neck == "conv" and (unused := {name: value for name, value in own.items() if (name, value) != ("topk", 0)}):
+            raise ValueError(
+                f'neck="conv" has no attention: leave out {", ".join(f"{k}={v!r}" for k, v in unused.items())}'
+            )
         super().__init__(backbone, (-2, -1), pretrained=pretrained, in_chans=in_chans, **options)
         fine, coarse = self.levels.channels()
         if width is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import DFineConfig, RTDetrConfig, RTDetrV2Config
 
 from pst.functional.selection import from_plain
 from pst.io.files import first_line
+from pst.io.layer_settings import named_settings
 from pst.modules import PST
 from pst.modules.settings import LayerOptions
 
@@ -40,6 +42,17 @@ class PSTConfig:
         """
         super().__post_init__(**others)  # pyright: ignore[reportAttributeAccessIssue]  # the host's
         check_config(self)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
+        """As in transformers; levels and options given here replace what was set on the layers since as well."""
+        made: Any = super().from_dict(config_dict, **options)  # pyright: ignore[reportAttributeAccessIssue]  # the host's
+        given = {name: value for name, value in options.items() if name in ("pst_levels", "pst_options")}
+        if given and "pst_settings" not in options:
+            config = made[0] if isinstance(made, tuple) else made
+            for name, value in _settings_beside(config, given).items():
+                setattr(config, name, value)
+        return made
 
 
 class PSTRTDetrConfig(PSTConfig, RTDetrConfig):
@@ -73,6 +86,34 @@ class PSTDFineConfig(PSTConfig, DFineConfig):
     """
 
     model_type = "pst_d_fine"
+
+
+def _settings_beside(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of the settings that a model was saved with, where levels or options are given anew.
+
+    Args:
+        config: Of the model, with what is given.
+        given: Options that replace those of the configuration, by name.
+
+    Returns:
+        "pst_settings" and "pst_calibrated".
+    """
+    strides, levels = fusion_strides(config), chosen_strides(config, config.pst_levels)
+    named, saved, calibrated = named_settings(given), config.pst_settings, config.pst_calibrated
+
+    def is_there(name: Any) -> bool:
+        found = re.search(r"fpn_blocks\.(\d+)\.", str(name))
+        return found is None or int(found[1]) >= len(strides) or strides[int(found[1])] in levels
+
+    if isinstance(saved, Mapping):
+        saved = {name: _without(values, named) for name, values in saved.items() if is_there(name)}
+    if isinstance(calibrated, (list, tuple)):
+        calibrated = [name for name in calibrated if is_there(name)]
+    return {"pst_settings": saved, "pst_calibrated": calibrated}
+
+
+def _without(values: Any, named: Collection[str]) -> Any:
+    return {k: v for k, v in values.items() if k not in named} if isinstance(values, Mapping) else values
 
 
 def fusion_strides(config: Any) -> list[int]:

@@ -43,7 +43,8 @@ class WithPST:
     ) -> Any:
         """As in transformers, of a model with PST, or of a plain one: its PST layers then start fresh, which is logged.
 
-        Options that begin with ``pst_`` replace those of the configuration, see `PSTConfig`.
+        Options that begin with ``pst_`` replace those of the configuration, see `PSTConfig`; those that ``pst_options``
+        names replace what was set on the layers since as well.
 
         Raises:
             OSError: There is no such folder or repository, or it cannot be reached.

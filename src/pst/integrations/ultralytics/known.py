@@ -15,7 +15,7 @@ from ultralytics.utils import tal as host_tal
 from pst import modules
 from pst.integrations.ultralytics.parser import KINDS
 from pst.modules.fine_statistics import FineStatistics
-from pst.modules.hooks import DrawTopk, FreezeNorms
+from pst.modules.hooks import DrawMaxTokens, DrawTopk, FreezeNorms
 
 AUTHORS_LAYERS = frozenset(f"ultralytics.nn.modules.block.{name}" for name in ("PST", "PSAttnBlock", "PSAttn"))
 RENAMED = {"Silence": "Identity", "YOLOv10DetectionModel": "DetectionModel"}  # by Ultralytics, since
@@ -34,7 +34,7 @@ _UNUSED = frozenset({
 
 def own_classes() -> tuple[type, ...]:
     """Those of this package and of rows that were added to `parser.KINDS`, beside the layers in `pst.modules`."""
-    return FineStatistics, DrawTopk, FreezeNorms, *(kind.layer for kind in KINDS.values())
+    return FineStatistics, DrawTopk, DrawMaxTokens, FreezeNorms, *(kind.layer for kind in KINDS.values())
 
 
 def class_names() -> frozenset[str]:
