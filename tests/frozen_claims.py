@@ -194,6 +194,11 @@ def frozen() -> list[Claim]:
             [ahead(v, "p2-fpn", "plain-fpn")],
         ),
         Claim(
+            "FPN without BatchNorm from stride 4 is level with itself from stride 8 ({0.i}). BiFPN",
+            [ahead(v, "p2-plain-fpn", "plain-fpn")],
+            level=True,
+        ),
+        Claim(
             "BiFPN, no neck and PST with the coarser map concatenated or added are level with PST",
             [ahead(v, row, FIRST) for row in ("bifpn", "laterals", "pst-concat", "pst-add")],
             level=True,
@@ -213,6 +218,17 @@ def frozen() -> list[Claim]:
             [behind("voc-trained", "p2-plain-fpn", "plain-fpn")],
             level=True,
         ),
+        Claim(
+            "PST from stride 4 is level with itself from stride 8 ({0.i}) and with FPN from stride 4, {1.m} behind"
+            " ({1.i});",
+            [ahead("voc-trained", BOUND, FIRST), behind("voc-trained", BOUND, "p2-plain-fpn")],
+            level=True,
+        ),
+        Claim(
+            "it is {0.m} behind FPN from stride 8 ({0.i}) and level with no neck from stride 4",
+            [behind("voc-trained", BOUND, "plain-fpn")],
+        ),
+        Claim("and level with no neck from stride 4 ({0.i})", [ahead("voc-trained", BOUND, "p2-laterals")], level=True),
         Claim(
             "No neck from there is level with itself too",
             [behind("voc-trained", "p2-laterals", "laterals")],
@@ -253,8 +269,12 @@ def evidence() -> list[Claim]:
             "FPN from stride 8 | frozen +{0.m} AP ({0.i}), trained +{1.m} AP ({1.i}) | PST.",
             [ahead(part, "plain-fpn", FIRST) for part in ("voc", vt)],
         ),
-        Claim("FPN from stride 4 is level (trained)", [ahead(vt, "p2-plain-fpn", "plain-fpn")], level=True),
-        Claim("with BatchNorm, {0.m} ahead (frozen)", [ahead("voc", "p2-fpn", "plain-fpn")]),
+        Claim(
+            "FPN from stride 4 is level, or",
+            [ahead(part, "p2-plain-fpn", "plain-fpn") for part in ("voc", vt)],
+            level=True,
+        ),
+        Claim("or, frozen and with BatchNorm, {0.m} ahead", [ahead("voc", "p2-fpn", "plain-fpn")]),
     ]
 
 
@@ -278,8 +298,9 @@ def faq() -> list[Claim]:
         Claim("and from {0.m} to {1.m} with a PST pyramid", [sized(b, row) for row in (FIRST, BOUND)]),
         Claim(
             "{0.m} to {1.m} with an FPN, while it fell from {2.m} to {3.m} without a neck, and from {4.m} to {5.m}",
-            [sized(v, row) for row in ("fpn", "p2-fpn", "laterals", "p2-laterals", FIRST, BOUND)],
+            [sized(v, row) for row in ("plain-fpn", "p2-plain-fpn", "laterals", "p2-laterals", FIRST, BOUND)],
         ),
+        Claim("the FPN from stride 4 came to {0.m} there", [sized(v, "p2-fpn")]),
     ]
 
 
