@@ -21,7 +21,7 @@ from lab.study.intervals import Estimate, difference, value
 
 ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / RESULTS
-LACKING = {"voc-p2-plain-fpn-3", "voc-p2-plain-fpn-4"}  # which the page tells of
+LACKING = {"voc-p2-plain-fpn-4"}  # which the page tells of
 
 
 @pytest.fixture(scope="module")
