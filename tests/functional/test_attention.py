@@ -329,6 +329,8 @@ def test_numpy_integers_count_as_integers(fusion):
 
     a = Attention.random()
     assert torch.equal(a(topk=np.int64(3), fusion=fusion), a(topk=3, fusion=fusion))
+    bounded = a(topk=3, fusion=fusion, max_tokens=4)
+    assert torch.equal(a(topk=3, fusion=fusion, max_tokens=np.int32(4)), bounded)
 
 
 @fusions

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import pickle
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from torch import nn
 import pst
 from battery import AttentionBattery, Settings, digest, filled
 from messages import says
+from pst.functional.selection import Random
 from pst.modules import ConvNormAct
 from tensors import Watch, assert_close
 
@@ -289,3 +292,13 @@ def test_the_convolution_factory_makes_every_projection():
 
     pst.PyramidSparseAttention(16, 2, conv=conv)
     assert made == [(16, 16, 1, 1, False), (16, 32, 1, 1, False), (16, 16, 7, 16, False), (16, 16, 1, 1, False)]
+
+
+def test_integers_of_numpy_are_stored_as_integers():
+    given: Any = {"topk": np.int64(3), "max_tokens": np.int32(4)}
+    layer = pst.PyramidSparseAttention(16, 2, **given, selection=Random(seed=np.int64(1), grid=np.int8(2)))
+    assert (
+        layer.settings
+        == pst.PyramidSparseAttention(16, 2, topk=3, max_tokens=4, selection=Random(seed=1, grid=2)).settings
+    )
+    assert json.dumps(layer.settings.plain())  # as files hold them

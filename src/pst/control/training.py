@@ -94,9 +94,7 @@ def stochastic_max_tokens(
         >>> maps[0].shape
         torch.Size([1, 64, 24, 24])
     """
-    values = _choices(choices, "bounds, e.g. (16, 100, None)")
-    for bound in values:
-        check_max_tokens(bound)
+    values = [check_max_tokens(bound) for bound in _choices(choices, "bounds, e.g. (16, 100, None)")]
     return _drawn(model, DrawMaxTokens, tuple(NO_BOUND if n is None else n for n in values), share, generator)
 
 

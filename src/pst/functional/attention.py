@@ -102,7 +102,7 @@ def pyramid_sparse_attention(
     """
     check_maps(query, key, value)
     topk = check_topk(topk)
-    check_max_tokens(max_tokens)
+    max_tokens = check_max_tokens(max_tokens)
     check_options(fusion, impl, fine, gate, topk, generator, observer)
     query_size = (query.shape[2], query.shape[3])
     if fine is None or callable(fine):

@@ -16,19 +16,27 @@ IMPLEMENTATIONS = ("auto", "fused", "triton", "reference")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_topk(topk: int) -> int:
-    """Return ``topk`` as an int; raise TypeError for a non-integer (bool included), ValueError for k < 0."""
-    if isinstance(topk, bool):
-        raise TypeError(f"topk must be an integer, got {topk!r}: use 0 to switch fine attention off, 8 for on")
-    if isinstance(topk, torch.SymInt):  # a size under torch.compile or torch.export
-        return topk
+def check_integer(name: str, value: object, least: int | None = None, hint: str = "") -> int:
+    """Return ``value`` as an int, NumPy's too; raise TypeError for another kind, bool included, ValueError below least.
+
+    ``hint``, which starts with its own comma or colon, says what else there is to give.
+    """
+    if isinstance(value, torch.SymInt):  # a size under torch.compile or torch.export
+        return cast("int", value)
     try:
-        topk = operator.index(topk)
+        number = None if isinstance(value, bool) else operator.index(cast("Any", value))
     except TypeError:
-        raise TypeError(f"topk must be an integer, got {topk!r} ({type(topk).__name__})") from None
-    if topk < 0:
-        raise ValueError(f"topk must be ≥ 0, got {topk}: use 0 for coarse attention alone")
-    return topk
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be an integer{hint}, got {value!r} ({type(value).__name__})")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be ≥ {least}{hint}, got {number}")
+    return number
+
+
+def check_topk(topk: object) -> int:
+    """Return ``topk`` as an int; raise TypeError for a non-integer (bool included), ValueError for k < 0."""
+    return check_integer("topk", topk, 0, ", 0 for coarse attention alone")
 
 
 def check_width(name: str, width: object) -> None:
@@ -41,14 +49,9 @@ def check_width(name: str, width: object) -> None:
         raise ValueError(f"{name} must be an integer ≥ 1, got {width!r}")
 
 
-def check_max_tokens(max_tokens: object) -> None:
-    """Raise TypeError or ValueError unless it is an integer ≥ 1, or None."""
-    if max_tokens is None:
-        return
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
-        raise TypeError(f"max_tokens must be an integer, or None for no bound, got {max_tokens!r}")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be ≥ 1, or None for no bound, got {max_tokens}")
+def check_max_tokens(max_tokens: object) -> int | None:
+    """Return ``max_tokens`` as an int, or None; raise TypeError or ValueError unless it is ≥ 1, or None."""
+    return None if max_tokens is None else check_integer("max_tokens", max_tokens, 1, ", or None for no bound")
 
 
 def check_fusion(fusion: str) -> None:

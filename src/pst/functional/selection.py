@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pst.functional._rule import Selected, SelectionRule, Tokens, highest, ranked
-from pst.functional.checks import DTYPES, check_generator, check_scale, check_tensor, check_topk
+from pst.functional.checks import DTYPES, check_generator, check_integer, check_scale, check_tensor, check_topk
 from pst.functional.grid import Size, block_grid, child_index
 from pst.functional.scores import (
     block_scores,
@@ -43,13 +43,6 @@ __all__ = [
     "highest",
     "select_tokens",
 ]
-
-
-def _check_integer(name: str, value: object, least: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be ≥ {least}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,7 @@ class Window:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        _check_integer("grid", self.grid, least=1)
+        object.__setattr__(self, "grid", check_integer("grid", self.grid, least=1))
 
     def select(self, tokens: Tokens) -> Selected:
         """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
@@ -150,7 +143,7 @@ class Nearest:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        _check_integer("grid", self.grid, least=1)
+        object.__setattr__(self, "grid", check_integer("grid", self.grid, least=1))
 
     def select(self, tokens: Tokens) -> Selected:
         """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""
@@ -208,9 +201,9 @@ class Random:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        _check_integer("seed", self.seed)
+        object.__setattr__(self, "seed", check_integer("seed", self.seed))
         if self.grid is not None:
-            _check_integer("grid", self.grid, least=1)
+            object.__setattr__(self, "grid", check_integer("grid", self.grid, least=1))
 
     def select(self, tokens: Tokens) -> Selected:
         """(B, h, k) indices of the tokens selected, best first; with blocks of queries (B, h, G, k)."""

@@ -102,7 +102,7 @@ class Settings:
         check_selection(self.selection)
         if self.similarity not in SIMILARITIES:
             raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {self.similarity!r}")
-        check_max_tokens(self.max_tokens)
+        object.__setattr__(self, "max_tokens", check_max_tokens(self.max_tokens))
         if not isinstance(self.aligned, bool):
             raise TypeError(f"aligned must be True or False, got {self.aligned!r}")
 

@@ -79,9 +79,7 @@ def check_bounds(max_tokens: Sequence[int | None] | None) -> list[int | None] | 
     """Bounds on the coarse tokens as a list without repetitions; raise TypeError or ValueError for a wrong one."""
     if max_tokens is None:
         return None
-    for bound in max_tokens:
-        check_max_tokens(bound)
-    return list(dict.fromkeys(max_tokens))
+    return list(dict.fromkeys(check_max_tokens(bound) for bound in max_tokens))
 
 
 def options(fusion: str, topk: int) -> dict[str, Any]:
