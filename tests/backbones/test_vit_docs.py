@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
@@ -21,3 +22,36 @@ def test_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     [printed] = re.findall(r"^print\(.*\)\n# (.*)$", code, re.MULTILINE)
     assert printed in capsys.readouterr().out.splitlines()
     assert (tmp_path / "plain-vit/model.safetensors").is_file()
+
+
+def test_operations_of_the_finest_level_are_told():
+    """The table's GFLOPs, "8 → 4" without a bound and with one, are those that are counted."""
+    from pst.integrations.segmentation import PSTSegmenter
+    from pst.integrations.torchvision import pst_backbone
+    from pst.integrations.torchvision.size import measure
+    from pst.profile.flops import count_flops
+
+    def counted(build, **bound):
+        with torch.device("meta"):
+            levels = [build(finest, bound).eval() for finest in (8, 4)]
+            return " → ".join(f"{count_flops(model, torch.empty(1, 3, 640, 640)) / 1e9:.1f}" for model in levels)
+
+    def detector(**bound):
+        options = {"neck_options": bound} if bound else {}
+        found = [measure("pst_fcos_resnet18", finest=n, backbone_options=options).gflops for n in (8, 4)]
+        return " → ".join(f"{gflops:.1f}" for gflops in found)
+
+    for start, told in {
+        "`PSTSegmenter` of 11 classes, ResNet-18": lambda **o: counted(
+            lambda n, o: PSTSegmenter(classes=11, finest=n, neck_options=o), **o
+        ),
+        "`PSTFeatures` and `pst_backbone`, ResNet-18": lambda **o: counted(
+            lambda n, o: pst_backbone("resnet18", finest=n, neck_options=o), **o
+        ),
+        '`fcos` of 91 classes, `neck="pst"`, ResNet-18': detector,
+    }.items():
+        [row] = [line for line in DOCUMENT.splitlines() if line.startswith(f"| {start} |")]
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert (cells[1], cells[3]) == (told(), told(max_tokens=100)), start
+    plain = [measure("fcos_resnet18", finest=n).gflops for n in (8, 4)]
+    assert "`fcos` goes from {:.1f} to {:.1f} GFLOPs".format(*plain) in DOCUMENT
