@@ -296,9 +296,8 @@ def test_the_convolution_factory_makes_every_projection():
 
 def test_integers_of_numpy_are_stored_as_integers():
     given: Any = {"topk": np.int64(3), "max_tokens": np.int32(4)}
-    layer = pst.PyramidSparseAttention(16, 2, **given, selection=Random(seed=np.int64(1), grid=np.int8(2)))
-    assert (
-        layer.settings
-        == pst.PyramidSparseAttention(16, 2, topk=3, max_tokens=4, selection=Random(seed=1, grid=2)).settings
-    )
-    assert json.dumps(layer.settings.plain())  # as files hold them
+    rule: Any = {"seed": np.int64(1), "grid": np.int8(2)}
+    settings = pst.PyramidSparseAttention(16, 2, **given, selection=Random(**rule)).settings
+    wanted = pst.PyramidSparseAttention(16, 2, topk=3, max_tokens=4, selection=Random(seed=1, grid=2)).settings
+    assert settings == wanted
+    assert json.dumps(settings.plain())  # as files hold them
