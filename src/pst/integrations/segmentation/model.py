@@ -43,8 +43,8 @@ class PSTSegmenter(nn.Module, PSTHubMixin, pipeline_tag="image-segmentation"):
         aux_params: Adds a classifier of the image on the coarsest map, and a second result: ``classes``, and optionally
             ``pooling`` ("avg", "max"), ``dropout`` and ``activation``.
         neck: "pst", "fpn" for torchvision's FeaturePyramidNetwork, or "none" for a 1×1 convolution of each map alone,
-            which takes half the time; on a frozen encoder, from stride 4, it was level with "pst" on test and behind on
-            val, see ``docs/frozen.md``.
+            with which neck and head take 0.6 of the time for one image on a CPU; on a frozen encoder, from stride 4, it
+            was level with "pst" on test and behind on val, see ``docs/frozen.md``.
         topk: k of the PST layers, see `pst.PSTPyramid`; change it later with `pst.set_topk`.
         neck_options: More arguments of `pst.PSTPyramid` or FeaturePyramidNetwork.
         encoder_options: More arguments of `pst.backbones.build_body` and ``timm.create_model``, e.g. ``frozen`` of a
