@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers.models.auto import image_processing_auto
+from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
+from transformers.utils.generic import safe_load_json_file
 
 from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, check_statistics, per_channel
 from pst.backbones.transformers_network import PREFIX
@@ -55,7 +57,8 @@ def read_statistics(source: Any, channels: int, revision: str | None = None) -> 
 def _processor(name: str, revision: str | None) -> dict[str, Any]:
     try:
         with explained(f"the image processor of {PREFIX}{name} cannot be read", passing=(OSError,)):
-            return dict(image_processing_auto.get_image_processor_config(name, revision=revision))
+            found = image_processing_auto.get_image_processor_config(name, revision=revision)
+            return dict(found or _own_file(name, revision))
     except OSError as error:
         if Path(name).is_dir():  # it is damaged: nothing was fetched
             raise ValueError(f"the image processor of {PREFIX}{name} cannot be read: {first_line(error)}") from error
@@ -66,3 +69,10 @@ def _processor(name: str, revision: str | None) -> dict[str, Any]:
             first_line(error),
         )
         return {}
+
+
+def _own_file(name: str, revision: str | None) -> dict[str, Any]:
+    """What preprocessor_config.json has, which transformers 5.4.0 looks for and does not read; empty without one."""
+    missing = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
+    file = cached_file(name, IMAGE_PROCESSOR_NAME, revision=revision, **missing)
+    return {} if file is None else safe_load_json_file(file)
