@@ -31,27 +31,27 @@ def test_operations_of_the_finest_level_are_told():
     from pst.integrations.torchvision.size import measure
     from pst.profile.flops import count_flops
 
-    def counted(build, **bound):
+    def counted(build, *args, **options):
         with torch.device("meta"):
-            levels = [build(finest, bound).eval() for finest in (8, 4)]
-            return " → ".join(f"{count_flops(model, torch.empty(1, 3, 640, 640)) / 1e9:.1f}" for model in levels)
+            return count_flops(build(*args, **options).eval(), torch.empty(1, 3, 640, 640)) / 1e9
 
-    def detector(**bound):
-        options = {"neck_options": bound} if bound else {}
-        found = [measure("pst_fcos_resnet18", finest=n, backbone_options=options).gflops for n in (8, 4)]
-        return " → ".join(f"{gflops:.1f}" for gflops in found)
-
-    for start, told in {
-        "`PSTSegmenter` of 11 classes, ResNet-18": lambda **o: counted(
-            lambda n, o: PSTSegmenter(classes=11, finest=n, neck_options=o), **o
+    rows = {
+        "`PSTSegmenter` of 11 classes, ResNet-18": lambda finest, bound: counted(
+            PSTSegmenter, classes=11, finest=finest, neck_options=bound
         ),
-        "`PSTFeatures` and `pst_backbone`, ResNet-18": lambda **o: counted(
-            lambda n, o: pst_backbone("resnet18", finest=n, neck_options=o), **o
+        "`PSTFeatures` and `pst_backbone`, ResNet-18": lambda finest, bound: counted(
+            pst_backbone, "resnet18", finest=finest, neck_options=bound
         ),
-        '`fcos` of 91 classes, `neck="pst"`, ResNet-18': detector,
-    }.items():
+        '`fcos` of 91 classes, `neck="pst"`, ResNet-18': lambda finest, bound: (
+            measure("pst_fcos_resnet18", finest=finest, backbone_options={"neck_options": bound}).gflops
+        ),
+    }
+    for start, gflops in rows.items():
+        free, bounded = (
+            " → ".join(f"{gflops(finest, bound):.1f}" for finest in (8, 4)) for bound in ({}, {"max_tokens": 100})
+        )
         [row] = [line for line in DOCUMENT.splitlines() if line.startswith(f"| {start} |")]
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
-        assert (cells[1], cells[3]) == (told(), told(max_tokens=100)), start
+        assert (cells[1], cells[3]) == (free, bounded), start
     plain = [measure("fcos_resnet18", finest=n).gflops for n in (8, 4)]
     assert "`fcos` goes from {:.1f} to {:.1f} GFLOPs".format(*plain) in DOCUMENT

@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from transformers.models.auto import image_processing_auto
-from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
+from transformers.utils import IMAGE_PROCESSOR_NAME
 from transformers.utils.generic import safe_load_json_file
 
 from pst.backbones.channels import IMAGENET_MEAN, IMAGENET_STD, check_statistics, per_channel
@@ -72,7 +73,8 @@ def _processor(name: str, revision: str | None) -> dict[str, Any]:
 
 
 def _own_file(name: str, revision: str | None) -> dict[str, Any]:
-    """What preprocessor_config.json has, which transformers 5.4.0 looks for and does not read; empty without one."""
-    missing = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
-    file = cached_file(name, IMAGE_PROCESSOR_NAME, revision=revision, **missing)
-    return {} if file is None else safe_load_json_file(file)
+    """What preprocessor_config.json has, which transformers 5.4.0 fetches and does not read; empty without one."""
+    file: object = str(Path(name) / IMAGE_PROCESSOR_NAME)
+    if not Path(name).is_dir():  # on the Hub: looked for a moment ago, so it is in the cache if it is anywhere
+        file = try_to_load_from_cache(name, IMAGE_PROCESSOR_NAME, revision=revision)
+    return safe_load_json_file(file) if isinstance(file, str) and Path(file).is_file() else {}
